@@ -1,0 +1,227 @@
+//! The agent's configuration: what the user wrote, and what the program needs.
+
+use anyhow::Context;
+use denyut_proto::{AgentId, Invalid, Target, TargetSpec, parse_duration, read_targets};
+use serde::Deserialize;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tonic::transport::Uri;
+
+/// The file as written. Unknown keys are refused: a misspelt one must not be lost in silence.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    agent: String,
+    data_dir: PathBuf,
+    heartbeat: Option<String>,
+    probe_ca: Option<PathBuf>,
+    collector: CollectorSection,
+    #[serde(default)]
+    spool: SpoolSection,
+    #[serde(default)]
+    target: Vec<TargetSpec>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CollectorSection {
+    addresses: Vec<String>,
+    ca: Option<PathBuf>,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    #[serde(default)]
+    allow_plaintext_beyond_loopback: bool,
+    reconnect_max: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SpoolSection {
+    max_mib: Option<u64>,
+}
+
+/// What the program runs by: checked, with units in the types.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) agent: AgentId,
+    /// Spool, last configuration from the collector, status socket.
+    pub(crate) data_dir: PathBuf,
+    /// The longest time between two heartbeats (1 s to 1 h).
+    pub(crate) heartbeat: Duration,
+    /// A certificate authority that HTTPS targets may be signed by, beside the public ones; PEM.
+    pub(crate) probe_ca: Option<PathBuf>,
+    /// Tried in this order, from the first again after each failure of all.
+    pub(crate) collectors: Vec<Uri>,
+    /// The longest wait before the next try to connect (1 s to 10 min).
+    pub(crate) reconnect_max: Duration,
+    /// Present exactly when a collector is reached by https.
+    pub(crate) tls: Option<TlsFiles>,
+    /// Bound of the spool on disk, in bytes.
+    pub(crate) spool_max: u64,
+    /// The targets of this file; the collector may add to them.
+    pub(crate) targets: Vec<Target>,
+}
+
+/// PEM files for mutual TLS with the collector.
+#[derive(Debug, Clone)]
+pub(crate) struct TlsFiles {
+    pub(crate) ca: PathBuf,
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+}
+
+impl Config {
+    const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(10);
+    const DEFAULT_RECONNECT_MAX: Duration = Duration::from_secs(60);
+    /// 64 MiB hold months of 6 targets at 10 s.
+    const DEFAULT_SPOOL_MIB: u64 = 64;
+
+    /// Reads and checks the file.
+    pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the configuration {}", path.display()))?;
+        let file: File = toml::from_str(&text)
+            .with_context(|| format!("the configuration {} is not valid", path.display()))?;
+        Self::try_from(file)
+            .with_context(|| format!("the configuration {} is not valid", path.display()))
+    }
+}
+
+impl TryFrom<File> for Config {
+    type Error = Invalid;
+    fn try_from(file: File) -> Result<Self, Invalid> {
+        let heartbeat = match &file.heartbeat {
+            Some(text) => parse_duration("heartbeat", text)?,
+            None => Self::DEFAULT_HEARTBEAT,
+        };
+        if heartbeat < Duration::from_secs(1) || heartbeat > Duration::from_secs(3600) {
+            return Err(Invalid::new(
+                "heartbeat",
+                format!("{heartbeat:?}"),
+                "out of range",
+                "write 1s to 1h",
+            ));
+        }
+        let spool_mib = file.spool.max_mib.unwrap_or(Self::DEFAULT_SPOOL_MIB);
+        if !(1..=65_536).contains(&spool_mib) {
+            return Err(Invalid::new(
+                "spool.max_mib",
+                spool_mib,
+                "out of range",
+                "write 1 to 65536 (MiB)",
+            ));
+        }
+        let reconnect_max = match &file.collector.reconnect_max {
+            Some(text) => parse_duration("collector.reconnect_max", text)?,
+            None => Self::DEFAULT_RECONNECT_MAX,
+        };
+        if reconnect_max < Duration::from_secs(1) || reconnect_max > Duration::from_secs(600) {
+            return Err(Invalid::new(
+                "collector.reconnect_max",
+                format!("{reconnect_max:?}"),
+                "out of range",
+                "write 1s to 10m",
+            ));
+        }
+        let collectors = collectors(&file.collector)?;
+        let tls = tls_files(&file.collector, &collectors)?;
+        Ok(Self {
+            agent: file.agent.parse()?,
+            data_dir: file.data_dir,
+            heartbeat,
+            probe_ca: file.probe_ca,
+            collectors,
+            reconnect_max,
+            tls,
+            spool_max: spool_mib << 20,
+            targets: read_targets(file.target)?,
+        })
+    }
+}
+
+fn collectors(section: &CollectorSection) -> Result<Vec<Uri>, Invalid> {
+    if section.addresses.is_empty() {
+        return Err(Invalid::new(
+            "collector.addresses",
+            "[]",
+            "no collector to report to",
+            "write at least one, such as `https://collector.example:7443`",
+        ));
+    }
+    let mut collectors = Vec::new();
+    for (i, text) in section.addresses.iter().enumerate() {
+        let bad = |problem: &str, fix: &str| {
+            Invalid::new(format!("collector.addresses[{i}]"), text, problem, fix)
+        };
+        let uri: Uri = text.parse().map_err(|_| {
+            bad(
+                "not an address",
+                "write it like `https://collector.example:7443`",
+            )
+        })?;
+        let (Some(scheme), Some(host), Some(_)) = (uri.scheme_str(), uri.host(), uri.port_u16())
+        else {
+            return Err(bad(
+                "scheme, host or port is missing",
+                "write it like `https://collector.example:7443`",
+            ));
+        };
+        match scheme {
+            "https" => {}
+            "http" if is_loopback(host) || section.allow_plaintext_beyond_loopback => {}
+            "http" => {
+                return Err(bad(
+                    "plaintext is only for loopback",
+                    "use https, or set `allow_plaintext_beyond_loopback = true` if you know that nobody can listen",
+                ));
+            }
+            _ => return Err(bad("unknown scheme", "use https (or http on loopback)")),
+        }
+        if uri.path() != "/" || uri.query().is_some() {
+            return Err(bad(
+                "a path has no meaning here",
+                "end the address after the port",
+            ));
+        }
+        collectors.push(uri);
+    }
+    Ok(collectors)
+}
+
+fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn tls_files(section: &CollectorSection, collectors: &[Uri]) -> Result<Option<TlsFiles>, Invalid> {
+    if collectors
+        .iter()
+        .all(|uri| uri.scheme_str() == Some("http"))
+    {
+        return Ok(None);
+    }
+    let file = |field: &str, path: &Option<PathBuf>, what: &str| {
+        path.clone().ok_or_else(|| {
+            Invalid::new(
+                format!("collector.{field}"),
+                "",
+                "https needs it",
+                format!("name the PEM file with {what}"),
+            )
+        })
+    };
+    Ok(Some(TlsFiles {
+        ca: file(
+            "ca",
+            &section.ca,
+            "the authority that signed the collector's certificate",
+        )?,
+        certificate: file(
+            "certificate",
+            &section.certificate,
+            "this agent's certificate",
+        )?,
+        key: file("key", &section.key, "this agent's private key")?,
+    }))
+}

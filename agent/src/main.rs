@@ -1,0 +1,353 @@
+//! denyut-agent: probes an office's links, spools the samples to disk and streams them to the collector.
+
+mod config;
+mod machine;
+mod observe;
+mod probe;
+mod schedule;
+mod spool;
+mod status;
+mod stream;
+
+use anyhow::{Context, bail};
+use clap::{Parser, Subcommand};
+use config::Config;
+use denyut_proto::{BootId, HttpExpectation, Invalid, Outcome, Probe, Role, Target};
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+/// Probes this office's links, spools the samples to disk and streams them to the collector.
+#[derive(Parser)]
+#[command(name = "denyut-agent", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the agent until it is stopped (SIGTERM or Ctrl-C)
+    Run {
+        #[command(flatten)]
+        file: ConfigFile,
+    },
+    /// Read the configuration, say what it means, and stop
+    CheckConfig {
+        #[command(flatten)]
+        file: ConfigFile,
+    },
+    /// Probe once and say what came of it; exits with 1 when the probe fails
+    Probe {
+        /// `gateway`, `icmp://host`, `tcp://host:port`, `http://…`, `https://…`, `dns://server/name`, or, with
+        /// --config, the name of a target
+        target: String,
+        /// Where targets are looked up by name
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// How long an answer may take
+        #[arg(long, default_value = "3s")]
+        timeout: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Ask the running agent how it is
+    Status {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the version
+    Version,
+}
+
+#[derive(clap::Args)]
+struct ConfigFile {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", default_value = "/etc/denyut/agent.toml")]
+    config: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    // One provider for HTTPS probes and for the stream.
+    if rustls::crypto::ring::default_provider()
+        .install_default()
+        .is_err()
+    {
+        eprintln!("error: a TLS provider was installed before main");
+        return ExitCode::FAILURE;
+    }
+    let done = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+        .and_then(|runtime| runtime.block_on(dispatch(arguments.command)));
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run { file } => run(Config::load(&file.config)?).await?,
+        Command::CheckConfig { file } => check_config(&file.config)?,
+        Command::Probe {
+            target,
+            config,
+            timeout,
+            json,
+        } => return probe_once(&target, config.as_deref(), &timeout, json).await,
+        Command::Status { file, json } => {
+            let document = status::ask(&Config::load(&file.config)?.data_dir).await?;
+            if json {
+                println!("{document}");
+            } else {
+                print!("{}", status::for_people(document)?);
+            }
+        }
+        Command::Version => println!("denyut-agent {}", env!("CARGO_PKG_VERSION")),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Log, data folder, spool, probes, stream; then wait for the signal and stop in the reverse order.
+async fn run(config: Config) -> anyhow::Result<()> {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("DENYUT_LOG")
+                .unwrap_or_else(|_| "info,surge_ping=error".into()),
+        )
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_writer(std::io::stderr)
+        .init();
+    info!(version = env!("CARGO_PKG_VERSION"), agent = %config.agent, "denyut-agent starts");
+
+    let _lock = claim_data_dir(&config.data_dir)?;
+    let spool = spool::Spool::open(&config.data_dir.join("spool"), config.spool_max)?;
+    let boot = BootId::of(machine::boot_id()?, spool.id());
+    let prober = Arc::new(probe::Prober::new(config.probe_ca.as_deref())?);
+    let (revision, given) = stream::kept_configuration(&config);
+    let icmp_fix = probe::icmp_permission();
+    if let Some(fix) = &icmp_fix {
+        warn!("{fix}");
+    }
+
+    let status = Arc::new(Mutex::new(status::Status {
+        agent: config.agent.to_string(),
+        version: env!("CARGO_PKG_VERSION"),
+        boot: boot.to_string(),
+        spool: Some(spool.range()),
+        icmp_fix,
+        ..Default::default()
+    }));
+    let (spooled, spooled_rx) = watch::channel(spool.range().next - 1);
+    let spool = Arc::new(Mutex::new(spool));
+    // Orders come from one collector, a few a minute at most; a full queue makes its stream wait.
+    let (orders, orders_rx) = mpsc::channel(16);
+    let (stop_observing, stop_streaming) = (CancellationToken::new(), CancellationToken::new());
+
+    let listener = status::bind(&config.data_dir)?;
+    let status_task = tokio::spawn(status::serve(
+        listener,
+        Arc::clone(&status),
+        stop_streaming.clone(),
+    ));
+    let observer = observe::Observer {
+        agent: config.agent.clone(),
+        boot,
+        interval: config.heartbeat,
+        own: config.targets.clone(),
+        given,
+        prober,
+        spool: Arc::clone(&spool),
+        spooled,
+        status: Arc::clone(&status),
+    };
+    let mut observer_task = tokio::spawn(observer.run(orders_rx, stop_observing.clone()));
+    let streamer = stream::Streamer {
+        config,
+        boot,
+        spool,
+        spooled: spooled_rx,
+        orders,
+        status,
+        revision,
+    };
+    let mut stream_task = tokio::spawn(streamer.run(stop_streaming.clone()));
+
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    tokio::select! {
+        _ = terminate.recv() => info!("SIGTERM: stopping"),
+        _ = interrupt.recv() => info!("interrupted: stopping"),
+        ended = &mut observer_task => bail!("the observer ended by itself: {ended:?}"),
+        ended = &mut stream_task => bail!("the stream ended by itself: {ended:?}"),
+    }
+    // First the goodbye goes to the spool, then the spool to the collector as far as it can.
+    stop_observing.cancel();
+    if let Err(error) = observer_task.await {
+        error!(%error, "the observer ended badly");
+    }
+    stop_streaming.cancel();
+    if let Err(error) = stream_task.await {
+        error!(%error, "the stream ended badly");
+    }
+    if let Err(error) = status_task.await {
+        error!(%error, "the status socket ended badly");
+    }
+    info!("denyut-agent stopped");
+    Ok(())
+}
+
+/// Makes the data folder and locks it: two agents on one spool would give one sequence two meanings.
+fn claim_data_dir(path: &Path) -> anyhow::Result<File> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o750)
+        .create(path)
+        .with_context(|| format!("`data_dir`: cannot make the folder {}", path.display()))?;
+    let lock = File::create(path.join("lock")).with_context(|| {
+        format!(
+            "`data_dir`: cannot write in {}; give this user the right to",
+            path.display()
+        )
+    })?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(std::fs::TryLockError::WouldBlock) => bail!(
+            "`data_dir` = `{}`: another denyut-agent runs on it; stop that one or give this one a folder of its own",
+            path.display()
+        ),
+        Err(std::fs::TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("`data_dir`: cannot lock {}", path.display()))
+        }
+    }
+}
+
+fn check_config(path: &Path) -> anyhow::Result<()> {
+    let config = Config::load(path)?;
+    probe::Prober::new(config.probe_ca.as_deref())?;
+    println!("{} is valid.", path.display());
+    println!(
+        "agent {} reports at least every {:?} to:",
+        config.agent, config.heartbeat
+    );
+    for uri in &config.collectors {
+        println!("  {uri}");
+    }
+    println!(
+        "It keeps up to {} MiB of heartbeats in {} while no collector can be reached.",
+        config.spool_max >> 20,
+        config.data_dir.join("spool").display()
+    );
+    if config.targets.is_empty() {
+        println!("It has no targets of its own; the collector may give it some.");
+    }
+    for target in &config.targets {
+        println!(
+            "  {} ({}): {} every {:?}, an answer within {:?}",
+            target.name,
+            target.role.as_str(),
+            target.probe,
+            target.interval,
+            target.timeout
+        );
+    }
+    if let Some(fix) = probe::icmp_permission() {
+        println!("Warning: {fix}");
+    }
+    Ok(())
+}
+
+async fn probe_once(
+    text: &str,
+    config: Option<&Path>,
+    timeout: &str,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let config = config.map(Config::load).transpose()?;
+    let named = config.as_ref().and_then(|config| {
+        config
+            .targets
+            .iter()
+            .find(|target| target.name.as_str() == text)
+    });
+    let target = match named {
+        Some(target) => target.clone(),
+        None => one_off(text, timeout)?,
+    };
+    let prober = probe::Prober::new(config.as_ref().and_then(|c| c.probe_ca.as_deref()))?;
+    let at = machine::wall();
+    let outcome = prober.probe(&target).await;
+    let permitted =
+        !matches!(outcome, Outcome::Failed(f) if f.reason == denyut_proto::Reason::NotPermitted);
+    let fix = if permitted {
+        None
+    } else {
+        probe::icmp_permission()
+    };
+    let (rtt_us, failure) = match outcome {
+        Outcome::Ok { rtt_us } => (Some(rtt_us), None),
+        Outcome::Failed(failure) => (None, Some(failure)),
+    };
+    if json {
+        let document = serde_json::json!({
+            "probe": target.probe.to_string(),
+            "at_ms": at,
+            "rtt_us": rtt_us,
+            "failure": failure.map(|f| f.reason.as_str()),
+            "detail": failure.map(|f| f.detail).filter(|detail| *detail != 0),
+            "fix": fix,
+        });
+        println!("{document}");
+    } else {
+        match (rtt_us, failure) {
+            (Some(rtt_us), _) => println!(
+                "{}: answered in {:.3} ms",
+                target.probe,
+                f64::from(rtt_us) / 1000.0
+            ),
+            (None, Some(failure)) => println!("{}: failed: {failure}", target.probe),
+            (None, None) => {}
+        }
+        if let Some(fix) = fix {
+            println!("{fix}");
+        }
+    }
+    Ok(if failure.is_none() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// A target for a probe given on the command line.
+fn one_off(text: &str, timeout: &str) -> Result<Target, Invalid> {
+    let probe: Probe = text.parse()?;
+    let timeout = denyut_proto::parse_duration("--timeout", timeout)?;
+    Target::new(
+        "one-off".parse()?,
+        Role::Uplink,
+        probe,
+        timeout.max(Duration::from_secs(1)),
+        timeout,
+        HttpExpectation::default(),
+    )
+}

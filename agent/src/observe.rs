@@ -1,0 +1,319 @@
+//! From schedule to spool: probes what is due, gathers the samples, and spools a heartbeat when it is time.
+//!
+//! One task owns all of this state. It waits for one of the closed set of [`Event`]s and applies it without
+//! waiting in between.
+
+use crate::machine;
+use crate::probe::{Prober, default_gateway};
+use crate::schedule::Schedule;
+use crate::spool::Spool;
+use crate::status::Status;
+use denyut_proto::sample::Evidence;
+use denyut_proto::{
+    AgentId, BootId, Goodbye, Heartbeat, Outcome, Sample, Target, TargetName, TargetSamples, wire,
+};
+use prost::Message;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+/// Probes that run at the same time, at most: as many as an agent may have targets.
+const MAX_RUNNING: usize = denyut_proto::MAX_TARGETS;
+/// A heartbeat is spooled early when it holds this many samples; with the longest names they fit its limit.
+const MAX_PENDING: usize = 256;
+
+/// What the collector asks for while the agent runs.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// From now on probe these targets beside those of the agent's own file.
+    Targets(Vec<Target>),
+    /// Probe this one now.
+    ProbeNow(TargetName),
+}
+
+/// Everything that can happen to the observer.
+enum Event {
+    Tick,
+    Probed(Probed),
+    Ordered(Order),
+    Stop,
+}
+
+struct Probed {
+    target: TargetName,
+    sent: Duration,
+    outcome: Outcome,
+}
+
+/// What the observer is made of.
+pub(crate) struct Observer {
+    pub(crate) agent: AgentId,
+    pub(crate) boot: BootId,
+    /// The longest time between two heartbeats.
+    pub(crate) interval: Duration,
+    /// The targets of the agent's own file; they win over the collector's by name.
+    pub(crate) own: Vec<Target>,
+    /// The targets that the collector gave last.
+    pub(crate) given: Vec<Target>,
+    pub(crate) prober: Arc<Prober>,
+    pub(crate) spool: Arc<Mutex<Spool>>,
+    /// Raised to the last spooled sequence.
+    pub(crate) spooled: watch::Sender<u64>,
+    pub(crate) status: Arc<Mutex<Status>>,
+}
+
+struct State {
+    started: Duration,
+    targets: Vec<Target>,
+    schedule: Schedule,
+    running: JoinSet<Probed>,
+    in_flight: Vec<TargetName>,
+    pending: BTreeMap<TargetName, Vec<(Duration, Outcome)>>,
+    pending_count: usize,
+    /// The last evidence of each target, to see an edge.
+    last: HashMap<TargetName, Evidence>,
+    /// The gateway last reported.
+    gateway: Option<String>,
+    declare: bool,
+    urgent: bool,
+    heartbeat_due: Duration,
+}
+
+impl Observer {
+    /// Runs until `stop`, then spools a last heartbeat that says goodbye.
+    pub(crate) async fn run(mut self, mut orders: mpsc::Receiver<Order>, stop: CancellationToken) {
+        let now = machine::uptime();
+        let targets = self.merged();
+        let mut state = State {
+            started: now,
+            schedule: Schedule::new(&self.agent, &targets, now),
+            targets,
+            running: JoinSet::new(),
+            in_flight: Vec::new(),
+            pending: BTreeMap::new(),
+            pending_count: 0,
+            last: HashMap::new(),
+            gateway: None,
+            declare: true,
+            urgent: true,
+            heartbeat_due: now,
+        };
+        self.show_targets(&state);
+        loop {
+            self.spool_if_due(&mut state).await;
+            let now = machine::uptime();
+            let wake = state
+                .schedule
+                .next_due()
+                .map_or(state.heartbeat_due, |due| due.min(state.heartbeat_due));
+            let event = tokio::select! {
+                biased;
+                () = stop.cancelled() => Event::Stop,
+                Some(order) = orders.recv() => Event::Ordered(order),
+                Some(probed) = state.running.join_next() => match probed {
+                    Ok(probed) => Event::Probed(probed),
+                    Err(error) => {
+                        error!(%error, "a probe ended badly; its sample is missing");
+                        state.in_flight.clear();
+                        continue;
+                    }
+                },
+                () = tokio::time::sleep(wake.saturating_sub(now)) => Event::Tick,
+            };
+            match event {
+                Event::Tick => self.start_due(&mut state),
+                Event::Probed(probed) => self.take(&mut state, probed),
+                Event::Ordered(Order::Targets(given)) => self.retarget(&mut state, given),
+                Event::Ordered(Order::ProbeNow(name)) => {
+                    match state.targets.iter().find(|target| target.name == name) {
+                        Some(target) => {
+                            state.urgent = true;
+                            self.start(&mut state.running, &mut state.in_flight, target);
+                        }
+                        None => {
+                            warn!(target = %name, "the collector asked for a probe of an unknown target");
+                        }
+                    }
+                }
+                Event::Stop => break,
+            }
+        }
+        state.running.shutdown().await;
+        self.spool_heartbeat(&mut state, Some(Goodbye::Stopped))
+            .await;
+    }
+
+    fn merged(&self) -> Vec<Target> {
+        let mut targets = self.own.clone();
+        for given in &self.given {
+            if !self.own.iter().any(|own| own.name == given.name) {
+                targets.push(given.clone());
+            }
+        }
+        if let Err(error) = Target::check_list(&targets) {
+            warn!(%error, "the collector's targets do not fit beside this machine's own; only its own are probed");
+            targets.truncate(self.own.len());
+        }
+        targets
+    }
+
+    fn retarget(&mut self, state: &mut State, given: Vec<Target>) {
+        if given == self.given {
+            return;
+        }
+        self.given = given;
+        state.targets = self.merged();
+        state.schedule = Schedule::new(&self.agent, &state.targets, machine::uptime());
+        state
+            .last
+            .retain(|name, _| state.targets.iter().any(|target| target.name == *name));
+        state.declare = true;
+        state.urgent = true;
+        info!(
+            targets = state.targets.len(),
+            "new targets from the collector"
+        );
+        self.show_targets(state);
+    }
+
+    fn start_due(&self, state: &mut State) {
+        for i in state.schedule.take_due(machine::uptime()) {
+            self.start(&mut state.running, &mut state.in_flight, &state.targets[i]);
+        }
+    }
+
+    /// Starts a probe, unless one of the same target is still under way.
+    fn start(
+        &self,
+        running: &mut JoinSet<Probed>,
+        in_flight: &mut Vec<TargetName>,
+        target: &Target,
+    ) {
+        if in_flight.contains(&target.name) || running.len() >= MAX_RUNNING {
+            return;
+        }
+        in_flight.push(target.name.clone());
+        let (prober, target) = (Arc::clone(&self.prober), target.clone());
+        running.spawn(async move {
+            let sent = machine::uptime();
+            let outcome = prober.probe(&target).await;
+            Probed {
+                target: target.name,
+                sent,
+                outcome,
+            }
+        });
+    }
+
+    fn take(&self, state: &mut State, probed: Probed) {
+        state.in_flight.retain(|name| *name != probed.target);
+        if !state
+            .targets
+            .iter()
+            .any(|target| target.name == probed.target)
+        {
+            return; // removed while the probe ran
+        }
+        let evidence = probed.outcome.evidence();
+        // An edge travels at once; what is as it was may wait for the next heartbeat.
+        let before = state.last.insert(probed.target.clone(), evidence);
+        state.urgent |= before != Some(evidence);
+        self.status
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .sampled(&probed.target, machine::wall(), probed.outcome);
+        state
+            .pending
+            .entry(probed.target)
+            .or_default()
+            .push((probed.sent, probed.outcome));
+        state.pending_count += 1;
+    }
+
+    async fn spool_if_due(&self, state: &mut State) {
+        // An edge waits for the probes that are just under way with it: they usually tell the same story,
+        // and one heartbeat is cheaper than six.
+        let urgent = state.urgent && (state.running.is_empty() || state.declare);
+        if urgent || state.pending_count >= MAX_PENDING || machine::uptime() >= state.heartbeat_due
+        {
+            self.spool_heartbeat(state, None).await;
+        }
+    }
+
+    async fn spool_heartbeat(&self, state: &mut State, goodbye: Option<Goodbye>) {
+        let (at, uptime) = (machine::wall(), machine::uptime());
+        let gateway = default_gateway().map_or_else(|| "none".into(), |g| g.address.to_string());
+        let heartbeat = Heartbeat {
+            at,
+            uptime,
+            started: state.started,
+            interval: self.interval,
+            samples: std::mem::take(&mut state.pending)
+                .into_iter()
+                .map(|(target, samples)| TargetSamples {
+                    target,
+                    samples: in_order(samples)
+                        .map(|(sent, outcome)| Sample {
+                            at: at - uptime.saturating_sub(sent),
+                            outcome,
+                        })
+                        .collect(),
+                })
+                .collect(),
+            targets: state.declare.then(|| state.targets.clone()),
+            goodbye,
+            gateway: (state.gateway.as_ref() != Some(&gateway)).then(|| gateway.clone()),
+        };
+        if let Some(new) = &heartbeat.gateway {
+            info!(gateway = %new, "default gateway");
+        }
+        state.gateway = Some(gateway);
+        state.pending_count = 0;
+        state.declare = false;
+        state.urgent = false;
+        state.heartbeat_due = uptime + self.interval;
+
+        let bytes = wire::Heartbeat::from(&heartbeat).encode_to_vec();
+        let (spool, boot) = (Arc::clone(&self.spool), self.boot);
+        // The write waits for the disk: not on the thread that times the probes.
+        let written = tokio::task::spawn_blocking(move || {
+            let mut spool = spool.lock().unwrap_or_else(PoisonError::into_inner);
+            (spool.append(boot, &bytes), spool.range())
+        })
+        .await;
+        match written {
+            Ok((result, range)) => {
+                let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+                status.spool = Some(range);
+                status.gateway.clone_from(&state.gateway);
+                drop(status);
+                match result {
+                    Ok(seq) => {
+                        self.spooled.send_replace(seq);
+                    }
+                    Err(error) => {
+                        error!(%error, dropped = range.dropped, "cannot spool a heartbeat: it is lost; free space on the disk of the data folder");
+                    }
+                }
+            }
+            Err(error) => error!(%error, "cannot spool a heartbeat: it is lost"),
+        }
+    }
+
+    fn show_targets(&self, state: &State) {
+        self.status
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .set_targets(&state.targets);
+    }
+}
+
+/// Oldest first: a probe on order may have been sent before the one that ended earlier.
+fn in_order(mut samples: Vec<(Duration, Outcome)>) -> impl Iterator<Item = (Duration, Outcome)> {
+    samples.sort_by_key(|(sent, _)| *sent);
+    samples.into_iter()
+}

@@ -1,0 +1,76 @@
+//! One A query over UDP.
+
+use super::{Answer, reason_of, resolve};
+use denyut_proto::{Failure, Reason};
+use hickory_proto::op::{Message, MessageType, Query, ResponseCode};
+use hickory_proto::rr::{Name, RecordType};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+use tokio::net::UdpSocket;
+
+/// A lost datagram is asked for again, as any resolver would: one lost packet is not a dead name server.
+const RESEND_AFTER: Duration = Duration::from_secs(1);
+
+/// Asks `server` (or the machine's own resolver) for `name`; the time is that of the query that was answered.
+pub(super) async fn query(server: Option<&(String, u16)>, name: &str) -> Answer {
+    let server = match server {
+        Some((host, port)) => resolve(host, *port).await?,
+        None => SocketAddr::new(system_resolver().ok_or(Reason::LocalError)?, 53),
+    };
+    let name = Name::from_ascii(name).map_err(|_| Failure::from(Reason::LocalError))?;
+    ask(server, name)
+        .await
+        .map_err(|error| Failure::from(reason_of(&error)))?
+}
+
+async fn ask(server: SocketAddr, name: Name) -> std::io::Result<Answer> {
+    let local: SocketAddr = match server {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = UdpSocket::bind(local).await?;
+    socket.connect(server).await?;
+    let question = Query::query(name, RecordType::A);
+    let mut message = Message::query();
+    message.metadata.recursion_desired = true;
+    message.add_query(question.clone());
+    let mut buffer = [0; 1232];
+    loop {
+        // An id of its own for each try, so that the answer's time is that of the try it answers.
+        message.metadata.id = rand::random();
+        let bytes = message.to_vec().map_err(std::io::Error::other)?;
+        let start = Instant::now();
+        socket.send(&bytes).await?;
+        let until = tokio::time::Instant::now() + RESEND_AFTER;
+        while let Ok(received) = tokio::time::timeout_at(until, socket.recv(&mut buffer)).await {
+            let rtt = start.elapsed();
+            match Message::from_vec(&buffer[..received?]) {
+                // Late or forged: not the answer to this question.
+                Ok(answer)
+                    if answer.metadata.id != message.metadata.id
+                        || answer.metadata.message_type != MessageType::Response
+                        || answer.queries.first() != Some(&question) => {}
+                Ok(answer) => return Ok(judge(answer.metadata.response_code, rtt)),
+                Err(_) => return Ok(Err(Reason::DnsError.into())),
+            }
+        }
+    }
+}
+
+/// A name without an A record answers `NOERROR` and is as good a sign of life as one with.
+fn judge(code: ResponseCode, rtt: Duration) -> Answer {
+    match code {
+        ResponseCode::NoError => Ok(rtt),
+        ResponseCode::NXDomain => Err(Reason::DnsNxdomain.into()),
+        ResponseCode::ServFail => Err(Reason::DnsServfail.into()),
+        _ => Err(Reason::DnsError.into()),
+    }
+}
+
+/// The first `nameserver` of `/etc/resolv.conf`.
+fn system_resolver() -> Option<IpAddr> {
+    let text = std::fs::read_to_string("/etc/resolv.conf").ok()?;
+    text.lines()
+        .filter_map(|line| line.strip_prefix("nameserver"))
+        .find_map(|rest| rest.trim().parse().ok())
+}

@@ -1,0 +1,123 @@
+//! GET of a URL on a connection of its own: status, body, certificate.
+
+use super::{Answer, reason_of};
+use anyhow::Context;
+use denyut_proto::{Failure, HttpExpectation, Reason};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+use rustls::{CertificateError, RootCertStore};
+use std::error::Error;
+use std::path::Path;
+use std::time::Instant;
+
+/// How much of a body is searched for the expected text.
+const BODY_MAX: usize = 64 * 1024;
+
+/// A client that keeps no connection (each probe must try all of the way), follows no redirect (its
+/// answer is the target's own), and uses no proxy.
+pub(super) fn client(ca: Option<&Path>) -> anyhow::Result<reqwest::Client> {
+    let mut roots = RootCertStore {
+        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+    };
+    if let Some(path) = ca {
+        let read = || {
+            format!(
+                "`probe_ca`: cannot read certificates from {}",
+                path.display()
+            )
+        };
+        for certificate in CertificateDer::pem_file_iter(path).with_context(read)? {
+            roots
+                .add(certificate.with_context(read)?)
+                .with_context(read)?;
+        }
+    }
+    let tls = rustls::ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .pool_max_idle_per_host(0)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .user_agent(concat!("denyut-agent/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .context("cannot make the HTTP client")
+}
+
+/// The time until the answer was known to be right: its head, or the expected text in its body.
+pub(super) async fn get(client: &reqwest::Client, url: &str, expect: &HttpExpectation) -> Answer {
+    let start = Instant::now();
+    let mut response = client.get(url).send().await.map_err(|e| failure_of(&e))?;
+    let status = response.status().as_u16();
+    let right = match expect.status {
+        Some(expected) => status == expected,
+        None => (200..400).contains(&status),
+    };
+    if !right {
+        return Err(Failure {
+            reason: Reason::HttpStatus,
+            detail: status.into(),
+        });
+    }
+    let Some(text) = &expect.body else {
+        return Ok(start.elapsed());
+    };
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|e| failure_of(&e))? {
+        body.extend_from_slice(&chunk[..chunk.len().min(BODY_MAX - body.len())]);
+        if body.windows(text.len()).any(|part| part == text.as_bytes()) {
+            return Ok(start.elapsed());
+        }
+        if body.len() == BODY_MAX {
+            break;
+        }
+    }
+    Err(Reason::HttpBody.into())
+}
+
+/// Looks through the chain of causes for the one that says most.
+fn failure_of(error: &reqwest::Error) -> Failure {
+    let mut io = None;
+    let mut cause: Option<&(dyn Error + 'static)> = error.source();
+    while let Some(this) = cause {
+        if let Some(tls) = this.downcast_ref::<rustls::Error>() {
+            return tls_reason(tls).into();
+        }
+        if let Some(this) = this.downcast_ref::<std::io::Error>() {
+            // An io::Error may wrap the TLS error without naming it as its source.
+            if let Some(tls) = this
+                .get_ref()
+                .and_then(|e| e.downcast_ref::<rustls::Error>())
+            {
+                return tls_reason(tls).into();
+            }
+            io = Some(reason_of(this));
+        }
+        // hyper-util says only by its text that the name was the trouble.
+        if this.to_string().contains("dns error") {
+            return Reason::NameNotResolved.into();
+        }
+        cause = this.source();
+    }
+    match io {
+        Some(reason) => reason.into(),
+        None if error.is_timeout() => Reason::Timeout.into(),
+        None => Reason::Protocol.into(),
+    }
+}
+
+fn tls_reason(error: &rustls::Error) -> Reason {
+    match error {
+        rustls::Error::InvalidCertificate(
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. },
+        ) => Reason::TlsExpired,
+        rustls::Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        ) => Reason::TlsNameMismatch,
+        rustls::Error::InvalidCertificate(_) => Reason::TlsUntrusted,
+        _ => Reason::TlsFailed,
+    }
+}

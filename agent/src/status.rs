@@ -1,0 +1,268 @@
+//! What the running agent tells about itself, over a socket in its data folder: one JSON document per
+//! connection.
+
+use crate::spool::Range;
+use anyhow::{Context, bail};
+use denyut_proto::{Outcome, Target, TargetName, UnixMillis};
+use serde::{Deserialize, Serialize};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+/// The document.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Status {
+    pub(crate) agent: String,
+    pub(crate) version: &'static str,
+    pub(crate) boot: String,
+    pub(crate) connection: Connection,
+    pub(crate) spool: Option<Range>,
+    pub(crate) gateway: Option<String>,
+    /// What to do so that ICMP is permitted.
+    pub(crate) icmp_fix: Option<String>,
+    pub(crate) targets: Vec<TargetStatus>,
+}
+
+/// The stream to the collector.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Connection {
+    pub(crate) connected: bool,
+    pub(crate) collector: Option<String>,
+    pub(crate) office: Option<String>,
+    pub(crate) office_name: Option<String>,
+    /// Since when it is as it is.
+    pub(crate) since_ms: Option<UnixMillis>,
+    /// Why the last stream ended, or could not begin.
+    pub(crate) last_error: Option<String>,
+    /// The last entry that the collector refused, and why.
+    pub(crate) last_refusal: Option<String>,
+}
+
+/// One target and its last sample.
+#[derive(Debug, Serialize)]
+pub(crate) struct TargetStatus {
+    name: TargetName,
+    role: &'static str,
+    probe: String,
+    last_ms: Option<UnixMillis>,
+    rtt_us: Option<u32>,
+    failure: Option<String>,
+}
+
+impl Status {
+    pub(crate) fn set_targets(&mut self, targets: &[Target]) {
+        self.targets = targets
+            .iter()
+            .map(|target| TargetStatus {
+                name: target.name.clone(),
+                role: target.role.as_str(),
+                probe: target.probe.to_string(),
+                last_ms: None,
+                rtt_us: None,
+                failure: None,
+            })
+            .collect();
+    }
+
+    pub(crate) fn sampled(&mut self, name: &TargetName, at: UnixMillis, outcome: Outcome) {
+        if let Some(target) = self.targets.iter_mut().find(|target| target.name == *name) {
+            target.last_ms = Some(at);
+            (target.rtt_us, target.failure) = match outcome {
+                Outcome::Ok { rtt_us } => (Some(rtt_us), None),
+                Outcome::Failed(failure) => (None, Some(failure.to_string())),
+            };
+        }
+    }
+}
+
+/// Where the socket of an agent with this data folder is.
+fn socket_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("status.sock")
+}
+
+/// Opens the socket. The caller holds the data folder's lock, so one that is there is a dead agent's.
+pub(crate) fn bind(data_dir: &Path) -> anyhow::Result<UnixListener> {
+    let path = socket_path(data_dir);
+    let cannot = || format!("cannot open the status socket {}", path.display());
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(cannot);
+        }
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path).with_context(cannot)?;
+    // The owner and the service's group.
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660)).with_context(cannot)?;
+    Ok(listener)
+}
+
+/// Answers each connection with the document, until `stop`.
+pub(crate) async fn serve(
+    listener: UnixListener,
+    status: Arc<Mutex<Status>>,
+    stop: CancellationToken,
+) {
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let answered = match accepted {
+            Ok((connection, _)) => answer(connection, &status).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = answered {
+            warn!(%error, "a status request failed");
+        }
+    }
+}
+
+async fn answer(mut connection: UnixStream, status: &Mutex<Status>) -> std::io::Result<()> {
+    let text = serde_json::to_vec(&*status.lock().unwrap_or_else(PoisonError::into_inner))?;
+    // A reader that does not read must not keep the next one waiting.
+    let send = async {
+        connection.write_all(&text).await?;
+        connection.shutdown().await
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(1), send).await?
+}
+
+/// Asks the running agent.
+pub(crate) async fn ask(data_dir: &Path) -> anyhow::Result<serde_json::Value> {
+    let path = socket_path(data_dir);
+    let read = async {
+        let mut text = String::new();
+        let mut connection = UnixStream::connect(&path).await?;
+        connection.read_to_string(&mut text).await?;
+        std::io::Result::Ok(text)
+    };
+    let Ok(result) = tokio::time::timeout(std::time::Duration::from_secs(5), read).await else {
+        bail!("the agent does not answer on {}", path.display());
+    };
+    let text = result.with_context(|| {
+        format!(
+            "cannot ask the agent on {}: is it running, and may you read its data folder?",
+            path.display()
+        )
+    })?;
+    serde_json::from_str(&text).context("the agent's answer is not JSON")
+}
+
+/// The part of the document that [`for_people`] reads.
+#[derive(Deserialize)]
+struct Document {
+    agent: String,
+    version: String,
+    connection: DocumentConnection,
+    spool: Option<DocumentSpool>,
+    gateway: Option<String>,
+    icmp_fix: Option<String>,
+    targets: Vec<DocumentTarget>,
+}
+
+#[derive(Deserialize)]
+struct DocumentConnection {
+    connected: bool,
+    collector: Option<String>,
+    office: Option<String>,
+    office_name: Option<String>,
+    since_ms: Option<UnixMillis>,
+    last_error: Option<String>,
+    last_refusal: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct DocumentSpool {
+    next: u64,
+    acked: u64,
+    dropped: u64,
+    bytes: u64,
+}
+
+#[derive(Deserialize)]
+struct DocumentTarget {
+    name: String,
+    role: String,
+    probe: String,
+    last_ms: Option<UnixMillis>,
+    rtt_us: Option<u32>,
+    failure: Option<String>,
+}
+
+/// The document as lines that a person can read.
+pub(crate) fn for_people(document: serde_json::Value) -> anyhow::Result<String> {
+    use std::fmt::Write as _;
+    let status: Document = serde_json::from_value(document)
+        .context("the running agent is of another version; restart it")?;
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+    let since = |at: Option<UnixMillis>| at.map_or_else(|| "-".into(), |at| at.to_string());
+    let connection = &status.connection;
+    let mut out = String::new();
+    writeln!(
+        out,
+        "agent      {} (version {})",
+        status.agent, status.version
+    )?;
+    if connection.connected {
+        let office = format!(
+            "{} {}",
+            or_dash(connection.office.clone()),
+            or_dash(connection.office_name.clone())
+        );
+        writeln!(out, "office     {office}")?;
+    }
+    writeln!(
+        out,
+        "collector  {} {} since {}",
+        or_dash(connection.collector.clone()),
+        if connection.connected {
+            "connected"
+        } else {
+            "NOT connected"
+        },
+        since(connection.since_ms)
+    )?;
+    if let (false, Some(error)) = (connection.connected, &connection.last_error) {
+        writeln!(out, "           {error}")?;
+    }
+    if let Some(refusal) = &connection.last_refusal {
+        writeln!(out, "refused    {refusal}")?;
+    }
+    if let Some(spool) = &status.spool {
+        writeln!(
+            out,
+            "spool      {} heartbeats wait, {} dropped, {} KiB on disk",
+            (spool.next - 1).saturating_sub(spool.acked),
+            spool.dropped,
+            spool.bytes.div_ceil(1024)
+        )?;
+    }
+    writeln!(out, "gateway    {}", or_dash(status.gateway))?;
+    if let Some(fix) = &status.icmp_fix {
+        writeln!(out, "ping       {fix}")?;
+    }
+    writeln!(out)?;
+    let width = |of: fn(&DocumentTarget) -> usize| status.targets.iter().map(of).max().unwrap_or(0);
+    let (name_width, probe_width) = (width(|t| t.name.len()), width(|t| t.probe.len()));
+    for target in &status.targets {
+        let result = match (target.rtt_us, &target.failure) {
+            (Some(rtt_us), _) => format!("{:.2} ms", f64::from(rtt_us) / 1000.0),
+            (None, Some(failure)) => failure.clone(),
+            (None, None) => "no sample yet".into(),
+        };
+        writeln!(
+            out,
+            "{:name_width$}  {:9}  {:probe_width$}  {:>18}  {}",
+            target.name,
+            target.role,
+            target.probe,
+            result,
+            since(target.last_ms)
+        )?;
+    }
+    Ok(out)
+}

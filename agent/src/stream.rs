@@ -1,0 +1,417 @@
+//! From the spool to the collector: one stream, entries in ascending sequence, resumed after the last
+//! acknowledged one.
+
+use crate::config::{Config, TlsFiles};
+use crate::machine;
+use crate::observe::Order;
+use crate::spool::{Spool, Spooled};
+use crate::status::Status;
+use anyhow::{Context, anyhow, bail};
+use denyut_proto::wire::{
+    self, AgentMessage, CollectorMessage, agent_message, collector_message, command,
+    ingest_client::IngestClient,
+};
+use denyut_proto::{BootId, PROTOCOL, Target};
+use prost::Message;
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
+use tracing::{info, warn};
+
+/// Entries sent and not yet acknowledged, at most.
+pub(crate) const WINDOW: usize = 64;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Without an acknowledgement for this long, what was sent is sent again on a new stream.
+const ACK_TIMEOUT: Duration = Duration::from_secs(30);
+/// A dead path is noticed within the sum of these two.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+const BACKOFF_BASE: Duration = Duration::from_secs(1);
+/// How long a proper stop waits for the last entries to be acknowledged.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// What the stream is made of.
+pub(crate) struct Streamer {
+    pub(crate) config: Config,
+    pub(crate) boot: BootId,
+    pub(crate) spool: Arc<Mutex<Spool>>,
+    pub(crate) spooled: watch::Receiver<u64>,
+    pub(crate) orders: mpsc::Sender<Order>,
+    pub(crate) status: Arc<Mutex<Status>>,
+    /// Revision of the collector's configuration that the agent runs by; 0 for none.
+    pub(crate) revision: u64,
+}
+
+/// How a session that began well came to its end.
+enum End {
+    Stopped,
+    Lost(anyhow::Error),
+}
+
+impl Streamer {
+    /// Keeps a stream open until `stop`; then delivers what is left, for a while.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let mut failures: u32 = 0;
+        let mut last_said = String::new();
+        loop {
+            let uri =
+                self.config.collectors[failures as usize % self.config.collectors.len()].clone();
+            let began = Instant::now();
+            let ended = tokio::select! {
+                ended = self.session(&uri, &stop) => ended,
+                // While connecting nothing is to be drained; a running session sees `stop` itself.
+                () = async { stop.cancelled().await; tokio::time::sleep(DRAIN).await } => Ok(End::Stopped),
+            };
+            let error = match ended {
+                Ok(End::Stopped) => return,
+                Ok(End::Lost(error)) | Err(error) => error,
+            };
+            failures = if began.elapsed() > ACK_TIMEOUT {
+                1
+            } else {
+                failures.saturating_add(1)
+            };
+            let text = format!("{error:#}");
+            self.disconnected(&uri, &text);
+            // The same trouble every few seconds for weeks is one line, not a full disk.
+            if text != last_said {
+                warn!(collector = %uri, error = %text, "no stream to the collector; samples wait in the spool");
+                last_said = text;
+            }
+            let wait = full_jitter(failures, self.config.reconnect_max);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    async fn session(&mut self, uri: &Uri, stop: &CancellationToken) -> anyhow::Result<End> {
+        let channel = connect(uri, self.config.tls.as_ref()).await?;
+        let (outgoing, outbound) = mpsc::channel(WINDOW + 1);
+        let hello = AgentMessage {
+            kind: Some(agent_message::Kind::Hello(self.hello())),
+        };
+        outgoing.send(hello).await.context("the stream is closed")?;
+        let mut client = IngestClient::new(channel);
+        let mut inbound = tokio::time::timeout(
+            CONNECT_TIMEOUT,
+            client.stream(ReceiverStream::new(outbound)),
+        )
+        .await
+        .context("the collector does not answer")?
+        .map_err(explain)?
+        .into_inner();
+        let welcome = tokio::time::timeout(CONNECT_TIMEOUT, inbound.message())
+            .await
+            .context("the collector does not answer")?
+            .map_err(explain)?;
+        let Some(CollectorMessage {
+            kind: Some(collector_message::Kind::Welcome(welcome)),
+        }) = welcome
+        else {
+            bail!("the collector did not begin with a welcome: is {uri} a denyut collector?");
+        };
+        self.connected(uri, &welcome);
+
+        let mut sent = lock(&self.spool).range().acked;
+        if let Some(durable) = welcome.durable {
+            // The collector holds less of this boot than it once acknowledged (restored from a backup): again from there.
+            sent = sent.min(durable);
+        }
+        let mut in_flight: VecDeque<u64> = VecDeque::new();
+        let mut waiting_since = Instant::now();
+        loop {
+            let stopping = stop.is_cancelled();
+            let room = WINDOW - in_flight.len();
+            let entries = if room > 0 {
+                self.read_after(sent, room).await?
+            } else {
+                Vec::new()
+            };
+            if in_flight.is_empty() {
+                if stopping && entries.is_empty() {
+                    return Ok(End::Stopped);
+                }
+                waiting_since = Instant::now();
+            }
+            for entry in entries {
+                sent = entry.seq;
+                in_flight.push_back(entry.seq);
+                let message = AgentMessage {
+                    kind: Some(agent_message::Kind::Entry(self.entry(entry))),
+                };
+                if outgoing.send(message).await.is_err() {
+                    break; // the reason is on the inbound side
+                }
+            }
+            let (full, waiting) = (in_flight.len() >= WINDOW, !in_flight.is_empty());
+            let ack_due = ACK_TIMEOUT.saturating_sub(waiting_since.elapsed());
+            tokio::select! {
+                message = inbound.message() => match message {
+                    Ok(Some(message)) => {
+                        if let Some(acked) = self.take(message).await {
+                            in_flight.retain(|seq| *seq > acked);
+                            waiting_since = Instant::now();
+                        }
+                    }
+                    Ok(None) => return Ok(End::Lost(anyhow!("the collector closed the stream"))),
+                    Err(status) => return Ok(End::Lost(explain(status))),
+                },
+                changed = self.spooled.changed(), if !full => changed.context("the observer is gone")?,
+                () = stop.cancelled(), if !stopping => {}
+                () = tokio::time::sleep(ack_due), if waiting => return Ok(End::Lost(anyhow!("no acknowledgement for {ACK_TIMEOUT:?}"))),
+            }
+        }
+    }
+
+    /// Applies a message from the collector; returns what it acknowledged.
+    async fn take(&mut self, message: CollectorMessage) -> Option<u64> {
+        use collector_message::Kind;
+        match message.kind {
+            Some(Kind::Ack(ack)) => {
+                self.with_spool(move |spool| spool.ack(ack.seq, Instant::now()))
+                    .await;
+                return Some(ack.seq);
+            }
+            Some(Kind::Refusal(refusal)) => {
+                let text = format!(
+                    "heartbeat {}: `{}` = `{}`; {}",
+                    refusal.seq, refusal.field, refusal.value, refusal.fix
+                );
+                warn!("the collector refused {text}");
+                lock(&self.status).connection.last_refusal = Some(text);
+                self.with_spool(Spool::count_refused).await;
+            }
+            Some(Kind::Configuration(configuration)) => self.configure(configuration).await,
+            Some(Kind::Command(command)) => match command.kind {
+                Some(command::Kind::ProbeNow(probe)) => match probe.target.parse() {
+                    Ok(name) => self.order(Order::ProbeNow(name)).await,
+                    Err(error) => warn!(%error, "the collector sent a command that makes no sense"),
+                },
+                None => warn!("the collector sent a command that this version does not know"),
+            },
+            // From a newer collector, or out of place: nothing that stops the stream.
+            Some(Kind::Welcome(_)) | None => {}
+        }
+        None
+    }
+
+    async fn configure(&mut self, configuration: wire::Configuration) {
+        let targets = match targets_of(&configuration) {
+            Ok(targets) => targets,
+            Err(error) => {
+                warn!(%error, "the collector's configuration is not valid; the last one stays");
+                return;
+            }
+        };
+        let path = given_path(&self.config);
+        let saved = tokio::task::spawn_blocking(move || {
+            let new = path.with_extension("new");
+            std::fs::write(&new, configuration.encode_to_vec())?;
+            std::fs::rename(&new, &path)?;
+            std::io::Result::Ok(configuration.revision)
+        });
+        match saved.await {
+            Ok(Ok(revision)) => self.revision = revision,
+            Ok(Err(error)) => {
+                warn!(%error, "cannot keep the collector's configuration for the next start");
+            }
+            Err(error) => {
+                warn!(%error, "cannot keep the collector's configuration for the next start");
+            }
+        }
+        self.order(Order::Targets(targets)).await;
+    }
+
+    async fn order(&self, order: Order) {
+        if self.orders.send(order).await.is_err() {
+            info!("stopping: an order from the collector is not carried out");
+        }
+    }
+
+    async fn read_after(&self, after: u64, most: usize) -> anyhow::Result<Vec<Spooled>> {
+        self.with_spool(move |spool| spool.read_after(after, most))
+            .await
+            .context("cannot read the spool")?
+            .context("cannot read the spool")
+    }
+
+    /// Does something with the spool off the thread that times the probes; `None` if that panicked.
+    async fn with_spool<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Spool) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (spool, status) = (Arc::clone(&self.spool), Arc::clone(&self.status));
+        tokio::task::spawn_blocking(move || {
+            let mut spool = lock(&spool);
+            let out = work(&mut spool);
+            lock(&status).spool = Some(spool.range());
+            out
+        })
+        .await
+        .ok()
+    }
+
+    fn hello(&self) -> wire::Hello {
+        let range = lock(&self.spool).range();
+        wire::Hello {
+            protocol: PROTOCOL,
+            agent: self.config.agent.to_string(),
+            boot: self.boot.0.to_vec(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            machine: Some(machine::facts()),
+            spool: Some(wire::SpoolRange {
+                first: range.first,
+                next: range.next,
+                dropped: range.dropped,
+            }),
+            wall_ms: machine::wall().0,
+            uptime_ms: u64::try_from(machine::uptime().as_millis()).unwrap_or(u64::MAX),
+            configuration_revision: self.revision,
+        }
+    }
+
+    fn entry(&self, entry: Spooled) -> wire::Entry {
+        wire::Entry {
+            boot: if entry.boot == self.boot {
+                Vec::new()
+            } else {
+                entry.boot.0.to_vec()
+            },
+            seq: entry.seq,
+            heartbeat: entry.payload.into(),
+        }
+    }
+
+    fn connected(&self, uri: &Uri, welcome: &wire::Welcome) {
+        info!(collector = %uri, office = %welcome.office, name = %welcome.office_name, "connected");
+        let connection = &mut lock(&self.status).connection;
+        connection.connected = true;
+        connection.collector = Some(uri.to_string());
+        connection.office = Some(welcome.office.clone());
+        connection.office_name = Some(welcome.office_name.clone());
+        connection.since_ms = Some(machine::wall());
+        connection.last_error = None;
+    }
+
+    fn disconnected(&self, uri: &Uri, error: &str) {
+        let connection = &mut lock(&self.status).connection;
+        if connection.connected || connection.since_ms.is_none() {
+            connection.since_ms = Some(machine::wall());
+        }
+        connection.connected = false;
+        connection.collector = Some(uri.to_string());
+        connection.last_error = Some(error.to_owned());
+    }
+}
+
+/// The collector's last configuration, as kept from an earlier run: its revision and targets.
+pub(crate) fn kept_configuration(config: &Config) -> (u64, Vec<Target>) {
+    let path = given_path(config);
+    let Ok(bytes) = std::fs::read(&path) else {
+        return (0, Vec::new());
+    };
+    let read = wire::Configuration::decode(&bytes[..])
+        .map_err(anyhow::Error::from)
+        .and_then(|kept| Ok((kept.revision, targets_of(&kept)?)));
+    read.unwrap_or_else(|error| {
+        warn!(path = %path.display(), %error, "the kept configuration is damaged; the collector will send it again");
+        (0, Vec::new())
+    })
+}
+
+fn given_path(config: &Config) -> PathBuf {
+    config.data_dir.join("configuration")
+}
+
+fn targets_of(configuration: &wire::Configuration) -> Result<Vec<Target>, denyut_proto::Invalid> {
+    let targets = configuration
+        .targets
+        .iter()
+        .cloned()
+        .map(Target::try_from)
+        .collect::<Result<Vec<_>, _>>()?;
+    Target::check_list(&targets)?;
+    Ok(targets)
+}
+
+async fn connect(uri: &Uri, tls: Option<&TlsFiles>) -> anyhow::Result<Channel> {
+    let mut endpoint = Endpoint::from(uri.clone())
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true);
+    if let (Some("https"), Some(files)) = (uri.scheme_str(), tls) {
+        let read = |path: &PathBuf| {
+            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+        };
+        // Read at each connection, so that a renewed certificate is used without a restart.
+        let config = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(read(&files.ca)?))
+            .identity(Identity::from_pem(
+                read(&files.certificate)?,
+                read(&files.key)?,
+            ));
+        endpoint = endpoint
+            .tls_config(config)
+            .context("the TLS files for the collector do not fit together")?;
+    }
+    endpoint.connect().await.context("cannot connect")
+}
+
+/// The collector's own words, where it gave some.
+fn explain(status: tonic::Status) -> anyhow::Error {
+    match status.code() {
+        tonic::Code::Unknown | tonic::Code::Unavailable | tonic::Code::Internal => {
+            anyhow::Error::new(status).context("the stream broke")
+        }
+        code => anyhow!(
+            "the collector refuses this agent ({code:?}): {}",
+            status.message()
+        ),
+    }
+}
+
+/// A random time up to `base · 2^(failures-1)`, at most `longest`: thousands of agents that lost one
+/// collector together do not come back together.
+fn full_jitter(failures: u32, longest: Duration) -> Duration {
+    let ceiling = BACKOFF_BASE
+        .saturating_mul(2u32.saturating_pow(failures.saturating_sub(1)))
+        .min(longest);
+    ceiling.mul_f64(rand::random::<f64>())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_up_to_the_bound_and_are_spread() {
+        let longest = Duration::from_secs(60);
+        for failures in [1, 2, 7, 40, u32::MAX] {
+            let ceiling = f64::from(failures.min(7) - 1).exp2().min(60.0);
+            let waits: Vec<f64> = (0..200)
+                .map(|_| full_jitter(failures, longest).as_secs_f64())
+                .collect();
+            assert!(waits.iter().all(|wait| *wait <= ceiling), "{failures}");
+            assert!(
+                waits.iter().any(|wait| *wait > ceiling * 0.75),
+                "{failures}"
+            );
+            assert!(
+                waits.iter().any(|wait| *wait < ceiling * 0.25),
+                "{failures}"
+            );
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! One batch of samples and the agent's own state.
+
+use crate::{Sample, Target, TargetName, UnixMillis};
+use std::time::Duration;
+
+/// What an agent says at once: one spooled, sent and logged unit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// When it was made, by the machine's wall clock at that time.
+    pub at: UnixMillis,
+    /// When it was made, since the machine started, suspend included; never set back.
+    pub uptime: Duration,
+    /// Uptime at which the agent process started.
+    pub started: Duration,
+    /// The next heartbeat comes within this time unless something is wrong (1 s to 1 h).
+    pub interval: Duration,
+    /// Samples by target; no target twice, none empty.
+    pub samples: Vec<TargetSamples>,
+    /// All targets of the agent; `None`: as before.
+    pub targets: Option<Vec<Target>>,
+    /// Set in the last heartbeat of a process that stopped properly.
+    pub goodbye: Option<Goodbye>,
+    /// The default gateway; `None`: as before.
+    pub gateway: Option<String>,
+}
+
+/// Samples of one target, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetSamples {
+    /// The target.
+    pub target: TargetName,
+    /// At least one; ascending in time.
+    pub samples: Vec<Sample>,
+}
+
+/// Why the agent stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Goodbye {
+    /// The service was stopped.
+    Stopped,
+    /// The machine shuts down or restarts.
+    Shutdown,
+    /// The machine goes to sleep.
+    Suspend,
+}
+
+impl Goodbye {
+    /// The name that logs, API and UI catalogues use.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stopped => "stopped",
+            Self::Shutdown => "shutdown",
+            Self::Suspend => "suspend",
+        }
+    }
+}
