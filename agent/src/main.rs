@@ -155,7 +155,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         icmp_fix,
         ..Default::default()
     }));
-    let (spooled, spooled_rx) = watch::channel(spool.range().next - 1);
+    let spooled = watch::Sender::new(spool.range().next - 1);
     let spool = Arc::new(Mutex::new(spool));
     // Orders come from one collector, a few a minute at most; a full queue makes its stream wait.
     let (orders, orders_rx) = mpsc::channel(16);
@@ -175,7 +175,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         given,
         prober,
         spool: Arc::clone(&spool),
-        spooled,
+        spooled: spooled.clone(),
         status: Arc::clone(&status),
     };
     let mut observer_task = tokio::spawn(observer.run(orders_rx, stop_observing.clone()));
@@ -183,7 +183,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         config,
         boot,
         spool,
-        spooled: spooled_rx,
+        spooled,
         orders,
         status,
         revision,

@@ -40,7 +40,8 @@ pub(crate) struct Streamer {
     pub(crate) config: Config,
     pub(crate) boot: BootId,
     pub(crate) spool: Arc<Mutex<Spool>>,
-    pub(crate) spooled: watch::Receiver<u64>,
+    /// Raised to the last spooled sequence.
+    pub(crate) spooled: watch::Sender<u64>,
     pub(crate) orders: mpsc::Sender<Order>,
     pub(crate) status: Arc<Mutex<Status>>,
     /// Revision of the collector's configuration that the agent runs by; 0 for none.
@@ -125,6 +126,7 @@ impl Streamer {
             sent = sent.min(durable);
         }
         let mut in_flight: VecDeque<u64> = VecDeque::new();
+        let mut spooled = self.spooled.subscribe();
         let mut waiting_since = Instant::now();
         loop {
             let stopping = stop.is_cancelled();
@@ -163,7 +165,7 @@ impl Streamer {
                     Ok(None) => return Ok(End::Lost(anyhow!("the collector closed the stream"))),
                     Err(status) => return Ok(End::Lost(explain(status))),
                 },
-                changed = self.spooled.changed(), if !full => changed.context("the observer is gone")?,
+                changed = spooled.changed(), if !full => changed.context("the spool is gone")?,
                 () = stop.cancelled(), if !stopping => {}
                 () = tokio::time::sleep(ack_due), if waiting => return Ok(End::Lost(anyhow!("no acknowledgement for {ACK_TIMEOUT:?}"))),
             }

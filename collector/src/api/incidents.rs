@@ -1,0 +1,75 @@
+//! Incidents.
+
+use super::problem::Problem;
+use super::{Parameters, Path, State, blocking};
+use crate::incident::Incident;
+use axum::Json;
+use denyut_proto::{Invalid, OfficeCode};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+/// Incidents in one answer, at most and when nothing is said.
+const LIMIT: (usize, usize) = (1_000, 100);
+
+/// Which incidents.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListParameters {
+    /// Only the open ones.
+    #[serde(default)]
+    open: bool,
+    /// Only this office's.
+    office: Option<String>,
+    /// At most so many (1 to 1,000); 100 when left out.
+    limit: Option<usize>,
+}
+
+/// Incidents, the newest first
+#[utoipa::path(
+    get,
+    path = "/api/v1/incidents",
+    params(ListParameters),
+    responses((status = 200, body = Vec<Incident>), (status = 400, body = Problem))
+)]
+pub(super) async fn list(
+    axum::extract::State(shared): State,
+    Parameters(parameters): Parameters<ListParameters>,
+) -> Result<Json<Vec<Incident>>, Problem> {
+    let office: Option<OfficeCode> = parameters
+        .office
+        .map(|office| {
+            office.parse().map_err(|error| Invalid {
+                field: "office".into(),
+                ..error
+            })
+        })
+        .transpose()?;
+    let limit = parameters.limit.unwrap_or(LIMIT.1);
+    if !(1..=LIMIT.0).contains(&limit) {
+        return Err(Invalid::new("limit", limit, "out of range", "write 1 to 1000").into());
+    }
+    let found = blocking(shared, move |shared| {
+        shared
+            .query
+            .incidents(parameters.open, office.as_ref(), limit)
+    });
+    Ok(Json(found.await?))
+}
+
+/// One incident with all its revisions
+#[utoipa::path(
+    get,
+    path = "/api/v1/incidents/{number}",
+    params(("number" = u64, Path, example = 1)),
+    responses((status = 200, body = Incident), (status = 400, body = Problem), (status = 404, body = Problem))
+)]
+pub(super) async fn show(
+    axum::extract::State(shared): State,
+    Path(number): Path<u64>,
+) -> Result<Json<Incident>, Problem> {
+    let found = blocking(shared, move |shared| shared.query.incident(number)).await?;
+    found
+        .map(Json)
+        .ok_or_else(|| Problem::not_found(format!("there is no incident {number}")))
+}

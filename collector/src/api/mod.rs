@@ -1,0 +1,169 @@
+//! The HTTP API, and the page that uses it.
+
+mod events;
+mod incidents;
+mod offices;
+mod ops;
+mod problem;
+
+use crate::events::Bus;
+use crate::ingest::Gate;
+use crate::log::{Log, Position};
+use crate::metrics::Metrics;
+use crate::query::Query;
+use crate::web;
+use anyhow::Context;
+use axum::Router;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::routing::get;
+use problem::Problem;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tower_http::compression::CompressionLayer;
+use tower_http::set_header::SetResponseHeaderLayer;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+/// What the handlers share.
+pub(crate) struct Shared {
+    pub(crate) query: Query,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) bus: Arc<Bus>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) log: Arc<dyn Log>,
+    pub(crate) processed: Arc<AtomicU64>,
+    /// Where the log ended when the collector started: past it, the replay is done.
+    pub(crate) replay_to: Position,
+    pub(crate) database_bytes: Box<dyn Fn() -> u64 + Send + Sync>,
+    pub(crate) stop: CancellationToken,
+}
+
+type State = axum::extract::State<Arc<Shared>>;
+
+/// The document; the paths come from the handlers.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "denyut",
+        description = "Network health of sub-district offices. All times are Unix milliseconds (UTC); event time unless \
+                       said otherwise. Errors are RFC 9457 problem details.",
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
+    ),
+    servers((url = "/"))
+)]
+struct Document;
+
+/// All routes and their document.
+fn routes() -> (Router<Arc<Shared>>, utoipa::openapi::OpenApi) {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(offices::list))
+        .routes(routes!(offices::show))
+        .routes(routes!(offices::links))
+        .routes(routes!(offices::samples))
+        .routes(routes!(offices::buckets))
+        .routes(routes!(offices::probe_now))
+        .routes(routes!(incidents::list))
+        .routes(routes!(incidents::show))
+        .routes(routes!(events::stream))
+        .routes(routes!(ops::healthy))
+        .routes(routes!(ops::ready))
+        .routes(routes!(ops::metrics))
+        .split_for_parts()
+}
+
+/// Serves people and programs on `listener` until `shared.stop`.
+pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) -> anyhow::Result<()> {
+    let (router, document) = routes();
+    let document = document
+        .to_pretty_json()
+        .context("cannot write the OpenAPI document")?;
+    let stop = shared.stop.clone();
+    let app = router
+        .route(
+            "/api/v1/openapi.json",
+            get(move || async move { ([(header::CONTENT_TYPE, "application/json")], document) }),
+        )
+        .with_state(shared)
+        .merge(web::routes())
+        .fallback(|uri: axum::http::Uri| async move { Problem::not_found(format!("there is nothing at {}", uri.path())) })
+        .method_not_allowed_fallback(|| async {
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this resource does not know that method")
+        })
+        .layer(CompressionLayer::new())
+        .layer(set(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .layer(set(header::REFERRER_POLICY, "no-referrer"))
+        .layer(set(
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        ));
+    axum::serve(listener, app)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
+        .context("the API's port failed")
+}
+
+fn set(name: header::HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {
+    SetResponseHeaderLayer::overriding(name, HeaderValue::from_static(value))
+}
+
+/// Runs a query where it may block.
+async fn blocking<T: Send + 'static>(
+    shared: Arc<Shared>,
+    work: impl FnOnce(&Shared) -> anyhow::Result<T> + Send + 'static,
+) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(move || work(&shared))
+        .await
+        .context("a query panicked")?
+        .map_err(Problem::from)
+}
+
+/// Path parameters whose errors are problems.
+#[derive(axum::extract::FromRequestParts)]
+#[from_request(via(axum::extract::Path), rejection(Problem))]
+struct Path<T>(T);
+
+/// Query parameters whose errors are problems.
+#[derive(axum::extract::FromRequestParts)]
+#[from_request(via(axum::extract::Query), rejection(Problem))]
+struct Parameters<T>(T);
+
+impl From<PathRejection> for Problem {
+    fn from(rejection: PathRejection) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, rejection.body_text())
+    }
+}
+
+impl From<QueryRejection> for Problem {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, rejection.body_text())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// Every route is in the document with a summary, and every answer of it is described.
+    #[test]
+    fn the_document_describes_every_route() {
+        let (_, document) = super::routes();
+        let document = serde_json::to_value(&document).expect("JSON");
+        let paths = document["paths"].as_object().expect("paths");
+        assert_eq!(paths.len(), 12);
+        for (path, methods) in paths {
+            for (method, operation) in methods.as_object().expect("methods") {
+                assert!(
+                    operation["summary"].as_str().is_some_and(|s| !s.is_empty()),
+                    "{method} {path}"
+                );
+                let answers = operation["responses"].as_object().expect("responses");
+                assert!(
+                    answers.keys().any(|status| status.starts_with('2')),
+                    "{method} {path}"
+                );
+            }
+        }
+    }
+}

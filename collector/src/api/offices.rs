@@ -1,0 +1,272 @@
+//! Offices, their links, and what was measured on them.
+
+use super::problem::Problem;
+use super::{Parameters, Path, Shared, State, blocking};
+use crate::history::LinkId;
+use crate::ingest::CommandError;
+use crate::query::{BucketView, LinkView, OfficeView, SampleView};
+use axum::Json;
+use axum::http::{HeaderMap, StatusCode, header};
+use denyut_proto::{AgentId, Invalid, OfficeCode, TargetName, UnixMillis};
+use serde::{Deserialize, Serialize};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::SystemTime;
+use utoipa::{IntoParams, ToSchema};
+
+/// Samples in one answer, at most.
+const SAMPLES_MAX: usize = 10_000;
+/// Buckets in one answer, at most.
+const BUCKETS_MAX: i64 = 2_000;
+const DAY_MS: i64 = 86_400_000;
+
+/// All offices with their links and states
+#[utoipa::path(get, path = "/api/v1/offices", responses((status = 200, body = Vec<OfficeView>)))]
+pub(super) async fn list(
+    axum::extract::State(shared): State,
+) -> Result<Json<Vec<OfficeView>>, Problem> {
+    Ok(Json(
+        blocking(shared, |shared| shared.query.offices()).await?,
+    ))
+}
+
+/// One office
+#[utoipa::path(
+    get,
+    path = "/api/v1/offices/{office}",
+    params(("office" = String, Path, example = "36.73.02")),
+    responses((status = 200, body = OfficeView), (status = 400, body = Problem), (status = 404, body = Problem))
+)]
+pub(super) async fn show(
+    axum::extract::State(shared): State,
+    Path(office): Path<String>,
+) -> Result<Json<OfficeView>, Problem> {
+    Ok(Json(find(shared, &office).await?))
+}
+
+/// The links of an office
+#[utoipa::path(
+    get,
+    path = "/api/v1/offices/{office}/links",
+    params(("office" = String, Path, example = "36.73.02")),
+    responses((status = 200, body = Vec<LinkView>), (status = 400, body = Problem), (status = 404, body = Problem))
+)]
+pub(super) async fn links(
+    axum::extract::State(shared): State,
+    Path(office): Path<String>,
+) -> Result<Json<Vec<LinkView>>, Problem> {
+    Ok(Json(find(shared, &office).await?.links))
+}
+
+async fn find(shared: Arc<Shared>, office: &str) -> Result<OfficeView, Problem> {
+    let code: OfficeCode = office.parse()?;
+    let wanted = code.clone();
+    blocking(shared, move |shared| shared.query.office(&wanted))
+        .await?
+        .ok_or_else(|| Problem::not_found(format!("there is no office {code}")))
+}
+
+/// Which time.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct SamplesParameters {
+    /// From this time on (Unix ms); a day before `to_ms` when left out.
+    from_ms: Option<i64>,
+    /// Before this time (Unix ms); now when left out.
+    to_ms: Option<i64>,
+}
+
+/// Which time, in which steps.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+#[allow(clippy::struct_field_names, reason = "the unit belongs to the name")]
+pub(super) struct BucketsParameters {
+    /// From this time on (Unix ms); a day before `to_ms` when left out.
+    from_ms: Option<i64>,
+    /// Before this time (Unix ms); now when left out.
+    to_ms: Option<i64>,
+    /// Length of a bucket in ms; 5 minutes when left out. Buckets begin at multiples of it.
+    step_ms: Option<i64>,
+}
+
+/// Samples of a link.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct SamplesAnswer {
+    samples: Vec<SampleView>,
+    /// There are more: ask again from this time on.
+    #[schema(value_type = Option<i64>)]
+    next_from_ms: Option<UnixMillis>,
+}
+
+/// The samples of a link, oldest first, at most 10,000 at a time
+#[utoipa::path(
+    get,
+    path = "/api/v1/offices/{office}/links/{agent}/{target}/samples",
+    params(
+        ("office" = String, Path, example = "36.73.02"),
+        ("agent" = String, Path, example = "cipocok-jaya-1"),
+        ("target" = String, Path, example = "server"),
+        SamplesParameters
+    ),
+    responses((status = 200, body = SamplesAnswer), (status = 400, body = Problem), (status = 404, body = Problem))
+)]
+pub(super) async fn samples(
+    axum::extract::State(shared): State,
+    Path(path): Path<(String, String, String)>,
+    Parameters(parameters): Parameters<SamplesParameters>,
+) -> Result<Json<SamplesAnswer>, Problem> {
+    let range = time_range(parameters.from_ms, parameters.to_ms)?;
+    let link = known_link(Arc::clone(&shared), path).await?;
+    let answer = blocking(shared, move |shared| {
+        let (samples, more) = shared.query.samples(&link, range, SAMPLES_MAX)?;
+        let next_from_ms = samples
+            .last()
+            .filter(|_| more)
+            .map(|last| UnixMillis(last.at_ms.0 + 1));
+        Ok(SamplesAnswer {
+            samples,
+            next_from_ms,
+        })
+    })
+    .await?;
+    Ok(Json(answer))
+}
+
+/// The samples of a link in numbers, step by step; steps without a sample are left out
+#[utoipa::path(
+    get,
+    path = "/api/v1/offices/{office}/links/{agent}/{target}/buckets",
+    params(
+        ("office" = String, Path, example = "36.73.02"),
+        ("agent" = String, Path, example = "cipocok-jaya-1"),
+        ("target" = String, Path, example = "server"),
+        BucketsParameters
+    ),
+    responses((status = 200, body = Vec<BucketView>), (status = 400, body = Problem), (status = 404, body = Problem))
+)]
+pub(super) async fn buckets(
+    axum::extract::State(shared): State,
+    Path(path): Path<(String, String, String)>,
+    Parameters(parameters): Parameters<BucketsParameters>,
+) -> Result<Json<Vec<BucketView>>, Problem> {
+    let range = time_range(parameters.from_ms, parameters.to_ms)?;
+    let step = parameters.step_ms.unwrap_or(300_000);
+    if step < 1_000 {
+        return Err(Invalid::new("step_ms", step, "too short", "write at least 1000").into());
+    }
+    if (range.end.0 - range.start.0) / step > BUCKETS_MAX {
+        let least = (range.end.0 - range.start.0) / BUCKETS_MAX + 1;
+        let fix = format!("write at least {least} for this time, or a shorter time");
+        return Err(Invalid::new(
+            "step_ms",
+            step,
+            format!("more than {BUCKETS_MAX} buckets"),
+            fix,
+        )
+        .into());
+    }
+    let link = known_link(Arc::clone(&shared), path).await?;
+    Ok(Json(
+        blocking(shared, move |shared| {
+            shared.query.buckets(&link, range, step)
+        })
+        .await?,
+    ))
+}
+
+/// Ask the agent to probe a target at once; the sample comes as any other
+///
+/// The request must say `Content-Type: application/json` (its body is not read), so that no foreign page can make
+/// a browser send it.
+#[utoipa::path(
+    post,
+    path = "/api/v1/offices/{office}/links/{agent}/{target}/probe",
+    params(
+        ("office" = String, Path, example = "36.73.02"),
+        ("agent" = String, Path, example = "cipocok-jaya-1"),
+        ("target" = String, Path, example = "server")
+    ),
+    responses(
+        (status = 202, description = "the agent was asked"),
+        (status = 400, body = Problem),
+        (status = 404, body = Problem),
+        (status = 409, body = Problem, description = "the agent is not connected"),
+        (status = 415, body = Problem),
+        (status = 503, body = Problem, description = "the agent does not take what is sent to it")
+    )
+)]
+pub(super) async fn probe_now(
+    axum::extract::State(shared): State,
+    Path(path): Path<(String, String, String)>,
+    headers: HeaderMap,
+) -> Result<StatusCode, Problem> {
+    let json = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.starts_with("application/json"));
+    if !json {
+        return Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "send the header `Content-Type: application/json`",
+        ));
+    }
+    let link = known_link(Arc::clone(&shared), path).await?;
+    match shared.gate.probe_now(&link.agent, &link.target) {
+        Ok(()) => Ok(StatusCode::ACCEPTED),
+        Err(error @ CommandError::NotConnected) => {
+            Err(Problem::new(StatusCode::CONFLICT, error.to_string()))
+        }
+        Err(error @ CommandError::Busy) => Err(Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            error.to_string(),
+        )),
+    }
+}
+
+/// The link of a path, if it exists at that office.
+async fn known_link(
+    shared: Arc<Shared>,
+    (office, agent, target): (String, String, String),
+) -> Result<LinkId, Problem> {
+    let office: OfficeCode = office.parse()?;
+    let link = LinkId {
+        agent: agent.parse::<AgentId>()?,
+        target: target.parse::<TargetName>()?,
+    };
+    let wanted = link.clone();
+    let found = blocking(shared, move |shared| shared.query.link(&wanted)).await?;
+    match found {
+        Some(found) if found.office == office => Ok(link),
+        _ => Err(Problem::not_found(format!(
+            "there is no link {link} at office {office}"
+        ))),
+    }
+}
+
+fn time_range(from_ms: Option<i64>, to_ms: Option<i64>) -> Result<Range<UnixMillis>, Invalid> {
+    // ±10,000 years: every sum below fits.
+    const FAR: i64 = 315_576_000_000_000;
+    let to = to_ms.unwrap_or_else(|| UnixMillis::from(SystemTime::now()).0.saturating_add(1));
+    let from = from_ms.unwrap_or_else(|| to.saturating_sub(DAY_MS));
+    for (field, value) in [("from_ms", from), ("to_ms", to)] {
+        if !(-FAR..=FAR).contains(&value) {
+            return Err(Invalid::new(
+                field,
+                value,
+                "not a time",
+                "write Unix milliseconds",
+            ));
+        }
+    }
+    if from >= to {
+        return Err(Invalid::new(
+            "from_ms",
+            from,
+            format!("not before `to_ms` ({to})"),
+            "write an earlier time",
+        ));
+    }
+    Ok(UnixMillis(from)..UnixMillis(to))
+}

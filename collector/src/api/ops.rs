@@ -1,0 +1,50 @@
+//! For those who run the collector.
+
+use super::State;
+use super::problem::Problem;
+use anyhow::Context;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use std::sync::atomic::Ordering;
+
+/// Whether the process runs
+#[utoipa::path(get, path = "/-/healthy", responses((status = 200, body = String)))]
+pub(super) async fn healthy() -> &'static str {
+    "healthy\n"
+}
+
+/// Whether all that was in the log at the start has been worked through
+#[utoipa::path(get, path = "/-/ready", responses((status = 200, body = String), (status = 503, body = Problem)))]
+pub(super) async fn ready(axum::extract::State(shared): State) -> Result<&'static str, Problem> {
+    let processed = shared.processed.load(Ordering::Acquire);
+    if processed >= shared.replay_to {
+        return Ok("ready\n");
+    }
+    Err(Problem::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        format!(
+            "the log is replayed up to {processed} of {}",
+            shared.replay_to
+        ),
+    ))
+}
+
+/// The collector's own numbers, for Prometheus
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    responses((status = 200, content_type = "application/openmetrics-text", body = String))
+)]
+pub(super) async fn metrics(
+    axum::extract::State(shared): State,
+) -> Result<impl IntoResponse, Problem> {
+    let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    shared.metrics.log_end.set(gauge(shared.log.end()));
+    shared
+        .metrics
+        .database_bytes
+        .set(gauge((shared.database_bytes)()));
+    let text = shared.metrics.text().context("cannot write the metrics")?;
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, kind)], text))
+}

@@ -1,0 +1,238 @@
+//! The collector's configuration: what the user wrote, and what the program needs.
+
+use crate::registry::{Agent, Office, Registry};
+use anyhow::Context;
+use denyut_proto::{Invalid, OfficeCode, TargetSpec, parse_duration, read_targets};
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The file as written. Unknown keys are refused: a misspelt one must not be lost in silence.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    data_dir: PathBuf,
+    ingest: IngestSection,
+    api: ApiSection,
+    #[serde(default)]
+    retention: RetentionSection,
+    #[serde(default)]
+    office: Vec<OfficeSection>,
+    #[serde(default)]
+    target: Vec<TargetSpec>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IngestSection {
+    listen: String,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    client_ca: Option<PathBuf>,
+    #[serde(default)]
+    allow_plaintext_beyond_loopback: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ApiSection {
+    listen: String,
+    #[serde(default)]
+    allow_plaintext_beyond_loopback: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RetentionSection {
+    raw: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OfficeSection {
+    code: String,
+    name: String,
+    #[serde(default)]
+    agents: Vec<String>,
+    #[serde(default)]
+    target: Vec<TargetSpec>,
+}
+
+/// What the program runs by: checked, with units in the types.
+#[derive(Debug)]
+pub(crate) struct Config {
+    /// Log, history and state.
+    pub(crate) data_dir: PathBuf,
+    /// Where agents connect.
+    pub(crate) ingest: SocketAddr,
+    /// Present exactly when agents connect by mutual TLS.
+    pub(crate) tls: Option<TlsFiles>,
+    /// Where people and programs ask.
+    pub(crate) api: SocketAddr,
+    /// Samples older than this are deleted, and refused when they arrive (1 day to 10 years).
+    pub(crate) retention_raw: Duration,
+    /// Who may speak, for which office.
+    pub(crate) registry: Registry,
+}
+
+/// PEM files for mutual TLS with agents.
+#[derive(Debug, Clone)]
+pub(crate) struct TlsFiles {
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+    /// The authority that signs agents' certificates.
+    pub(crate) client_ca: PathBuf,
+}
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+impl Config {
+    const DEFAULT_RETENTION_RAW: Duration = Duration::from_secs(35 * 86_400);
+
+    /// Reads and checks the file.
+    pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the configuration {}", path.display()))?;
+        let invalid = || format!("the configuration {} is not valid", path.display());
+        let file: File = toml::from_str(&text).with_context(invalid)?;
+        Self::try_from(file).with_context(invalid)
+    }
+}
+
+impl TryFrom<File> for Config {
+    type Error = Invalid;
+    fn try_from(file: File) -> Result<Self, Invalid> {
+        let ingest = address("ingest.listen", &file.ingest.listen)?;
+        let tls = tls_files(&file.ingest, ingest)?;
+        let api = address("api.listen", &file.api.listen)?;
+        if !api.ip().is_loopback() && !file.api.allow_plaintext_beyond_loopback {
+            return Err(Invalid::new(
+                "api.listen",
+                api,
+                "the API and the page speak plaintext, which is only for loopback",
+                "listen on 127.0.0.1 behind a TLS proxy, or set `allow_plaintext_beyond_loopback = true` if you know that nobody can listen",
+            ));
+        }
+        let retention_raw = match &file.retention.raw {
+            Some(text) => parse_duration("retention.raw", text)?,
+            None => Self::DEFAULT_RETENTION_RAW,
+        };
+        if retention_raw < DAY || retention_raw > DAY * 3660 {
+            return Err(Invalid::new(
+                "retention.raw",
+                format!("{retention_raw:?}"),
+                "out of range",
+                "write 1day to 10years",
+            ));
+        }
+        Ok(Self {
+            data_dir: file.data_dir,
+            ingest,
+            tls,
+            api,
+            retention_raw,
+            registry: registry(file.office, file.target)?,
+        })
+    }
+}
+
+fn address(field: &str, text: &str) -> Result<SocketAddr, Invalid> {
+    text.parse().map_err(|_| {
+        Invalid::new(
+            field,
+            text,
+            "not an address and port",
+            "write it like `127.0.0.1:7443` or `[::1]:7443`",
+        )
+    })
+}
+
+fn tls_files(section: &IngestSection, listen: SocketAddr) -> Result<Option<TlsFiles>, Invalid> {
+    match (&section.certificate, &section.key, &section.client_ca) {
+        (Some(certificate), Some(key), Some(client_ca)) => Ok(Some(TlsFiles {
+            certificate: certificate.clone(),
+            key: key.clone(),
+            client_ca: client_ca.clone(),
+        })),
+        (None, None, None)
+            if listen.ip().is_loopback() || section.allow_plaintext_beyond_loopback =>
+        {
+            Ok(None)
+        }
+        (None, None, None) => Err(Invalid::new(
+            "ingest.listen",
+            listen,
+            "plaintext is only for loopback",
+            "set `certificate`, `key` and `client_ca`, or `allow_plaintext_beyond_loopback = true` if you know that nobody can listen",
+        )),
+        _ => Err(Invalid::new(
+            "ingest.certificate / key / client_ca",
+            "",
+            "only some of the three are set",
+            "set all three, or none on loopback",
+        )),
+    }
+}
+
+fn registry(offices: Vec<OfficeSection>, common: Vec<TargetSpec>) -> Result<Registry, Invalid> {
+    let common = read_targets(common)?;
+    let mut registry = Registry::default();
+    for (i, section) in offices.into_iter().enumerate() {
+        let at = format!("office[{i}]");
+        let code: OfficeCode = section.code.parse().map_err(|e: Invalid| e.within(&at))?;
+        let name = section.name.trim().to_owned();
+        if name.is_empty() || name.len() > 100 {
+            return Err(Invalid::new(
+                format!("{at}.name"),
+                name,
+                "empty or too long",
+                "write 1 to 100 bytes",
+            ));
+        }
+        // An office's own targets win over the common ones by name.
+        let mut targets = read_targets(section.target).map_err(|error| error.within(&at))?;
+        for target in &common {
+            if !targets.iter().any(|own| own.name == target.name) {
+                targets.push(target.clone());
+            }
+        }
+        denyut_proto::Target::check_list(&targets).map_err(|error| error.within(&at))?;
+        let agents = section
+            .agents
+            .into_iter()
+            .map(|id| id.parse::<denyut_proto::AgentId>())
+            .collect::<Result<Vec<_>, Invalid>>()
+            .map_err(|error| Invalid {
+                field: format!("{at}.agents"),
+                ..error
+            })?;
+        for id in agents {
+            let agent = Agent {
+                office: code.clone(),
+                targets: targets.clone(),
+            };
+            if let Some(other) = registry.agents.insert(id.clone(), agent) {
+                return Err(Invalid::new(
+                    format!("{at}.agents"),
+                    id,
+                    format!("this agent belongs to {} already", other.office),
+                    "name each agent once",
+                ));
+            }
+        }
+        if registry
+            .offices
+            .insert(code.clone(), Office { name })
+            .is_some()
+        {
+            return Err(Invalid::new(
+                format!("{at}.code"),
+                code,
+                "another office has this code",
+                "give each office its own",
+            ));
+        }
+    }
+    Ok(registry)
+}

@@ -1,0 +1,543 @@
+//! Where agents speak: checks who they are and what they say, hands it to the log, and acknowledges what is
+//! durable.
+
+use crate::commit::Request;
+use crate::config::TlsFiles;
+use crate::log::{Appended, Entry, Log};
+use crate::metrics::{Field, Metrics};
+use crate::registry::{Agent, Registry};
+use anyhow::Context;
+use denyut_proto::wire::{
+    self, AgentMessage, CollectorMessage, agent_message, collector_message,
+    ingest_server::{Ingest, IngestServer},
+};
+use denyut_proto::{
+    AgentId, BootId, Heartbeat, Invalid, MAX_HEARTBEAT_BYTES, PROTOCOL, TargetName, UnixMillis,
+};
+use prost::Message;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tonic::{Request as Call, Response, Status, Streaming};
+use tracing::{info, warn};
+
+/// The first message must be there within this.
+const HELLO_WITHIN: Duration = Duration::from_secs(10);
+/// Entries of one stream waiting to be acknowledged, at most.
+const UNACKED: usize = 128;
+/// Messages waiting to be sent to one agent, at most.
+const OUTBOUND: usize = 64;
+/// One message: a heartbeat and its envelope.
+const MESSAGE_MAX: usize = MAX_HEARTBEAT_BYTES + 1024;
+/// How far an agent's clock may run ahead.
+pub(crate) const AHEAD_MAX: Duration = Duration::from_secs(5 * 60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the service is made of; one for all streams.
+pub(crate) struct Gate {
+    registry: Arc<Registry>,
+    log: Arc<dyn Log>,
+    commits: mpsc::Sender<Request>,
+    metrics: Arc<Metrics>,
+    /// Samples older than this are refused.
+    oldest: Duration,
+    connected: Mutex<HashMap<AgentId, Connected>>,
+    stop: CancellationToken,
+}
+
+/// An agent's current stream.
+struct Connected {
+    id: u64,
+    send: mpsc::Sender<Result<CollectorMessage, Status>>,
+    /// Ends it: a newer one of the same agent is there.
+    superseded: CancellationToken,
+}
+
+/// Why a command did not go out.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CommandError {
+    #[error("the agent is not connected")]
+    NotConnected,
+    #[error("the agent does not take what is sent to it")]
+    Busy,
+}
+
+/// What becomes of an entry, in the order of arrival.
+enum Verdict {
+    Pending(u64, oneshot::Receiver<Appended>),
+    Refused(wire::Refusal),
+}
+
+impl Gate {
+    pub(crate) fn new(
+        registry: Arc<Registry>,
+        log: Arc<dyn Log>,
+        commits: mpsc::Sender<Request>,
+        metrics: Arc<Metrics>,
+        oldest: Duration,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            registry,
+            log,
+            commits,
+            metrics,
+            oldest,
+            connected: Mutex::default(),
+            stop,
+        }
+    }
+
+    /// Asks an agent to probe a target at once.
+    pub(crate) fn probe_now(
+        &self,
+        agent: &AgentId,
+        target: &TargetName,
+    ) -> Result<(), CommandError> {
+        let command = wire::Command {
+            kind: Some(wire::command::Kind::ProbeNow(wire::ProbeNow {
+                target: target.to_string(),
+            })),
+        };
+        let connected = self.connected();
+        let stream = connected.get(agent).ok_or(CommandError::NotConnected)?;
+        stream
+            .send
+            .try_send(Ok(message(collector_message::Kind::Command(command))))
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => CommandError::Busy,
+                mpsc::error::TrySendError::Closed(_) => CommandError::NotConnected,
+            })
+    }
+
+    fn connected(&self) -> MutexGuard<'_, HashMap<AgentId, Connected>> {
+        self.connected
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Checks an entry against everything that an entry must hold.
+    fn check(&self, speaker: &Speaker, entry: wire::Entry) -> Result<Entry, Invalid> {
+        let boot = if entry.boot.is_empty() {
+            speaker.boot
+        } else {
+            entry.boot[..].try_into()?
+        };
+        if entry.seq == 0 {
+            return Err(Invalid::new("seq", 0, "not a sequence", "count from 1"));
+        }
+        let bytes = entry.heartbeat.len();
+        if bytes > MAX_HEARTBEAT_BYTES {
+            return Err(Invalid::new(
+                "heartbeat",
+                format!("{bytes} bytes"),
+                "too long",
+                format!("send at most {MAX_HEARTBEAT_BYTES} bytes"),
+            ));
+        }
+        let decoded = wire::Heartbeat::decode(entry.heartbeat.clone()).map_err(|error| {
+            Invalid::new(
+                "heartbeat",
+                format!("{bytes} bytes"),
+                format!("not a Heartbeat ({error})"),
+                "send what denyut.proto describes",
+            )
+        })?;
+        let heartbeat = Heartbeat::try_from(decoded).map_err(|error| error.within("heartbeat"))?;
+        self.check_times(&heartbeat, SystemTime::now().into())?;
+        Ok(Entry {
+            office: speaker.office.office.clone(),
+            agent: speaker.agent.clone(),
+            boot,
+            seq: entry.seq,
+            heartbeat: entry.heartbeat,
+        })
+    }
+
+    fn check_times(&self, heartbeat: &Heartbeat, now: UnixMillis) -> Result<(), Invalid> {
+        let (oldest, latest) = (now - self.oldest, now + AHEAD_MAX);
+        let samples = heartbeat.samples.iter().flat_map(|target| {
+            let times = target.samples.iter().map(|sample| sample.at);
+            times.map(|at| (format!("heartbeat.samples[{}].at", target.target), at))
+        });
+        for (field, at) in std::iter::once(("heartbeat.at".to_owned(), heartbeat.at)).chain(samples)
+        {
+            if at > latest {
+                return Err(Invalid::new(
+                    field,
+                    at,
+                    format!("ahead of the collector's clock ({now})"),
+                    "set the office machine's clock (enable time synchronisation)",
+                ));
+            }
+            if at < oldest {
+                return Err(Invalid::new(
+                    field,
+                    at,
+                    format!(
+                        "older than what is kept ({} days)",
+                        self.oldest.as_secs() / 86_400
+                    ),
+                    "set the office machine's clock, or raise `retention.raw` in the collector's configuration",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Who is at the other end.
+struct Speaker<'a> {
+    agent: AgentId,
+    boot: BootId,
+    office: &'a Agent,
+}
+
+/// The service as tonic calls it.
+struct Service(Arc<Gate>);
+
+#[tonic::async_trait]
+impl Ingest for Service {
+    type StreamStream = ReceiverStream<Result<CollectorMessage, Status>>;
+
+    async fn stream(
+        &self,
+        call: Call<Streaming<AgentMessage>>,
+    ) -> Result<Response<Self::StreamStream>, Status> {
+        let identity = peer_identity(&call)?;
+        let peer = call.remote_addr();
+        let (send, outbound) = mpsc::channel(OUTBOUND);
+        let gate = Arc::clone(&self.0);
+        // Ends with the connection, or with the gate's token.
+        tokio::spawn(async move {
+            if let Err(status) = converse(&gate, identity, peer, call.into_inner(), &send).await {
+                warn!(peer = ?peer, code = ?status.code(), reason = %status.message(), "a stream ended");
+                gate.metrics.broken_streams.inc();
+                // If it cannot be told, it is gone.
+                send.send(Err(status)).await.ok();
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(outbound)))
+    }
+}
+
+async fn converse(
+    gate: &Arc<Gate>,
+    identity: Option<AgentId>,
+    peer: Option<SocketAddr>,
+    mut inbound: Streaming<AgentMessage>,
+    send: &mpsc::Sender<Result<CollectorMessage, Status>>,
+) -> Result<(), Status> {
+    let first = tokio::time::timeout(HELLO_WITHIN, inbound.message())
+        .await
+        .map_err(|_| Status::deadline_exceeded(format!("no Hello within {HELLO_WITHIN:?}")))??;
+    let Some(AgentMessage {
+        kind: Some(agent_message::Kind::Hello(hello)),
+    }) = first
+    else {
+        gate.metrics.refused_hellos.inc();
+        return Err(Status::invalid_argument(
+            "the first message must be a Hello",
+        ));
+    };
+    let speaker = greet(gate, identity.as_ref(), &hello).inspect_err(|_| {
+        gate.metrics.refused_hellos.inc();
+    })?;
+
+    let configuration = speaker.office.configuration();
+    let welcome = wire::Welcome {
+        protocol: PROTOCOL,
+        office: speaker.office.office.to_string(),
+        office_name: gate
+            .registry
+            .offices
+            .get(&speaker.office.office)
+            .map(|office| office.name.clone())
+            .unwrap_or_default(),
+        wall_ms: UnixMillis::from(SystemTime::now()).0,
+        durable: gate.log.highest(&speaker.agent, speaker.boot),
+    };
+    tell(send, collector_message::Kind::Welcome(welcome)).await?;
+    if configuration.revision != hello.configuration_revision {
+        tell(send, collector_message::Kind::Configuration(configuration)).await?;
+    }
+
+    let registration = Registration::new(gate, &speaker.agent, send.clone());
+    let spool = hello.spool.unwrap_or_default();
+    info!(agent = %speaker.agent, office = %speaker.office.office, peer = ?peer, version = %hello.version, boot = %speaker.boot,
+        waiting = spool.next.saturating_sub(spool.first), dropped = spool.dropped, "an agent connected");
+    let (verdicts, verdicts_rx) = mpsc::channel(UNACKED);
+    let (read, acknowledged) = tokio::join!(
+        read_entries(gate, &speaker, inbound, verdicts, &registration.superseded),
+        acknowledge(gate, send, verdicts_rx),
+    );
+    info!(agent = %speaker.agent, "an agent left");
+    read.and(acknowledged)
+}
+
+/// Checks the Hello: the version, the name, that it is registered, and that the certificate says the same.
+fn greet<'a>(
+    gate: &'a Gate,
+    identity: Option<&AgentId>,
+    hello: &wire::Hello,
+) -> Result<Speaker<'a>, Status> {
+    let invalid = |error: Invalid| Status::invalid_argument(error.within("hello").to_string());
+    if hello.protocol != PROTOCOL {
+        return Err(Status::failed_precondition(format!(
+            "`hello.protocol` = `{}`: this collector speaks {PROTOCOL}; update the older of the two",
+            hello.protocol
+        )));
+    }
+    let agent: AgentId = hello.agent.parse().map_err(invalid)?;
+    if let Some(identity) = identity
+        && *identity != agent
+    {
+        return Err(Status::permission_denied(format!(
+            "`hello.agent` = `{agent}`: the certificate is `{identity}`'s; set `agent` to that, or use {agent}'s certificate"
+        )));
+    }
+    let office = gate.registry.agents.get(&agent).ok_or_else(|| {
+        Status::permission_denied(format!(
+            "`hello.agent` = `{agent}`: unknown agent; add it to `agents` of its [[office]] in the collector's configuration and restart the collector"
+        ))
+    })?;
+    let boot = hello.boot[..].try_into().map_err(invalid)?;
+    Ok(Speaker {
+        agent,
+        boot,
+        office,
+    })
+}
+
+async fn read_entries(
+    gate: &Gate,
+    speaker: &Speaker<'_>,
+    mut inbound: Streaming<AgentMessage>,
+    verdicts: mpsc::Sender<Verdict>,
+    superseded: &CancellationToken,
+) -> Result<(), Status> {
+    loop {
+        let received = tokio::select! {
+            received = inbound.message() => received,
+            () = superseded.cancelled() => {
+                return Err(Status::aborted("another stream of this agent is open; is its identity used on two machines?"));
+            }
+            () = gate.stop.cancelled() => return Err(Status::unavailable("the collector stops")),
+        };
+        let entry = match received? {
+            None => return Ok(()),
+            Some(AgentMessage {
+                kind: Some(agent_message::Kind::Entry(entry)),
+            }) => entry,
+            Some(AgentMessage {
+                kind: Some(agent_message::Kind::Hello(_)),
+            }) => return Err(Status::invalid_argument("a second Hello on one stream")),
+            // From a newer agent: nothing this version could do with it.
+            Some(AgentMessage { kind: None }) => continue,
+        };
+        let seq = entry.seq;
+        let verdict = match gate.check(speaker, entry) {
+            Ok(entry) => {
+                let (done, durable) = oneshot::channel();
+                if gate.commits.send(Request { entry, done }).await.is_err() {
+                    return Err(Status::unavailable("the collector stops"));
+                }
+                Verdict::Pending(seq, durable)
+            }
+            Err(error) => {
+                warn!(agent = %speaker.agent, seq, %error, "a heartbeat is refused");
+                let field = error.field.split('[').next().unwrap_or_default().to_owned();
+                gate.metrics.refused.get_or_create(&Field { field }).inc();
+                Verdict::Refused(wire::Refusal {
+                    seq,
+                    field: error.field,
+                    value: error.value,
+                    fix: format!("{}; {}", error.problem, error.fix),
+                })
+            }
+        };
+        if verdicts.send(verdict).await.is_err() {
+            return Ok(()); // the other half says why
+        }
+    }
+}
+
+/// Tells the agent, in order, what is durable; one acknowledgement for as many as are ready.
+async fn acknowledge(
+    gate: &Gate,
+    send: &mpsc::Sender<Result<CollectorMessage, Status>>,
+    mut verdicts: mpsc::Receiver<Verdict>,
+) -> Result<(), Status> {
+    while let Some(verdict) = verdicts.recv().await {
+        let seq = match verdict {
+            Verdict::Refused(refusal) => {
+                let seq = refusal.seq;
+                tell(send, collector_message::Kind::Refusal(refusal)).await?;
+                seq
+            }
+            Verdict::Pending(seq, durable) => {
+                match durable.await {
+                    Ok(Appended::New) => gate.metrics.entries.inc(),
+                    Ok(Appended::Duplicate) => gate.metrics.duplicates.inc(),
+                    Err(_) => {
+                        return Err(Status::unavailable("the collector cannot write its log"));
+                    }
+                };
+                seq
+            }
+        };
+        // While more is waiting, its acknowledgement will cover this one.
+        if verdicts.is_empty() || seq.is_multiple_of(16) {
+            tell(send, collector_message::Kind::Ack(wire::Ack { seq })).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn tell(
+    send: &mpsc::Sender<Result<CollectorMessage, Status>>,
+    kind: collector_message::Kind,
+) -> Result<(), Status> {
+    send.send(Ok(message(kind)))
+        .await
+        .map_err(|_| Status::cancelled("the agent went away"))
+}
+
+fn message(kind: collector_message::Kind) -> CollectorMessage {
+    CollectorMessage { kind: Some(kind) }
+}
+
+/// A stream's place among the connected; given up when dropped.
+struct Registration<'a> {
+    gate: &'a Gate,
+    agent: AgentId,
+    id: u64,
+    superseded: CancellationToken,
+}
+
+impl<'a> Registration<'a> {
+    fn new(
+        gate: &'a Gate,
+        agent: &AgentId,
+        send: mpsc::Sender<Result<CollectorMessage, Status>>,
+    ) -> Self {
+        let superseded = CancellationToken::new();
+        let mut connected = gate.connected();
+        let id = connected.get(agent).map_or(0, |old| {
+            old.superseded.cancel();
+            old.id + 1
+        });
+        let stream = Connected {
+            id,
+            send,
+            superseded: superseded.clone(),
+        };
+        connected.insert(agent.clone(), stream);
+        gate.metrics
+            .streams
+            .set(i64::try_from(connected.len()).unwrap_or(i64::MAX));
+        Self {
+            gate,
+            agent: agent.clone(),
+            id,
+            superseded,
+        }
+    }
+}
+
+impl Drop for Registration<'_> {
+    fn drop(&mut self) {
+        let mut connected = self.gate.connected();
+        if connected
+            .get(&self.agent)
+            .is_some_and(|stream| stream.id == self.id)
+        {
+            connected.remove(&self.agent);
+        }
+        self.gate
+            .metrics
+            .streams
+            .set(i64::try_from(connected.len()).unwrap_or(i64::MAX));
+    }
+}
+
+/// The agent that the client's certificate names, by its SAN `spiffe://denyut/agent/<id>`; `None` without TLS.
+fn peer_identity<T>(call: &Call<T>) -> Result<Option<AgentId>, Status> {
+    let Some(certificates) = call.peer_certs() else {
+        return Ok(None);
+    };
+    let refused = |what: &str| Status::unauthenticated(format!("the client certificate {what}"));
+    let leaf = certificates.first().ok_or_else(|| refused("is missing"))?;
+    let (_, parsed) =
+        x509_parser::parse_x509_certificate(leaf).map_err(|_| refused("cannot be read"))?;
+    let names = parsed
+        .subject_alternative_name()
+        .map_err(|_| refused("cannot be read"))?
+        .map(|extension| extension.value.general_names.as_slice())
+        .unwrap_or_default();
+    names
+        .iter()
+        .find_map(|name| match name {
+            x509_parser::extensions::GeneralName::URI(uri) => {
+                uri.strip_prefix("spiffe://denyut/agent/")?.parse().ok()
+            }
+            _ => None,
+        })
+        .map(Some)
+        .ok_or_else(|| {
+            refused("names no agent: its SAN must hold the URI spiffe://denyut/agent/<id>")
+        })
+}
+
+/// Serves agents on `listener` until the gate's token is cancelled.
+pub(crate) async fn serve(
+    gate: Arc<Gate>,
+    listener: TcpListener,
+    tls: Option<&TlsFiles>,
+    page: SocketAddr,
+) -> anyhow::Result<()> {
+    let mut server = Server::builder()
+        // HTTP/1 only to tell who comes by it that this is the wrong door.
+        .accept_http1(true)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .tcp_nodelay(true);
+    if let Some(files) = tls {
+        let read = |path: &std::path::Path| {
+            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+        };
+        let config = ServerTlsConfig::new()
+            .identity(Identity::from_pem(
+                read(&files.certificate)?,
+                read(&files.key)?,
+            ))
+            .client_ca_root(Certificate::from_pem(read(&files.client_ca)?));
+        server = server
+            .tls_config(config)
+            .context("`ingest.certificate`, `key` and `client_ca` do not fit together")?;
+    }
+    let stop = gate.stop.clone();
+    let service = IngestServer::new(Service(gate)).max_decoding_message_size(MESSAGE_MAX);
+    let wrong_door = move || async move {
+        (
+            axum::http::StatusCode::NOT_FOUND,
+            format!(
+                "This port speaks gRPC with denyut agents. The page and the API are at http://{page}/\n"
+            ),
+        )
+    };
+    let routes = Routes::new(service).into_axum_router().fallback(wrong_door);
+    server
+        .add_routes(Routes::from(routes))
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.cancelled_owned())
+        .await
+        .context("the agents' port failed")
+}

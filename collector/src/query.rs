@@ -1,0 +1,461 @@
+//! What people and programs ask: read-only views over registry, state and history.
+
+use crate::detect::{Agent, Link, Phase, Presence};
+use crate::history::{History, LinkId};
+use crate::incident::Incident;
+use crate::registry::Registry;
+use crate::state::{State, get_json, keys, scan_json};
+use anyhow::Context;
+use denyut_proto::{AgentId, OfficeCode, Outcome, Sample, UnixMillis};
+use serde::{Deserialize, Serialize};
+use std::ops::Range;
+use std::sync::Arc;
+use utoipa::ToSchema;
+
+/// Answers queries. Methods block.
+pub(crate) struct Query {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) history: Arc<dyn History>,
+    pub(crate) state: Arc<dyn State>,
+}
+
+/// What is shown of a link, an agent or an office.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ShownState {
+    /// Nothing was ever heard.
+    Unknown,
+    /// The agent said goodbye; nobody looks, and nothing is wrong by that.
+    Closed,
+    Up,
+    /// Failing, not yet for long enough to be down.
+    Suspect,
+    /// Answering again, not yet for long enough to be up.
+    Recovering,
+    /// The agent is silent: nobody can tell.
+    Unobserved,
+    Down,
+}
+
+/// One office.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct OfficeView {
+    /// Official region code.
+    #[schema(value_type = String, example = "36.73.02")]
+    pub(crate) code: OfficeCode,
+    #[schema(example = "Cipocok Jaya")]
+    pub(crate) name: String,
+    /// The worst of its links and agents.
+    pub(crate) state: ShownState,
+    /// Since when (event time): the last change among its links and agents.
+    #[schema(value_type = Option<i64>)]
+    pub(crate) since_ms: Option<UnixMillis>,
+    /// Number of the open incident.
+    pub(crate) incident: Option<u64>,
+    pub(crate) agents: Vec<AgentView>,
+    pub(crate) links: Vec<LinkView>,
+}
+
+/// One agent.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct AgentView {
+    #[schema(value_type = String, example = "cipocok-jaya-1")]
+    pub(crate) agent: AgentId,
+    /// `up`, `unobserved` (silent), `closed` or `unknown`.
+    pub(crate) state: ShownState,
+    #[schema(value_type = Option<i64>)]
+    pub(crate) since_ms: Option<UnixMillis>,
+    /// Event time of its last heartbeat.
+    #[schema(value_type = Option<i64>)]
+    pub(crate) last_ms: Option<UnixMillis>,
+    /// The default gateway of its machine; `none` when it has none.
+    pub(crate) gateway: Option<String>,
+}
+
+/// One link: one target as one agent sees it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct LinkView {
+    #[schema(value_type = String)]
+    pub(crate) office: OfficeCode,
+    #[schema(value_type = String)]
+    pub(crate) agent: AgentId,
+    #[schema(value_type = String, example = "server")]
+    pub(crate) target: String,
+    /// `gateway`, `server`, `uplink`, `dns`, `central` or `collector`.
+    pub(crate) role: Option<&'static str>,
+    #[schema(example = "tcp://10.36.73.2:443")]
+    pub(crate) probe: String,
+    pub(crate) interval_ms: u64,
+    pub(crate) state: ShownState,
+    /// Since when it is up or down, unobserved or closed (event time).
+    #[schema(value_type = Option<i64>)]
+    pub(crate) since_ms: Option<UnixMillis>,
+    #[schema(value_type = Option<i64>)]
+    pub(crate) last_ms: Option<UnixMillis>,
+    /// Round-trip time of the last sample, if it was answered.
+    pub(crate) last_rtt_us: Option<u32>,
+    /// Why the last sample failed, if it did (`timeout`, `http_status=502`, …).
+    pub(crate) last_failure: Option<String>,
+}
+
+/// One sample.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct SampleView {
+    /// Event time.
+    #[schema(value_type = i64)]
+    pub(crate) at_ms: UnixMillis,
+    /// Round-trip time, if it was answered.
+    pub(crate) rtt_us: Option<u32>,
+    /// Why it failed, if it did.
+    pub(crate) failure: Option<String>,
+}
+
+/// All samples of a stretch of time, in numbers.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct BucketView {
+    /// Its beginning (event time).
+    #[schema(value_type = i64)]
+    pub(crate) from_ms: UnixMillis,
+    /// Samples that were answered.
+    pub(crate) ok: u32,
+    /// Samples that failed.
+    pub(crate) failed: u32,
+    /// Samples that the agent could not take; they say nothing of the link.
+    pub(crate) unobserved: u32,
+    /// Least, median, 95th percentile (nearest rank) and greatest RTT of the answered ones.
+    pub(crate) rtt_us: Option<RttView>,
+}
+
+/// RTTs in µs.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RttView {
+    pub(crate) min: u32,
+    pub(crate) median: u32,
+    pub(crate) p95: u32,
+    pub(crate) max: u32,
+}
+
+impl Query {
+    pub(crate) fn offices(&self) -> anyhow::Result<Vec<OfficeView>> {
+        self.registry
+            .offices
+            .keys()
+            .map(|code| self.office(code))
+            .filter_map(Result::transpose)
+            .collect()
+    }
+
+    /// One office; `None` if it is not registered.
+    pub(crate) fn office(&self, code: &OfficeCode) -> anyhow::Result<Option<OfficeView>> {
+        let Some(office) = self.registry.offices.get(code) else {
+            return Ok(None);
+        };
+        let mut agents = Vec::new();
+        let mut links = Vec::new();
+        for (id, registered) in &self.registry.agents {
+            if registered.office != *code {
+                continue;
+            }
+            let agent: Option<Agent> = get_json(&*self.state, &keys::agent(id))?;
+            links.extend(self.links_of(code, id, agent.as_ref())?);
+            agents.push(AgentView::of(id.clone(), agent.as_ref()));
+        }
+        links.sort_by_key(|link| (link.role_order(), link.target.clone(), link.agent.clone()));
+        let agent_states = agents.iter().map(|agent| match agent.state {
+            // Present, but what it sees is what counts.
+            ShownState::Up => ShownState::Unknown,
+            other => other,
+        });
+        let state = links
+            .iter()
+            .map(|link| link.state)
+            .chain(agent_states)
+            .max()
+            .unwrap_or(ShownState::Unknown);
+        let changes = links
+            .iter()
+            .map(|link| link.since_ms)
+            .chain(agents.iter().map(|agent| agent.since_ms));
+        Ok(Some(OfficeView {
+            code: code.clone(),
+            name: office.name.clone(),
+            state,
+            since_ms: changes.flatten().max(),
+            incident: get_json(&*self.state, &keys::open(code))?,
+            agents,
+            links,
+        }))
+    }
+
+    /// One link; `None` if it is not known.
+    pub(crate) fn link(&self, id: &LinkId) -> anyhow::Result<Option<LinkView>> {
+        let agent: Option<Agent> = get_json(&*self.state, &keys::agent(&id.agent))?;
+        let link: Option<Link> = get_json(&*self.state, &keys::link(id))?;
+        let (Some(agent), Some(link)) = (agent, link) else {
+            return Ok(None);
+        };
+        Ok(Some(LinkView::of(&agent.office, id, &link, &agent)))
+    }
+
+    fn links_of(
+        &self,
+        office: &OfficeCode,
+        id: &AgentId,
+        agent: Option<&Agent>,
+    ) -> anyhow::Result<Vec<LinkView>> {
+        let Some(agent) = agent else {
+            return Ok(Vec::new());
+        };
+        scan_json::<Link>(&*self.state, &keys::links_of(id))?
+            .into_iter()
+            .map(|(key, link)| {
+                let id = keys::parse_link(&key)
+                    .with_context(|| format!("the state holds a key that makes no sense: {key}"))?;
+                Ok(LinkView::of(office, &id, &link, agent))
+            })
+            .collect()
+    }
+
+    /// The newest `most` incidents, newest first; only the open ones, or only one office's, if asked so.
+    pub(crate) fn incidents(
+        &self,
+        open_only: bool,
+        office: Option<&OfficeCode>,
+        most: usize,
+    ) -> anyhow::Result<Vec<Incident>> {
+        let wanted = |incident: &Incident| office.is_none_or(|office| incident.office == *office);
+        let mut incidents: Vec<Incident> = if open_only {
+            let mut open = Vec::new();
+            for (_, number) in scan_json::<u64>(&*self.state, keys::OPEN)? {
+                // Resolved in between: no longer open.
+                open.extend(
+                    self.incident(number)?
+                        .filter(|incident| incident.resolved_ms.is_none()),
+                );
+            }
+            open
+        } else {
+            scan_json::<Incident>(&*self.state, keys::INCIDENTS)?
+                .into_iter()
+                .map(|(_, incident)| incident)
+                .collect()
+        };
+        incidents.retain(wanted);
+        incidents.sort_by_key(|incident| std::cmp::Reverse(incident.number));
+        incidents.truncate(most);
+        Ok(incidents)
+    }
+
+    pub(crate) fn incident(&self, number: u64) -> anyhow::Result<Option<Incident>> {
+        get_json(&*self.state, &keys::incident(number))
+    }
+
+    /// The link's samples, oldest first; at most `most`, and whether there are more.
+    pub(crate) fn samples(
+        &self,
+        link: &LinkId,
+        range: Range<UnixMillis>,
+        most: usize,
+    ) -> anyhow::Result<(Vec<SampleView>, bool)> {
+        let mut samples = Vec::new();
+        let mut more = false;
+        self.history.visit(link, range, &mut |sample| {
+            more = samples.len() == most;
+            if !more {
+                samples.push(SampleView::of(sample));
+            }
+            !more
+        })?;
+        Ok((samples, more))
+    }
+
+    /// The link's samples in steps of `step_ms`, aligned to multiples of it; empty steps are left out.
+    pub(crate) fn buckets(
+        &self,
+        link: &LinkId,
+        range: Range<UnixMillis>,
+        step_ms: i64,
+    ) -> anyhow::Result<Vec<BucketView>> {
+        let mut buckets: Vec<BucketView> = Vec::new();
+        let mut rtts: Vec<u32> = Vec::new();
+        self.history.visit(link, range, &mut |sample| {
+            let from = UnixMillis(sample.at.0 - sample.at.0.rem_euclid(step_ms));
+            if buckets.last().is_none_or(|last| last.from_ms != from) {
+                if let Some(last) = buckets.last_mut() {
+                    last.rtt_us = RttView::of(&mut rtts);
+                }
+                buckets.push(BucketView {
+                    from_ms: from,
+                    ok: 0,
+                    failed: 0,
+                    unobserved: 0,
+                    rtt_us: None,
+                });
+            }
+            if let Some(bucket) = buckets.last_mut() {
+                match sample.outcome {
+                    Outcome::Ok { rtt_us } => {
+                        bucket.ok += 1;
+                        rtts.push(rtt_us);
+                    }
+                    Outcome::Failed(failure) if failure.reason.is_local() => bucket.unobserved += 1,
+                    Outcome::Failed(_) => bucket.failed += 1,
+                }
+            }
+            true
+        })?;
+        if let Some(last) = buckets.last_mut() {
+            last.rtt_us = RttView::of(&mut rtts);
+        }
+        Ok(buckets)
+    }
+}
+
+impl AgentView {
+    fn of(id: AgentId, agent: Option<&Agent>) -> Self {
+        let state = agent.map_or(ShownState::Unknown, |agent| match agent.presence {
+            Presence::Present => ShownState::Up,
+            Presence::Silent => ShownState::Unobserved,
+            Presence::Closed => ShownState::Closed,
+        });
+        Self {
+            agent: id,
+            state,
+            since_ms: agent.map(|agent| agent.since),
+            last_ms: agent.map(|agent| agent.last_at),
+            gateway: agent.and_then(|agent| agent.gateway.clone()),
+        }
+    }
+}
+
+impl LinkView {
+    fn of(office: &OfficeCode, id: &LinkId, link: &Link, agent: &Agent) -> Self {
+        let (state, since_ms) = match (agent.presence, link.phase) {
+            (Presence::Silent, _) => (ShownState::Unobserved, Some(agent.since)),
+            (Presence::Closed, _) => (ShownState::Closed, Some(agent.since)),
+            (Presence::Present, Phase::Unknown) => (ShownState::Unknown, None),
+            (Presence::Present, Phase::Up) => (ShownState::Up, link.since),
+            (Presence::Present, Phase::Suspect) => (ShownState::Suspect, link.since),
+            (Presence::Present, Phase::Recovering) => (ShownState::Recovering, link.since),
+            (Presence::Present, Phase::Down) => (ShownState::Down, link.since),
+        };
+        Self {
+            office: office.clone(),
+            agent: id.agent.clone(),
+            target: id.target.to_string(),
+            role: link.role.map(denyut_proto::Role::as_str),
+            probe: link.probe.clone(),
+            interval_ms: link.interval_ms,
+            state,
+            since_ms,
+            last_ms: link.last_at,
+            last_rtt_us: link.last_rtt_us,
+            last_failure: link.failure().map(|failure| failure.to_string()),
+        }
+    }
+
+    /// The order of the path to the outside.
+    fn role_order(&self) -> usize {
+        let roles = denyut_proto::Role::ALL;
+        roles
+            .iter()
+            .position(|role| Some(role.as_str()) == self.role)
+            .unwrap_or(roles.len())
+    }
+}
+
+impl SampleView {
+    pub(crate) fn of(sample: Sample) -> Self {
+        let (rtt_us, failure) = match sample.outcome {
+            Outcome::Ok { rtt_us } => (Some(rtt_us), None),
+            Outcome::Failed(failure) => (None, Some(failure.to_string())),
+        };
+        Self {
+            at_ms: sample.at,
+            rtt_us,
+            failure,
+        }
+    }
+}
+
+impl RttView {
+    /// Empties `rtts`; `None` if it was empty.
+    fn of(rtts: &mut Vec<u32>) -> Option<Self> {
+        rtts.sort_unstable();
+        let view = match rtts[..] {
+            [min, .., max] => Some(Self {
+                min,
+                median: rtts[(rtts.len() - 1) / 2],
+                // Nearest rank: the smallest that at least 95 % are not above.
+                p95: rtts[(rtts.len() * 95).div_ceil(100) - 1],
+                max,
+            }),
+            [only] => Some(Self {
+                min: only,
+                median: only,
+                p95: only,
+                max: only,
+            }),
+            [] => None,
+        };
+        rtts.clear();
+        view
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Engine;
+    use crate::history::EmbeddedHistory;
+    use crate::state::EmbeddedState;
+    use denyut_proto::Reason;
+
+    #[test]
+    fn buckets_are_aligned_and_exact() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let engine = Arc::new(Engine::open(dir.path()).expect("opens"));
+        let history = EmbeddedHistory::open(&engine).expect("opens");
+        let link = LinkId {
+            agent: "a".parse().expect("an id"),
+            target: "t".parse().expect("a name"),
+        };
+        // RTT 1..=20 µs in the first bucket (one per 50 ms), one timeout and one local failure in the third.
+        let mut samples: Vec<Sample> = (1..=20u32)
+            .map(|i| Sample {
+                at: UnixMillis(1_000 + i64::from(i) * 49),
+                outcome: Outcome::Ok { rtt_us: 21 - i },
+            })
+            .collect();
+        for (at, reason) in [(3_000, Reason::Timeout), (3_999, Reason::NotPermitted)] {
+            samples.push(Sample {
+                at: UnixMillis(at),
+                outcome: Outcome::Failed(reason.into()),
+            });
+        }
+        history.append(&link, &samples).expect("appends");
+        let query = Query {
+            registry: Arc::default(),
+            history: Arc::new(history),
+            state: Arc::new(EmbeddedState::open(&engine).expect("opens")),
+        };
+        let buckets = query
+            .buckets(&link, UnixMillis(0)..UnixMillis(9_000), 1_000)
+            .expect("reads");
+        assert_eq!(
+            serde_json::to_value(&buckets).expect("JSON"),
+            serde_json::json!([
+                {"from_ms": 1000, "ok": 20, "failed": 0, "unobserved": 0, "rtt_us": {"min": 1, "median": 10, "p95": 19, "max": 20}},
+                {"from_ms": 3000, "ok": 0, "failed": 1, "unobserved": 1, "rtt_us": null},
+            ])
+        );
+        let (some, more) = query
+            .samples(&link, UnixMillis(0)..UnixMillis(9_000), 21)
+            .expect("reads");
+        assert_eq!((some.len(), more), (21, true));
+        let (all, more) = query
+            .samples(&link, UnixMillis(0)..UnixMillis(9_000), 22)
+            .expect("reads");
+        assert_eq!((all.len(), more), (22, false));
+    }
+}

@@ -1,0 +1,78 @@
+//! The state: small things by key, changed atomically.
+
+mod embedded;
+pub(crate) mod keys;
+
+pub(crate) use embedded::EmbeddedState;
+
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Several keys that change together or not at all.
+#[derive(Debug, Default)]
+pub(crate) struct Change {
+    /// The change happens only if each of these keys holds this now (`None`: nothing).
+    pub(crate) expect: Vec<(String, Option<Vec<u8>>)>,
+    pub(crate) put: Vec<(String, Vec<u8>)>,
+    pub(crate) delete: Vec<String>,
+}
+
+impl Change {
+    /// Puts a value as JSON.
+    pub(crate) fn put_json(&mut self, key: String, value: &impl Serialize) -> anyhow::Result<()> {
+        self.put.push((key, serde_json::to_vec(value)?));
+        Ok(())
+    }
+}
+
+/// Why a change did not happen.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StateError {
+    /// A key does not hold what the change expects; read again and decide anew.
+    #[error("`{key}` was changed by somebody else")]
+    Conflict {
+        /// The key.
+        key: String,
+    },
+    #[error(transparent)]
+    Store(#[from] anyhow::Error),
+}
+
+/// The promise: a change is seen whole or not at all, also after a crash. It is durable after the engine's
+/// next sync; until then a crash may undo the last changes, newest first. Methods block.
+pub(crate) trait State: Send + Sync {
+    fn get(&self, key: &str) -> anyhow::Result<Option<Vec<u8>>>;
+
+    /// All keys that begin with `prefix`, ascending.
+    fn scan(&self, prefix: &str) -> anyhow::Result<Vec<(String, Vec<u8>)>>;
+
+    fn apply(&self, change: Change) -> Result<(), StateError>;
+}
+
+/// Reads a JSON value.
+pub(crate) fn get_json<T: DeserializeOwned>(
+    state: &dyn State,
+    key: &str,
+) -> anyhow::Result<Option<T>> {
+    state.get(key)?.map(|value| parse(key, &value)).transpose()
+}
+
+/// Reads all JSON values whose keys begin with `prefix`.
+pub(crate) fn scan_json<T: DeserializeOwned>(
+    state: &dyn State,
+    prefix: &str,
+) -> anyhow::Result<Vec<(String, T)>> {
+    state
+        .scan(prefix)?
+        .into_iter()
+        .map(|(key, value)| {
+            let value = parse(&key, &value)?;
+            Ok((key, value))
+        })
+        .collect()
+}
+
+fn parse<T: DeserializeOwned>(key: &str, value: &[u8]) -> anyhow::Result<T> {
+    use anyhow::Context;
+    serde_json::from_slice(value)
+        .with_context(|| format!("the state is damaged, or of a newer version: `{key}`"))
+}

@@ -1,0 +1,166 @@
+//! The page. Plain files, compiled in; what they show, they ask of the public API.
+
+use axum::Router;
+use axum::http::header;
+use axum::routing::get;
+
+/// Path, media type, content.
+const FILES: &[(&str, &str, &str)] = &[
+    (
+        "/",
+        "text/html; charset=utf-8",
+        include_str!("static/index.html"),
+    ),
+    (
+        "/app.js",
+        "text/javascript; charset=utf-8",
+        include_str!("static/app.js"),
+    ),
+    (
+        "/plot.js",
+        "text/javascript; charset=utf-8",
+        include_str!("static/plot.js"),
+    ),
+    (
+        "/text.js",
+        "text/javascript; charset=utf-8",
+        include_str!("static/text.js"),
+    ),
+    (
+        "/style.css",
+        "text/css; charset=utf-8",
+        include_str!("static/style.css"),
+    ),
+    (
+        "/icon.svg",
+        "image/svg+xml",
+        include_str!("static/icon.svg"),
+    ),
+    (
+        "/text/id.json",
+        "application/json",
+        include_str!("static/id.json"),
+    ),
+    (
+        "/text/en.json",
+        "application/json",
+        include_str!("static/en.json"),
+    ),
+];
+
+/// The page's routes, for any state.
+pub(crate) fn routes() -> Router {
+    FILES
+        .iter()
+        .fold(Router::new(), |router, (path, kind, content)| {
+            let headers = [
+                (header::CONTENT_TYPE, *kind),
+                (header::CACHE_CONTROL, "no-cache"),
+            ];
+            router.route(path, get(move || async move { (headers, *content) }))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::FILES;
+    use crate::incident::{Cause, RevisionReason};
+    use crate::query::ShownState;
+    use denyut_proto::{Reason, Role};
+    use std::collections::BTreeSet;
+
+    fn catalogue(language: &str) -> serde_json::Map<String, serde_json::Value> {
+        let path = format!("/text/{language}.json");
+        let (_, _, text) = FILES
+            .iter()
+            .find(|(p, ..)| *p == path)
+            .expect("a catalogue");
+        serde_json::from_str(text).expect("JSON")
+    }
+
+    fn keys(language: &str) -> BTreeSet<String> {
+        catalogue(language).keys().cloned().collect()
+    }
+
+    #[test]
+    fn both_languages_say_everything() {
+        assert_eq!(keys("id"), keys("en"));
+        for language in ["id", "en"] {
+            for (key, text) in catalogue(language) {
+                assert!(
+                    text.as_str().is_some_and(|text| !text.trim().is_empty()),
+                    "{language}: {key}"
+                );
+            }
+        }
+    }
+
+    /// Every text that the scripts and the page ask for by name, and every value of the API that they translate, exists; and none
+    /// is left over.
+    #[test]
+    fn every_text_exists_and_is_used() {
+        use Cause as C;
+        use RevisionReason as R;
+        use ShownState as S;
+        let causes = [
+            C::Lan,
+            C::Server,
+            C::Uplink,
+            C::Dns,
+            C::Central,
+            C::Collector,
+            C::Several,
+            C::Unreachable,
+            C::Unknown,
+        ];
+        let reasons = [
+            R::LinkDown,
+            R::LinkUp,
+            R::LinkRemoved,
+            R::AgentSilent,
+            R::AgentBack,
+            R::AgentClosed,
+        ];
+        let states = [
+            S::Unknown,
+            S::Closed,
+            S::Up,
+            S::Suspect,
+            S::Recovering,
+            S::Unobserved,
+            S::Down,
+        ];
+        let name = |value: serde_json::Result<serde_json::Value>| {
+            value.expect("JSON").as_str().expect("a name").to_owned()
+        };
+        let mut wanted = BTreeSet::new();
+        wanted.extend(Reason::ALL.iter().map(|v| format!("reason.{}", v.as_str())));
+        wanted.extend(Role::ALL.iter().map(|v| format!("role.{}", v.as_str())));
+        wanted.extend(causes.map(|v| format!("cause.{}", name(serde_json::to_value(v)))));
+        wanted.extend(reasons.map(|v| format!("revision.{}", name(serde_json::to_value(v)))));
+        wanted.extend(states.map(|v| format!("state.{}", name(serde_json::to_value(v)))));
+        let known = keys("id");
+        let mut by_name = 0;
+        for (_, _, content) in FILES.iter().filter(|(_, kind, _)| !kind.contains("json")) {
+            let between_quotes = |part: &str| part.split('"').next().map(str::to_owned);
+            for mark in ["say(\"", "data-text=\""] {
+                for key in content.split(mark).skip(1).filter_map(between_quotes) {
+                    wanted.insert(key);
+                    by_name += 1;
+                }
+            }
+            // A key may also stand in a table or behind a condition.
+            wanted.extend(
+                content
+                    .split('"')
+                    .filter(|text| known.contains(*text))
+                    .map(str::to_owned),
+            );
+        }
+        assert!(
+            by_name > 20,
+            "the marks do not match the scripts: {by_name}"
+        );
+        assert_eq!(known, wanted);
+    }
+}

@@ -1,0 +1,328 @@
+// The page: reads offices and incidents from the API, draws them, and keeps them live from the event stream.
+
+import { STEP_MS, drawRtt, drawStrip, startOf } from "/plot.js";
+import { currentLanguage, failureText, lengthOf, rtt, say, timeAt, useLanguage } from "/text.js";
+
+// Worst first.
+const STATES = ["down", "unobserved", "recovering", "suspect", "unknown", "closed", "up"];
+// With more links than this, samples come by looking again now and then instead of one by one.
+const LIVE_LINKS_MAX = 600;
+const LOOK_AGAIN_MS = 30_000;
+const TAIL_EVERY_MS = 5_000;
+
+const offices = new Map(); // code → office as the API gives it
+const pictures = new Map(); // link key → { buckets, loading, drawnAt }
+let incidents = [];
+let past = [];
+let visible; // IntersectionObserver: pictures are drawn when they come into view
+let live = false;
+
+const element = (id) => document.getElementById(id);
+
+function make(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name === "class") made.className = value;
+    else if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else made.setAttribute(name, value);
+  }
+  made.append(...children);
+  return made;
+}
+
+async function ask(path) {
+  const answer = await fetch(path, { headers: { Accept: "application/json" } });
+  if (!answer.ok) {
+    const problem = await answer.json().catch(() => ({}));
+    throw new Error(problem.detail ?? `${answer.status} ${path}`);
+  }
+  return answer.json();
+}
+
+// ── Reading ────────────────────────────────────────────────────────────────
+
+async function readAll() {
+  const [all] = await Promise.all([ask("/api/v1/offices"), readIncidents()]);
+  offices.clear();
+  for (const office of all) offices.set(office.code, office);
+  renderOffices();
+}
+
+async function readIncidents() {
+  const all = await ask("/api/v1/incidents?limit=50");
+  const open = await ask("/api/v1/incidents?open=true&limit=1000");
+  incidents = open.sort((a, b) => a.opened_ms - b.opened_ms);
+  past = all.filter((incident) => incident.resolved_ms !== null).slice(0, 20);
+  renderIncidents();
+}
+
+// Several events at once become one reading.
+const pending = new Map();
+function soon(key, work, wait = 150) {
+  if (pending.has(key)) return;
+  pending.set(key, setTimeout(() => {
+    pending.delete(key);
+    work().catch(report);
+  }, wait));
+}
+
+async function readOffice(code) {
+  const office = await ask(`/api/v1/offices/${code}`);
+  offices.set(code, office);
+  renderOffice(office);
+  renderSummary();
+}
+
+// ── Pictures ───────────────────────────────────────────────────────────────
+
+const keyOf = (link) => `${link.office}/${link.agent}/${link.target}`;
+const pathOf = (link) => `/api/v1/offices/${link.office}/links/${link.agent}/${link.target}`;
+
+async function loadPicture(link, row) {
+  const key = keyOf(link);
+  const picture = pictures.get(key) ?? { buckets: [] };
+  pictures.set(key, picture);
+  const start = startOf(Date.now());
+  // What is there is final but for its last step.
+  const from = Math.max(start, picture.buckets.at(-1)?.from_ms ?? 0);
+  const fresh = await ask(`${pathOf(link)}/buckets?from_ms=${from}&step_ms=${STEP_MS}`);
+  picture.buckets = picture.buckets.filter((bucket) => bucket.from_ms >= start && bucket.from_ms < from).concat(fresh);
+  drawPicture(row, picture.buckets);
+}
+
+function drawPicture(row, buckets) {
+  const now = Date.now();
+  drawStrip(row.querySelector(".strip"), buckets, now);
+  const top = drawRtt(row.querySelector(".rtt"), buckets, now);
+  row.querySelector(".top").textContent = top ? rtt(top) : "";
+  const sum = (name) => buckets.reduce((total, bucket) => total + bucket[name], 0);
+  const [ok, failed] = [sum("ok"), sum("failed")];
+  const share = ok + failed ? (100 * ok) / (ok + failed) : null;
+  const number = share === null ? "–" : new Intl.NumberFormat(currentLanguage(), { maximumFractionDigits: 2 }).format(share);
+  row.querySelector(".share").textContent = say("link.share", { share: number });
+  row.querySelector(".strip").setAttribute("aria-label", say("strip.label", { share: number }));
+}
+
+// ── Drawing ────────────────────────────────────────────────────────────────
+
+function badge(state) {
+  return make("span", { class: `badge ${state}` }, say(`state.${state}`));
+}
+
+function since(ms, office) {
+  if (ms === null) return "";
+  return say("since", { time: timeAt(ms, office), length: lengthOf(Date.now() - ms) });
+}
+
+function renderSummary() {
+  const counts = new Map();
+  for (const office of offices.values()) counts.set(office.state, (counts.get(office.state) ?? 0) + 1);
+  const parts = STATES.filter((state) => counts.has(state)).map((state) => `${counts.get(state)} ${say(`state.${state}`).toLowerCase()}`);
+  element("summary").textContent = offices.size ? say("summary", { count: offices.size, states: parts.join(", ") }) : say("offices.none");
+  document.title = incidents.length ? `(${incidents.length}) denyut` : "denyut";
+}
+
+function renderOffices() {
+  const order = [...offices.values()].sort((a, b) => STATES.indexOf(a.state) - STATES.indexOf(b.state) || a.name.localeCompare(b.name));
+  visible?.disconnect();
+  visible = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      if (entry.isIntersecting) soon(`picture ${keyOf(entry.target.link)}`, () => loadPicture(entry.target.link, entry.target), 0);
+      entry.target.seen = entry.isIntersecting;
+    }
+  });
+  element("offices").replaceChildren(...order.map(officeCard));
+  renderSummary();
+}
+
+function renderOffice(office) {
+  const old = document.querySelector(`[data-office="${office.code}"]`);
+  for (const row of old?.querySelectorAll(".link") ?? []) visible.unobserve(row);
+  const card = officeCard(office);
+  if (old) old.replaceWith(card);
+  else element("offices").append(card);
+}
+
+function officeCard(office) {
+  const card = make("article", { class: `office ${office.state}`, "data-office": office.code },
+    make("header", {},
+      make("h3", {}, office.name, " ", make("small", {}, office.code)),
+      badge(office.state),
+      make("p", { class: "since", "data-since": String(office.since_ms ?? "") }, since(office.since_ms, office.code)),
+    ));
+  const words = office.agents.map((agent) => {
+    const facts = [agent.agent, say(`state.${agent.state}`).toLowerCase()];
+    if (agent.gateway) facts.push(say("agent.gateway", { address: agent.gateway }));
+    if (agent.last_ms !== null) facts.push(say("agent.last", { time: timeAt(agent.last_ms, office.code) }));
+    return make("p", { class: "agent" }, facts.join(" · "));
+  });
+  card.append(...words);
+  if (!office.agents.length) card.append(make("p", { class: "agent" }, say("office.no_agent")));
+  for (const link of office.links) card.append(linkRow(link));
+  return card;
+}
+
+function linkRow(link) {
+  const svg = (name) => {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    made.setAttribute("class", name);
+    made.setAttribute("role", "img");
+    return made;
+  };
+  const role = link.role ? say(`role.${link.role}`) : link.target;
+  const plot = svg("rtt");
+  plot.setAttribute("aria-label", say("plot.label"));
+  const row = make("div", { class: "link", "data-link": keyOf(link) },
+    make("div", { class: "name" },
+      make("strong", {}, role), " ", badge(link.state),
+      make("p", { class: "probe" }, link.role && link.target !== link.role ? `${link.target} · ${link.probe}` : link.probe)),
+    make("div", { class: "now" }, make("span", { class: "last" }), make("button", { type: "button", class: "probe-now", onclick: () => probeNow(link, row) }, say("probe_now"))),
+    make("div", { class: "pictures" },
+      make("div", { class: "strip-line" }, svg("strip"), make("span", { class: "share" })),
+      make("div", { class: "plot-line" }, plot, make("span", { class: "top" })),
+      make("div", { class: "axis" }, make("span", {}, say("axis.start")), make("span", {}, say("axis.middle")), make("span", {}, say("axis.end")))));
+  row.link = link;
+  showLast(row, link);
+  const known = pictures.get(keyOf(link));
+  if (known) drawPicture(row, known.buckets);
+  visible.observe(row);
+  return row;
+}
+
+function showLast(row, link) {
+  const last = row.querySelector(".last");
+  last.textContent = link.last_failure ? failureText(link.last_failure) : link.last_rtt_us !== null ? rtt(link.last_rtt_us) : "–";
+  last.classList.toggle("bad", Boolean(link.last_failure));
+  if (link.last_ms !== null) last.title = timeAt(link.last_ms, link.office);
+}
+
+async function probeNow(link, row) {
+  const button = row.querySelector(".probe-now");
+  button.disabled = true;
+  try {
+    const answer = await fetch(`${pathOf(link)}/probe`, { method: "POST", headers: { "Content-Type": "application/json" } });
+    button.textContent = say(answer.ok ? "probe_now.asked" : answer.status === 409 ? "probe_now.offline" : "probe_now.failed");
+  } finally {
+    setTimeout(() => {
+      button.disabled = false;
+      button.textContent = say("probe_now");
+    }, 3000);
+  }
+}
+
+function renderIncidents() {
+  const cards = incidents.map(incidentCard);
+  element("incidents").replaceChildren(...(cards.length ? cards : [make("p", { class: "calm" }, say("incidents.none"))]));
+  element("past").hidden = past.length === 0;
+  element("past-incidents").replaceChildren(...past.map(incidentCard));
+  renderSummary();
+}
+
+function incidentCard(incident) {
+  const office = incident.office;
+  const name = offices.get(office)?.name ?? office;
+  const subject = (item) => item.target ? `${item.agent}/${item.target}` : item.agent;
+  const length = lengthOf((incident.resolved_ms ?? Date.now()) - incident.opened_ms);
+  const from = timeAt(incident.opened_ms, office);
+  const when = incident.resolved_ms === null ? say("since", { time: from, length }) : say("incident.over", { from, to: timeAt(incident.resolved_ms, office), length });
+  const lines = incident.revisions.map((revision) => {
+    const trouble = incident.troubles.find((one) => one.failure && one.target === revision.target && one.agent === revision.agent && one.since_ms === revision.at_ms);
+    const why = revision.reason === "link_down" && trouble ? ` (${failureText(trouble.failure)})` : "";
+    const late = revision.recorded_ms - revision.at_ms > 120_000 ? ` — ${say("revision.late", { time: timeAt(revision.recorded_ms, office) })}` : "";
+    return make("li", {}, make("time", {}, timeAt(revision.at_ms, office)), ` ${subject(revision)}: ${say(`revision.${revision.reason}`)}${why}${late}`);
+  });
+  return make("details", { class: `incident ${incident.resolved_ms === null ? "open" : "over"}`, "data-incident": String(incident.number) },
+    make("summary", {}, make("strong", {}, `#${incident.number} ${name}`), ` ${say(`cause.${incident.cause}`)} `, make("span", { class: "when" }, when)),
+    make("ol", {}, ...lines));
+}
+
+function renderLegend() {
+  const part = (kind, text) => [make("span", { class: `swatch back-${kind}` }), ` ${text} `];
+  element("legend").replaceChildren(...part("up", say("legend.up")), ...part("mixed", say("legend.mixed")), ...part("down", say("legend.down")), ...part("gap", say("legend.gap")));
+}
+
+function showLive() {
+  element("live").textContent = say(live ? "live.on" : "live.off");
+  element("live").classList.toggle("off", !live);
+}
+
+function report(error) {
+  console.error(error);
+}
+
+// ── Live ───────────────────────────────────────────────────────────────────
+
+function rowOf(link) {
+  return document.querySelector(`[data-link="${keyOf(link)}"]`);
+}
+
+function takeSamples(event) {
+  const last = event.samples.at(-1);
+  const link = offices.get(event.office)?.links.find((one) => one.agent === event.agent && one.target === event.target);
+  const row = link && rowOf(link);
+  if (!row || (link.last_ms !== null && last.at_ms < link.last_ms)) return;
+  Object.assign(link, { last_ms: last.at_ms, last_rtt_us: last.rtt_us, last_failure: last.failure });
+  showLast(row, link);
+  if (row.seen) soon(`picture ${keyOf(link)}`, () => loadPicture(link, rowOf(link) ?? row), TAIL_EVERY_MS);
+}
+
+function listen() {
+  const links = [...offices.values()].reduce((total, office) => total + office.links.length, 0);
+  const each = links <= LIVE_LINKS_MAX;
+  const source = new EventSource(`/api/v1/events${each ? "?samples=true" : ""}`);
+  let first = true;
+  source.onopen = () => {
+    live = true;
+    showLive();
+    // What happened while nobody listened.
+    if (!first) soon("all", readAll, 0);
+    first = false;
+  };
+  source.onerror = () => {
+    live = false;
+    showLive();
+  };
+  const on = (name, work) => source.addEventListener(name, (message) => work(JSON.parse(message.data)));
+  on("samples", takeSamples);
+  on("link", (event) => soon(`office ${event.office}`, () => readOffice(event.office)));
+  on("agent", (event) => soon(`office ${event.office}`, () => readOffice(event.office)));
+  on("incident", (event) => {
+    soon("incidents", readIncidents);
+    soon(`office ${event.office}`, () => readOffice(event.office));
+  });
+  on("missed", () => soon("all", readAll, 0));
+  if (!each) setInterval(() => soon("all", readAll, 0), LOOK_AGAIN_MS);
+}
+
+// "Since" grows older by itself.
+function tick() {
+  for (const card of document.querySelectorAll("[data-office]")) {
+    const office = offices.get(card.dataset.office);
+    if (office) card.querySelector(".since").textContent = since(office.since_ms, office.code);
+  }
+}
+
+async function speak(language) {
+  await useLanguage(language);
+  element("language").textContent = say("language.other");
+  renderLegend();
+  showLive();
+  renderOffices();
+  renderIncidents();
+}
+
+function remembered() {
+  return new URLSearchParams(location.search).get("lang") ?? localStorage.getItem("language") ?? "id";
+}
+
+element("language").addEventListener("click", () => {
+  const other = currentLanguage() === "id" ? "en" : "id";
+  localStorage.setItem("language", other);
+  speak(other).catch(report);
+});
+
+await speak(remembered());
+await readAll().catch(report);
+renderIncidents();
+listen();
+setInterval(tick, 10_000);

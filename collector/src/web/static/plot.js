@@ -1,0 +1,88 @@
+// The two pictures of a link: a strip of 24 hours, and its round-trip times. Both from the same buckets.
+
+const SVG = "http://www.w3.org/2000/svg";
+export const STEP_MS = 300_000;
+export const STEPS = 288;
+
+function node(name, attributes) {
+  const made = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  return made;
+}
+
+// The beginning of the 24 hours that end with the current step.
+export function startOf(now) {
+  return Math.floor(now / STEP_MS) * STEP_MS - (STEPS - 1) * STEP_MS;
+}
+
+function kindOf(bucket) {
+  if (!bucket || bucket.ok + bucket.failed === 0) return "gap";
+  if (bucket.failed === 0) return "up";
+  return bucket.ok === 0 ? "down" : "mixed";
+}
+
+function byStep(buckets, start) {
+  const steps = new Array(STEPS).fill(null);
+  for (const bucket of buckets) {
+    const i = (bucket.from_ms - start) / STEP_MS;
+    if (i >= 0 && i < STEPS) steps[i] = bucket;
+  }
+  return steps;
+}
+
+// Draws the strip into `svg`: neighbours of one kind as one rectangle.
+export function drawStrip(svg, buckets, now) {
+  svg.setAttribute("viewBox", `0 0 ${STEPS} 1`);
+  svg.setAttribute("preserveAspectRatio", "none");
+  svg.replaceChildren();
+  const kinds = byStep(buckets, startOf(now)).map(kindOf);
+  for (let i = 0; i < STEPS; ) {
+    let end = i;
+    while (end < STEPS && kinds[end] === kinds[i]) end += 1;
+    svg.append(node("rect", { x: i, y: 0, width: end - i, height: 1, class: `fill-${kinds[i]}` }));
+    i = end;
+  }
+}
+
+// A round number at or above `value`: 1, 2 or 5 times a power of ten.
+function roundUp(value) {
+  const power = 10 ** Math.floor(Math.log10(value));
+  return [1, 2, 5, 10].map((factor) => factor * power).find((candidate) => candidate >= value);
+}
+
+// Draws the round-trip times into `svg`: a band from the least to the 95th percentile, the median as a line, failures as
+// ticks at the top. Returns the time at the upper edge in µs; 0 without any.
+export function drawRtt(svg, buckets, now) {
+  const height = 100;
+  svg.setAttribute("viewBox", `0 0 ${STEPS} ${height}`);
+  svg.setAttribute("preserveAspectRatio", "none");
+  svg.replaceChildren();
+  const steps = byStep(buckets, startOf(now));
+  const p95s = steps.filter((bucket) => bucket?.rtt_us).map((bucket) => bucket.rtt_us.p95);
+  const top = p95s.length ? roundUp(Math.max(...p95s) * 1.05) : 0;
+  const y = (us) => (height - (Math.min(us, top) / top) * (height - 8)).toFixed(1);
+  svg.append(node("line", { x1: 0, x2: STEPS, y1: height / 2, y2: height / 2, class: "grid" }));
+  steps.forEach((bucket, i) => {
+    if (bucket?.failed) {
+      const share = bucket.failed / (bucket.failed + bucket.ok);
+      svg.append(node("rect", { x: i, y: 0, width: 1, height: 6, class: share === 1 ? "fill-down" : "fill-mixed" }));
+    }
+    if (!bucket?.rtt_us) return;
+    const { min, p95 } = bucket.rtt_us;
+    const upper = Number(y(p95));
+    svg.append(node("rect", { x: i, y: upper, width: 1, height: Math.max(1, Number(y(min)) - upper), class: "band" }));
+  });
+  let path = "";
+  let pen = false;
+  steps.forEach((bucket, i) => {
+    const median = bucket?.rtt_us?.median;
+    if (median === undefined) {
+      pen = false;
+      return;
+    }
+    path += pen ? `L${i + 0.5} ${y(median)}` : `M${i} ${y(median)}L${i + 1} ${y(median)}`;
+    pen = true;
+  });
+  if (path) svg.append(node("path", { d: path, class: "median" }));
+  return top;
+}
