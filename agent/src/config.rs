@@ -1,6 +1,6 @@
 //! The agent's configuration: what the user wrote, and what the program needs.
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use denyut_proto::{AgentId, Invalid, Target, TargetSpec, parse_duration, read_targets};
 use serde::Deserialize;
 use std::net::IpAddr;
@@ -81,10 +81,18 @@ impl Config {
     pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read the configuration {}", path.display()))?;
+        let invalid = || format!("the configuration {} is not valid", path.display());
         let file: File = toml::from_str(&text)
-            .with_context(|| format!("the configuration {} is not valid", path.display()))?;
-        Self::try_from(file)
-            .with_context(|| format!("the configuration {} is not valid", path.display()))
+            .map_err(|error| {
+                // Its own words point at the line; what may stand there is in the example.
+                let text = error.to_string();
+                anyhow!(
+                    "{}\ncompare it with deploy/example/agent.toml",
+                    text.trim_end()
+                )
+            })
+            .with_context(invalid)?;
+        Self::try_from(file).with_context(invalid)
     }
 }
 
@@ -205,7 +213,7 @@ fn tls_files(section: &CollectorSection, collectors: &[Uri]) -> Result<Option<Tl
         path.clone().ok_or_else(|| {
             Invalid::new(
                 format!("collector.{field}"),
-                "",
+                "(missing)",
                 "https needs it",
                 format!("name the PEM file with {what}"),
             )

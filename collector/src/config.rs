@@ -1,7 +1,7 @@
 //! The collector's configuration: what the user wrote, and what the program needs.
 
 use crate::registry::{Agent, Office, Registry};
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use denyut_proto::{Invalid, OfficeCode, TargetSpec, parse_duration, read_targets};
 use serde::Deserialize;
 use std::net::SocketAddr;
@@ -95,7 +95,16 @@ impl Config {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read the configuration {}", path.display()))?;
         let invalid = || format!("the configuration {} is not valid", path.display());
-        let file: File = toml::from_str(&text).with_context(invalid)?;
+        let file: File = toml::from_str(&text)
+            .map_err(|error| {
+                // Its own words point at the line; what may stand there is in the example.
+                let text = error.to_string();
+                anyhow!(
+                    "{}\ncompare it with deploy/example/collector.toml",
+                    text.trim_end()
+                )
+            })
+            .with_context(invalid)?;
         Self::try_from(file).with_context(invalid)
     }
 }
@@ -168,7 +177,7 @@ fn tls_files(section: &IngestSection, listen: SocketAddr) -> Result<Option<TlsFi
         )),
         _ => Err(Invalid::new(
             "ingest.certificate / key / client_ca",
-            "",
+            "(incomplete)",
             "only some of the three are set",
             "set all three, or none on loopback",
         )),

@@ -25,7 +25,7 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
-use tonic::{Request as Call, Response, Status, Streaming};
+use tonic::{Code, Request as Call, Response, Status, Streaming};
 use tracing::{info, warn};
 
 /// The first message must be there within this.
@@ -218,12 +218,19 @@ impl Ingest for Service {
         let gate = Arc::clone(&self.0);
         // Ends with the connection, or with the gate's token.
         tokio::spawn(async move {
-            if let Err(status) = converse(&gate, identity, peer, call.into_inner(), &send).await {
-                warn!(peer = ?peer, code = ?status.code(), reason = %status.message(), "a stream ended");
-                gate.metrics.broken_streams.inc();
-                // If it cannot be told, it is gone.
-                send.send(Err(status)).await.ok();
+            let Err(status) = converse(&gate, identity, peer, call.into_inner(), &send).await
+            else {
+                return;
+            };
+            gate.metrics.broken_streams.inc();
+            // What tonic makes of a connection that is gone; the rest are our own refusals.
+            if matches!(status.code(), Code::Unknown | Code::Cancelled) {
+                info!(peer = ?peer, reason = %status.message(), "a connection was lost");
+            } else {
+                warn!(peer = ?peer, code = ?status.code(), reason = %status.message(), "a stream is ended");
             }
+            // If it cannot be told, it is gone.
+            send.send(Err(status)).await.ok();
         });
         Ok(Response::new(ReceiverStream::new(outbound)))
     }

@@ -1,0 +1,6 @@
+//! The real agent and collector, end to end.
+
+mod bad_config;
+mod bad_peers;
+mod durability;
+mod offices;

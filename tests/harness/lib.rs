@@ -1,0 +1,61 @@
+//! The harness: starts the real binaries on ports that the system chooses, talks to them over real sockets,
+//! and ends them by process id.
+
+pub mod net;
+pub mod peer;
+pub mod process;
+pub mod tls;
+
+pub use process::{Agent, Collector};
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Looks every 50 ms until `look` finds something; panics with `what` after `within`.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    within: Duration,
+    mut look: impl FnMut() -> F,
+) -> T {
+    let mut again = tokio::time::interval(Duration::from_millis(50));
+    let give_up = tokio::time::Instant::now() + within;
+    loop {
+        again.tick().await;
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(
+            tokio::time::Instant::now() < give_up,
+            "not within {within:?}: {what}"
+        );
+    }
+}
+
+/// A program of this workspace, as built for these tests by `cargo build`.
+pub fn program(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("the test runs from a file");
+    let folder = test
+        .ancestors()
+        .nth(2)
+        .expect("target/<profile>/deps/<test>");
+    let path = folder.join(name);
+    assert!(
+        path.exists(),
+        "{} is not built: run `cargo build --workspace` first",
+        path.display()
+    );
+    path
+}
+
+/// Makes *ring* the crypto provider of this process.
+pub fn install_crypto() {
+    // An error means that another test of this process did.
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .ok();
+}
+
+/// The wall clock in Unix ms.
+pub fn now_ms() -> i64 {
+    denyut_proto::UnixMillis::from(std::time::SystemTime::now()).0
+}

@@ -1,0 +1,48 @@
+//! A certificate authority for a test, and what it signs.
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+/// Signs for one test.
+#[derive(Debug)]
+pub struct Authority {
+    folder: PathBuf,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    /// Makes one; its certificate is `ca.pem` in `folder`.
+    pub fn new(folder: &Path) -> Self {
+        let mut parameters = CertificateParams::new(Vec::new()).expect("parameters");
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = parameters.self_signed(&key).expect("signs");
+        fs::write(folder.join("ca.pem"), certificate.pem()).expect("writes");
+        Self {
+            folder: folder.to_owned(),
+            issuer: Issuer::new(parameters, key),
+        }
+    }
+
+    /// Signs a server's certificate for an address: `<name>.pem` and `<name>.key`.
+    pub fn server(&self, name: &str, address: IpAddr) {
+        self.sign(name, SanType::IpAddress(address));
+    }
+
+    /// Signs an agent's certificate.
+    pub fn agent(&self, id: &str) {
+        let uri = format!("spiffe://denyut/agent/{id}");
+        self.sign(id, SanType::URI(uri.try_into().expect("ASCII")));
+    }
+
+    fn sign(&self, name: &str, san: SanType) {
+        let mut parameters = CertificateParams::new(Vec::new()).expect("parameters");
+        parameters.subject_alt_names = vec![san];
+        let key = KeyPair::generate().expect("a key");
+        let certificate = parameters.signed_by(&key, &self.issuer).expect("signs");
+        fs::write(self.folder.join(format!("{name}.pem")), certificate.pem()).expect("writes");
+        fs::write(self.folder.join(format!("{name}.key")), key.serialize_pem()).expect("writes");
+    }
+}
