@@ -4,3 +4,4 @@ mod bad_config;
 mod bad_peers;
 mod durability;
 mod offices;
+mod page;

@@ -1,6 +1,7 @@
 //! The harness: starts the real binaries on ports that the system chooses, talks to them over real sockets,
 //! and ends them by process id.
 
+pub mod browser;
 pub mod net;
 pub mod peer;
 pub mod process;

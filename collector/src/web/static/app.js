@@ -1,6 +1,6 @@
 // The page: reads offices and incidents from the API, draws them, and keeps them live from the event stream.
 
-import { STEP_MS, drawRtt, drawStrip, startOf } from "/plot.js";
+import { drawRtt, drawStrip, startOf, stepOf } from "/plot.js";
 import { currentLanguage, failureText, lengthOf, rtt, say, timeAt, useLanguage } from "/text.js";
 
 // Worst first.
@@ -9,13 +9,17 @@ const STATES = ["down", "unobserved", "recovering", "suspect", "unknown", "close
 const LIVE_LINKS_MAX = 600;
 const LOOK_AGAIN_MS = 30_000;
 const TAIL_EVERY_MS = 5_000;
+const HOUR_MS = 3_600_000;
+// What the pictures may show, in hours.
+const RANGES = [1, 6, 24];
 
 const offices = new Map(); // code → office as the API gives it
-const pictures = new Map(); // link key → { buckets, loading, drawnAt }
+const pictures = new Map(); // link key → buckets of the chosen stretch
 let incidents = [];
 let past = [];
 let visible; // IntersectionObserver: pictures are drawn when they come into view
 let live = false;
+let hours = 24;
 
 const element = (id) => document.getElementById(id);
 
@@ -80,27 +84,30 @@ const pathOf = (link) => `/api/v1/offices/${link.office}/links/${link.agent}/${l
 
 async function loadPicture(link, row) {
   const key = keyOf(link);
-  const picture = pictures.get(key) ?? { buckets: [] };
-  pictures.set(key, picture);
-  const start = startOf(Date.now());
+  const step = stepOf(hours * HOUR_MS);
+  const start = startOf(Date.now(), step);
   // What is there is final but for its last step.
-  const from = Math.max(start, picture.buckets.at(-1)?.from_ms ?? 0);
-  const fresh = await ask(`${pathOf(link)}/buckets?from_ms=${from}&step_ms=${STEP_MS}`);
-  picture.buckets = picture.buckets.filter((bucket) => bucket.from_ms >= start && bucket.from_ms < from).concat(fresh);
-  drawPicture(row, picture.buckets);
+  const known = pictures.get(key) ?? [];
+  const from = Math.max(start, known.at(-1)?.from_ms ?? 0);
+  const fresh = await ask(`${pathOf(link)}/buckets?from_ms=${from}&step_ms=${step}`);
+  if (step !== stepOf(hours * HOUR_MS)) return; // another stretch was chosen meanwhile
+  const buckets = known.filter((bucket) => bucket.from_ms >= start && bucket.from_ms < from).concat(fresh);
+  pictures.set(key, buckets);
+  drawPicture(row, buckets);
 }
 
 function drawPicture(row, buckets) {
   const now = Date.now();
-  drawStrip(row.querySelector(".strip"), buckets, now);
-  const top = drawRtt(row.querySelector(".rtt"), buckets, now);
-  row.querySelector(".top").textContent = top ? rtt(top) : "";
+  const step = stepOf(hours * HOUR_MS);
+  drawStrip(row.querySelector(".strip"), buckets, now, step);
+  const top = drawRtt(row.querySelector(".rtt"), buckets, now, step);
+  row.querySelector(".top").textContent = top ? say("plot.top", { rtt: rtt(top) }) : "";
   const sum = (name) => buckets.reduce((total, bucket) => total + bucket[name], 0);
   const [ok, failed] = [sum("ok"), sum("failed")];
   const share = ok + failed ? (100 * ok) / (ok + failed) : null;
   const number = share === null ? "–" : new Intl.NumberFormat(currentLanguage(), { maximumFractionDigits: 2 }).format(share);
   row.querySelector(".share").textContent = say("link.share", { share: number });
-  row.querySelector(".strip").setAttribute("aria-label", say("strip.label", { share: number }));
+  row.querySelector(".strip").setAttribute("aria-label", say("strip.label", { hours, share: number }));
 }
 
 // ── Drawing ────────────────────────────────────────────────────────────────
@@ -171,7 +178,7 @@ function linkRow(link) {
   };
   const role = link.role ? say(`role.${link.role}`) : link.target;
   const plot = svg("rtt");
-  plot.setAttribute("aria-label", say("plot.label"));
+  plot.setAttribute("aria-label", say("plot.label", { hours }));
   const row = make("div", { class: "link", "data-link": keyOf(link) },
     make("div", { class: "name" },
       make("strong", {}, role), " ", badge(link.state),
@@ -180,13 +187,18 @@ function linkRow(link) {
     make("div", { class: "pictures" },
       make("div", { class: "strip-line" }, svg("strip"), make("span", { class: "share" })),
       make("div", { class: "plot-line" }, plot, make("span", { class: "top" })),
-      make("div", { class: "axis" }, make("span", {}, say("axis.start")), make("span", {}, say("axis.middle")), make("span", {}, say("axis.end")))));
+      make("div", { class: "axis" }, make("span", {}, ago(hours)), make("span", {}, ago(hours / 2)), make("span", {}, say("axis.end")))));
   row.link = link;
   showLast(row, link);
   const known = pictures.get(keyOf(link));
-  if (known) drawPicture(row, known.buckets);
+  if (known) drawPicture(row, known);
   visible.observe(row);
   return row;
+}
+
+// So many hours (or a half) before now.
+function ago(time) {
+  return say("axis.ago", { length: lengthOf(time * HOUR_MS) });
 }
 
 function showLast(row, link) {
@@ -239,6 +251,19 @@ function incidentCard(incident) {
 function renderLegend() {
   const part = (kind, text) => [make("span", { class: `swatch back-${kind}` }), ` ${text} `];
   element("legend").replaceChildren(...part("up", say("legend.up")), ...part("mixed", say("legend.mixed")), ...part("down", say("legend.down")), ...part("gap", say("legend.gap")));
+}
+
+function renderRanges() {
+  const choice = (range) => make("button", { type: "button", "aria-pressed": String(range === hours), onclick: () => choose(range) }, lengthOf(range * HOUR_MS));
+  element("ranges").replaceChildren(...RANGES.map(choice));
+}
+
+function choose(range) {
+  hours = range;
+  localStorage.setItem("hours", String(range));
+  pictures.clear();
+  renderRanges();
+  renderOffices();
 }
 
 function showLive() {
@@ -306,13 +331,15 @@ async function speak(language) {
   await useLanguage(language);
   element("language").textContent = say("language.other");
   renderLegend();
+  renderRanges();
   showLive();
   renderOffices();
   renderIncidents();
 }
 
-function remembered() {
-  return new URLSearchParams(location.search).get("lang") ?? localStorage.getItem("language") ?? "id";
+// A choice from the address, or from the last visit.
+function remembered(parameter, name) {
+  return new URLSearchParams(location.search).get(parameter) ?? localStorage.getItem(name);
 }
 
 element("language").addEventListener("click", () => {
@@ -321,7 +348,9 @@ element("language").addEventListener("click", () => {
   speak(other).catch(report);
 });
 
-await speak(remembered());
+const wanted = Number(remembered("hours", "hours"));
+if (RANGES.includes(wanted)) hours = wanted;
+await speak(remembered("lang", "language") ?? "id");
 await readAll().catch(report);
 renderIncidents();
 listen();

@@ -1,8 +1,8 @@
-// The two pictures of a link: a strip of 24 hours, and its round-trip times. Both from the same buckets.
+// The two pictures of a link over a stretch of time: a strip of how it answered, and its round-trip times. Both
+// from the same buckets, 288 of them: five minutes each for a day.
 
 const SVG = "http://www.w3.org/2000/svg";
-export const STEP_MS = 300_000;
-export const STEPS = 288;
+const STEPS = 288;
 
 function node(name, attributes) {
   const made = document.createElementNS(SVG, name);
@@ -10,9 +10,12 @@ function node(name, attributes) {
   return made;
 }
 
-// The beginning of the 24 hours that end with the current step.
-export function startOf(now) {
-  return Math.floor(now / STEP_MS) * STEP_MS - (STEPS - 1) * STEP_MS;
+// The length of a bucket for a stretch of time.
+export const stepOf = (lengthMs) => lengthMs / STEPS;
+
+// The beginning of the stretch that ends with the current step.
+export function startOf(now, step) {
+  return Math.floor(now / step) * step - (STEPS - 1) * step;
 }
 
 function kindOf(bucket) {
@@ -21,21 +24,22 @@ function kindOf(bucket) {
   return bucket.ok === 0 ? "down" : "mixed";
 }
 
-function byStep(buckets, start) {
+function byStep(buckets, now, step) {
+  const start = startOf(now, step);
   const steps = new Array(STEPS).fill(null);
   for (const bucket of buckets) {
-    const i = (bucket.from_ms - start) / STEP_MS;
+    const i = (bucket.from_ms - start) / step;
     if (i >= 0 && i < STEPS) steps[i] = bucket;
   }
   return steps;
 }
 
 // Draws the strip into `svg`: neighbours of one kind as one rectangle.
-export function drawStrip(svg, buckets, now) {
+export function drawStrip(svg, buckets, now, step) {
   svg.setAttribute("viewBox", `0 0 ${STEPS} 1`);
   svg.setAttribute("preserveAspectRatio", "none");
   svg.replaceChildren();
-  const kinds = byStep(buckets, startOf(now)).map(kindOf);
+  const kinds = byStep(buckets, now, step).map(kindOf);
   for (let i = 0; i < STEPS; ) {
     let end = i;
     while (end < STEPS && kinds[end] === kinds[i]) end += 1;
@@ -44,20 +48,20 @@ export function drawStrip(svg, buckets, now) {
   }
 }
 
-// A round number at or above `value`: 1, 2 or 5 times a power of ten.
+// A round number at or above `value`.
 function roundUp(value) {
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 5, 10].map((factor) => factor * power).find((candidate) => candidate >= value);
+  return [1, 1.5, 2, 3, 5, 7.5, 10].map((factor) => factor * power).find((candidate) => candidate >= value);
 }
 
 // Draws the round-trip times into `svg`: a band from the least to the 95th percentile, the median as a line, failures as
 // ticks at the top. Returns the time at the upper edge in µs; 0 without any.
-export function drawRtt(svg, buckets, now) {
+export function drawRtt(svg, buckets, now, step) {
   const height = 100;
   svg.setAttribute("viewBox", `0 0 ${STEPS} ${height}`);
   svg.setAttribute("preserveAspectRatio", "none");
   svg.replaceChildren();
-  const steps = byStep(buckets, startOf(now));
+  const steps = byStep(buckets, now, step);
   const p95s = steps.filter((bucket) => bucket?.rtt_us).map((bucket) => bucket.rtt_us.p95);
   const top = p95s.length ? roundUp(Math.max(...p95s) * 1.05) : 0;
   const y = (us) => (height - (Math.min(us, top) / top) * (height - 8)).toFixed(1);

@@ -1,0 +1,269 @@
+//! The page in a real browser: what it shows, in both languages, on both screens, and that it is live.
+
+use denyut_proto::{
+    BootId, Failure, Goodbye, Heartbeat, HttpExpectation, Outcome, Reason, Role, Sample, Target,
+    TargetSamples, UnixMillis, wire,
+};
+use denyut_tests::browser::{Browser, Screen};
+use denyut_tests::peer::{Peer, entry};
+use denyut_tests::{Agent, Collector, eventually, now_ms};
+use prost::Message;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const REGISTRY: &str = "[[office]]\ncode = \"36.73.02\"\nname = \"Cipocok Jaya\"\nagents = [\"a-1\"]\n\
+     [[office]]\ncode = \"36.73.03\"\nname = \"Kasemen\"\nagents = [\"b-1\"]\n\
+     [[office]]\ncode = \"36.73.01\"\nname = \"Serang\"\nagents = []\n";
+const MINUTE_MS: i64 = 60_000;
+
+/// A day of an office as its agent would have told it: an outage of the uplink 6 to 5 hours ago, nothing from 14 to 12
+/// hours ago, then a goodbye.
+async fn tell_a_day(collector: &Collector) {
+    let mut peer = Peer::join(collector.ingest, "b-1", BootId([9; 16]))
+        .await
+        .expect("joins");
+    let now = now_ms();
+    let target = |name: &str, role, probe: &str| {
+        let (interval, timeout) = (Duration::from_secs(60), Duration::from_secs(3));
+        Target::new(
+            name.parse()?,
+            role,
+            probe.parse()?,
+            interval,
+            timeout,
+            HttpExpectation::default(),
+        )
+    };
+    let targets = [
+        target("gateway", Role::Gateway, "gateway"),
+        target("server", Role::Server, "tcp://10.36.73.2:443"),
+        target("uplink", Role::Uplink, "icmp://10.100.9.9"),
+    ];
+    let targets: Vec<Target> = targets
+        .into_iter()
+        .collect::<Result<_, _>>()
+        .expect("valid");
+    for hour in (0..24).rev() {
+        if (12..14).contains(&hour) {
+            continue;
+        }
+        let at = now - hour * 60 * MINUTE_MS;
+        let samples = targets
+            .iter()
+            .zip([400u32, 900, 24_000])
+            .map(|(target, base)| {
+                let samples = (0..60).rev().map(|minute| {
+                    let wobble =
+                        u32::try_from((minute * 7_919 + hour * 104_729) % 97).expect("small");
+                    let failed = target.role == Role::Uplink && hour == 5 || wobble == 3;
+                    let outcome = if failed {
+                        Outcome::Failed(Failure::from(Reason::Timeout))
+                    } else {
+                        Outcome::Ok {
+                            rtt_us: base + base * wobble / 60,
+                        }
+                    };
+                    Sample {
+                        at: UnixMillis(at - minute * MINUTE_MS),
+                        outcome,
+                    }
+                });
+                TargetSamples {
+                    target: target.name.clone(),
+                    samples: samples.collect(),
+                }
+            });
+        let heartbeat = Heartbeat {
+            at: UnixMillis(at),
+            uptime: Duration::from_secs(1_000_000),
+            started: Duration::ZERO,
+            interval: Duration::from_secs(3600),
+            samples: samples.collect(),
+            targets: (hour == 23).then(|| targets.clone()),
+            goodbye: (hour == 0).then_some(Goodbye::Stopped),
+            gateway: Some("10.36.73.1".into()),
+        };
+        let seq = 24 - u64::try_from(hour).expect("small");
+        assert!(
+            peer.send(entry(
+                seq,
+                wire::Heartbeat::from(&heartbeat).encode_to_vec()
+            ))
+            .await
+        );
+    }
+    let last = wire::collector_message::Kind::Ack(wire::Ack { seq: 24 });
+    while peer.next().await.expect("goes on") != Some(last.clone()) {}
+}
+
+fn agent_config(collector: &Collector) -> String {
+    let target = |name: &str, probe: &str| {
+        format!(
+            "[[target]]\nname = \"{name}\"\nrole = \"{name}\"\nprobe = \"{probe}\"\ninterval = \"1s\"\n"
+        )
+    };
+    [
+        format!(
+            "agent = \"a-1\"\nheartbeat = \"1s\"\n[collector]\naddresses = [\"http://{}\"]\n",
+            collector.ingest
+        ),
+        target("uplink", "icmp://127.0.0.1"),
+        // Nobody listens there.
+        target("server", "tcp://127.0.0.1:1"),
+        target("collector", &format!("http://{}/-/healthy", collector.api)),
+    ]
+    .concat()
+}
+
+async fn shows(browser: &Browser, texts: &[&str]) {
+    let look = || async {
+        let text = browser.text().await;
+        texts
+            .iter()
+            .all(|wanted| text.contains(wanted))
+            .then_some(())
+    };
+    eventually(
+        &format!("the page shows {texts:?}"),
+        Duration::from_secs(20),
+        look,
+    )
+    .await;
+}
+
+/// Scrolls to the office with a day of history, and waits until its pictures are drawn.
+async fn see_the_day(browser: &Browser) {
+    browser
+        .run("document.querySelector('[data-office=\"36.73.03\"]').scrollIntoView()")
+        .await;
+    let drawn = || async {
+        let script = "const card = document.querySelector('[data-office=\"36.73.03\"]'); \
+            const kinds = [...card.querySelectorAll('.strip rect')].map((rect) => rect.getAttribute('class')); \
+            return ['fill-up', 'fill-down', 'fill-mixed', 'fill-gap'].every((kind) => kinds.includes(kind)) && \
+              card.querySelectorAll('.rtt .median').length === 3 && card.querySelectorAll('.rtt .band').length > 300";
+        (browser.run(script).await == true).then_some(())
+    };
+    eventually("strips and plots are drawn", Duration::from_secs(20), drawn).await;
+}
+
+fn picture(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name)
+}
+
+#[tokio::test]
+async fn the_page_shows_offices_and_stays_live() {
+    let collector = Collector::start(REGISTRY).await;
+    tell_a_day(&collector).await;
+    let mut agent = Agent::start(None, &agent_config(&collector));
+    let laptop = Browser::open(Screen::Laptop).await;
+    laptop.visit(&format!("http://{}/", collector.api)).await;
+    shows(
+        &laptop,
+        &[
+            "Cipocok Jaya",
+            "Kasemen",
+            "Serang",
+            "Kantor",
+            "Langsung",
+            "Server perekaman mati",
+        ],
+    )
+    .await;
+    shows(
+        &laptop,
+        &[
+            "Mati",
+            "Aktif",
+            "Tutup",
+            "Belum ada agen terdaftar",
+            "gateway 10.36.73.1",
+            "WIB",
+            "ditolak",
+        ],
+    )
+    .await;
+    see_the_day(&laptop).await;
+    laptop.screenshot(&picture("page-laptop-id.png")).await;
+
+    // A mark on the window is gone after a reload.
+    laptop.run("window.mark = 1").await;
+    let last = "return document.querySelector('[data-link$=\"/uplink\"] .last').title";
+    let before = laptop.run(last).await;
+    let fresher = || async { (laptop.run(last).await != before).then_some(()) };
+    eventually("a new sample shows", Duration::from_secs(10), fresher).await;
+    laptop
+        .run("document.querySelector('[data-link$=\"/uplink\"] .probe-now').click()")
+        .await;
+    shows(&laptop, &["Diminta"]).await;
+    laptop
+        .run("document.querySelector('#ranges button').click()")
+        .await;
+    shows(&laptop, &["30 menit lalu"]).await;
+
+    laptop
+        .run("document.getElementById('language').click()")
+        .await;
+    shows(
+        &laptop,
+        &[
+            "Offices",
+            "Live",
+            "The enrollment server is down",
+            "refused",
+            "No agent is registered",
+        ],
+    )
+    .await;
+    laptop.screenshot(&picture("page-laptop-en.png")).await;
+    agent.terminate();
+    let closed = || async {
+        let script =
+            "return document.querySelector('[data-office=\"36.73.02\"] .link .badge').textContent";
+        (laptop.run(script).await == "Closed").then_some(())
+    };
+    eventually(
+        "the stopped agent's links show as closed",
+        Duration::from_secs(10),
+        closed,
+    )
+    .await;
+    assert_eq!(
+        laptop.run("return window.mark").await,
+        1,
+        "the page was reloaded"
+    );
+    assert_eq!(laptop.complaints().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn the_page_fits_a_phone() {
+    let collector = Collector::start(REGISTRY).await;
+    tell_a_day(&collector).await;
+    let phone = Browser::open(Screen::Phone).await;
+    phone.visit(&format!("http://{}/", collector.api)).await;
+    shows(&phone, &["Cipocok Jaya", "Kantor", "Langsung"]).await;
+    see_the_day(&phone).await;
+    let width = phone
+        .run("return [document.documentElement.scrollWidth, window.innerWidth]")
+        .await;
+    assert_eq!(width[0], width[1], "the page is wider than the phone");
+    let small = "return [...document.querySelectorAll('button')].filter((b) => b.getBoundingClientRect().height < 32).length";
+    assert_eq!(phone.run(small).await, 0, "buttons too small for a finger");
+    phone.screenshot(&picture("page-phone-id.png")).await;
+    assert_eq!(phone.complaints().await, Vec::<String>::new());
+}
+
+/// When the collector goes away, the page says so instead of showing old data as if it were new.
+#[tokio::test]
+async fn the_page_says_when_it_is_cut_off() {
+    let mut collector = Collector::start(REGISTRY).await;
+    let browser = Browser::open(Screen::Laptop).await;
+    browser
+        .visit(&format!("http://{}/?lang=en", collector.api))
+        .await;
+    shows(&browser, &["Live", "3 offices"]).await;
+    collector.kill();
+    shows(&browser, &["Cut off from the collector"]).await;
+    collector.launch().await;
+    shows(&browser, &["Live"]).await;
+}

@@ -1,0 +1,167 @@
+//! A real Chromium, driven over WebDriver.
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use tempfile::TempDir;
+
+/// One browser window.
+#[derive(Debug)]
+pub struct Browser {
+    driver: Child,
+    session: String,
+    _profile: TempDir,
+}
+
+/// The size of a window.
+#[derive(Debug, Clone, Copy)]
+pub enum Screen {
+    /// 1366 × 768.
+    Laptop,
+    /// 390 × 844 at three pixels a point, with touch.
+    Phone,
+}
+
+/// Without these, Chromium calls its maker's hosts.
+const ARGUMENTS: &[&str] = &[
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--window-size=1366,768",
+];
+
+impl Browser {
+    /// Opens a window.
+    pub async fn open(screen: Screen) -> Self {
+        let mut driver = Command::new("chromedriver")
+            .arg("--port=0")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            // A group of its own, so that the browser's processes go with it.
+            .process_group(0)
+            .spawn()
+            .expect("chromedriver is installed (Debian: chromium-driver)");
+        let stdout = driver.stdout.take().expect("piped");
+        let port = BufReader::new(stdout)
+            .lines()
+            .map_while(Result::ok)
+            .find_map(|line| {
+                let rest = line.split_once("started successfully on port ")?.1;
+                Some(rest.trim_end_matches('.').to_owned())
+            })
+            .expect("chromedriver says its port");
+        let profile = tempfile::tempdir().expect("tempdir");
+        let mut arguments: Vec<String> = ARGUMENTS.iter().map(ToString::to_string).collect();
+        arguments.push(format!("--user-data-dir={}", profile.path().display()));
+        let mut options = json!({"args": arguments});
+        if matches!(screen, Screen::Phone) {
+            let metrics = json!({"width": 390, "height": 844, "pixelRatio": 3.0, "touch": true});
+            options["mobileEmulation"] = json!({"deviceMetrics": metrics});
+        }
+        let capabilities = json!({"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}});
+        let base = format!("http://127.0.0.1:{port}");
+        let mut browser = Self {
+            driver,
+            session: base,
+            _profile: profile,
+        };
+        let made = browser
+            .call(
+                "/session",
+                json!({"capabilities": {"alwaysMatch": capabilities}}),
+            )
+            .await;
+        let id = made["sessionId"].as_str().expect("a session");
+        browser.session = format!("{}/session/{id}", browser.session);
+        browser
+    }
+
+    async fn call(&self, path: &str, body: Value) -> Value {
+        let request = reqwest::Client::new()
+            .post(format!("{}{path}", self.session))
+            .json(&body);
+        let answer: Value = request
+            .send()
+            .await
+            .expect("chromedriver answers")
+            .json()
+            .await
+            .expect("JSON");
+        let value = answer["value"].clone();
+        assert!(value["error"].is_null(), "{path}: {value:#}");
+        value
+    }
+
+    /// Loads a page.
+    pub async fn visit(&self, url: &str) {
+        self.call("/url", json!({"url": url})).await;
+    }
+
+    /// Runs a script in the page; its `return` value.
+    pub async fn run(&self, script: &str) -> Value {
+        self.call("/execute/sync", json!({"script": script, "args": []}))
+            .await
+    }
+
+    /// The text of the page as a reader sees it.
+    pub async fn text(&self) -> String {
+        let text = self.run("return document.body.innerText").await;
+        text.as_str().expect("text").to_owned()
+    }
+
+    /// What the page wrote to the console as errors or warnings.
+    pub async fn complaints(&self) -> Vec<String> {
+        let log = self.call("/se/log", json!({"type": "browser"})).await;
+        let entries = log.as_array().cloned().unwrap_or_default();
+        entries
+            .iter()
+            .filter(|entry| entry["level"] != "INFO")
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    /// Saves a picture of the whole page.
+    pub async fn screenshot(&self, path: &Path) {
+        let body =
+            json!({"cmd": "Page.captureScreenshot", "params": {"captureBeyondViewport": true}});
+        let taken = self.call("/goog/cdp/execute", body).await;
+        let text = taken["data"].as_str().expect("a picture");
+        std::fs::write(path, base64(text)).expect("writes");
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        kill_process_group(Pid::from_child(&self.driver), Signal::KILL).ok();
+        self.driver.wait().ok();
+    }
+}
+
+/// Decodes standard base64 as WebDriver sends it.
+fn base64(text: &str) -> Vec<u8> {
+    let digit = |c: u8| match c {
+        b'A'..=b'Z' => c - b'A',
+        b'a'..=b'z' => c - b'a' + 26,
+        b'0'..=b'9' => c - b'0' + 52,
+        b'+' => 62,
+        _ => 63,
+    };
+    let digits: Vec<u8> = text.bytes().filter(|c| *c != b'=').map(digit).collect();
+    let group = |chunk: &[u8]| {
+        let bits = chunk
+            .iter()
+            .fold(0u32, |bits, digit| bits << 6 | u32::from(*digit))
+            << (6 * (4 - chunk.len()));
+        bits.to_be_bytes()[1..chunk.len()].to_vec()
+    };
+    digits.chunks(4).flat_map(group).collect()
+}
