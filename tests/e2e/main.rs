@@ -2,6 +2,7 @@
 
 mod bad_config;
 mod bad_peers;
+mod deploy;
 mod durability;
 mod offices;
 mod page;

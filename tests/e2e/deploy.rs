@@ -1,0 +1,146 @@
+//! What lies in `deploy/` works as it stands.
+
+use denyut_tests::net::Net;
+use denyut_tests::{eventually, program};
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+fn deploy() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
+}
+
+#[test]
+fn the_example_configurations_are_valid() {
+    for name in ["agent", "collector"] {
+        let file = deploy().join(format!("example/{name}.toml"));
+        let output = Command::new(program(&format!("denyut-{name}")))
+            .args(["check-config", "--config"])
+            .arg(&file)
+            .output()
+            .expect("runs");
+        let (said, refused) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        assert!(output.status.success(), "{refused}");
+        assert!(
+            said.contains("is valid") && said.contains("cipocok-jaya-1"),
+            "{said}"
+        );
+        // What is shown as a default is one: with every such line made real, the file is still valid.
+        let text = fs::read_to_string(&file).expect("reads");
+        let is_key = |line: &str| {
+            line.strip_prefix("# ").is_some_and(|rest| {
+                rest.split(" = ")
+                    .next()
+                    .is_some_and(|key| !key.contains([' ', ',']))
+                    && rest.contains(" = ")
+            })
+        };
+        let real: Vec<&str> = text
+            .lines()
+            .map(|line| if is_key(line) { &line[2..] } else { line })
+            .collect();
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("real.toml");
+        fs::write(&path, real.join("\n").replace("probe_ca = ", "#")).expect("writes");
+        let output = Command::new(program(&format!("denyut-{name}")))
+            .args(["check-config", "--config"])
+            .arg(&path)
+            .output()
+            .expect("runs");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let changed = real
+            .iter()
+            .zip(text.lines())
+            .filter(|(a, b)| *a != b)
+            .count();
+        assert!(changed >= 3, "only {changed} defaults are shown");
+    }
+}
+
+/// The README's first command, on a machine with a gateway and a way out: it shows the page's address and live samples, and
+/// on Ctrl-C stops both properly.
+#[test]
+fn the_quickstart_starts_shows_and_stops() {
+    let Some(mut net) = Net::new() else { return };
+    net.host("pc");
+    net.host("router");
+    net.cable(("pc", "eth0"), ("router", "lan0"));
+    net.on("pc", "ip addr add 10.9.0.2/24 dev eth0");
+    net.on("pc", "ip route add default via 10.9.0.1");
+    net.on("router", "ip addr add 10.9.0.1/24 dev lan0");
+    net.on("router", "ip addr add 1.1.1.1/32 dev lo");
+    net.move_to("pc");
+    let dir = tempfile::tempdir().expect("tempdir");
+    let transcript = dir.path().join("transcript");
+    let mut script = Command::new(deploy().join("quickstart"))
+        .args(["--profile", "dev", "--data"])
+        .arg(dir.path().join("data"))
+        .env("CARGO_NET_OFFLINE", "true")
+        .stdin(Stdio::null())
+        .stdout(fs::File::create(&transcript).expect("creates"))
+        .stderr(Stdio::inherit())
+        .spawn()
+        .expect("starts");
+    let said = || fs::read_to_string(&transcript).unwrap_or_default();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let running = || async { said().contains("Ctrl-C stops both.").then_some(()) };
+    runtime.block_on(eventually(
+        "the quickstart runs",
+        Duration::from_secs(120),
+        running,
+    ));
+    let shown = said();
+    for text in [
+        "connected",
+        "gateway    10.9.0.1",
+        "icmp://1.1.1.1",
+        " ms",
+        "http://127.0.0.1:7080/?hours=1",
+    ] {
+        assert!(shown.contains(text), "no {text:?} in\n{shown}");
+    }
+    denyut_tests::install_crypto();
+    let offices = async {
+        let answer = reqwest::get("http://127.0.0.1:7080/api/v1/offices")
+            .await
+            .expect("answers");
+        answer.json::<serde_json::Value>().await.expect("JSON")
+    };
+    let offices = runtime.block_on(offices);
+    let links: Vec<(&str, &str)> = offices[0]["links"]
+        .as_array()
+        .expect("links")
+        .iter()
+        .map(|link| {
+            (
+                link["target"].as_str().expect("a name"),
+                link["state"].as_str().expect("a state"),
+            )
+        })
+        .collect();
+    for target in ["gateway", "uplink", "collector"] {
+        assert!(links.contains(&(target, "up")), "{links:?}");
+    }
+    kill_process(Pid::from_child(&script), Signal::INT).expect("is there");
+    let status = script.wait().expect("ends");
+    assert!(status.success(), "{status}\n{}", said());
+    for text in [
+        "Stopping",
+        "denyut-agent stopped",
+        "denyut-collector stopped",
+    ] {
+        assert!(said().contains(text), "no {text:?} in\n{}", said());
+    }
+}
