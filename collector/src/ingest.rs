@@ -5,7 +5,8 @@ use crate::commit::Request;
 use crate::config::TlsFiles;
 use crate::log::{Appended, Entry, Log};
 use crate::metrics::{Field, Metrics};
-use crate::registry::{Agent, Registry};
+use crate::registry::{Agent, Introduction, Registry};
+use crate::state::{Change, State, keys};
 use anyhow::Context;
 use denyut_proto::wire::{
     self, AgentMessage, CollectorMessage, agent_message, collector_message,
@@ -45,6 +46,7 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Gate {
     registry: Arc<Registry>,
     log: Arc<dyn Log>,
+    state: Arc<dyn State>,
     commits: mpsc::Sender<Request>,
     metrics: Arc<Metrics>,
     /// Samples older than this are refused.
@@ -80,6 +82,7 @@ impl Gate {
     pub(crate) fn new(
         registry: Arc<Registry>,
         log: Arc<dyn Log>,
+        state: Arc<dyn State>,
         commits: mpsc::Sender<Request>,
         metrics: Arc<Metrics>,
         oldest: Duration,
@@ -88,6 +91,7 @@ impl Gate {
         Self {
             registry,
             log,
+            state,
             commits,
             metrics,
             oldest,
@@ -122,6 +126,21 @@ impl Gate {
         self.connected
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps what an agent said of itself. It is for people: a failure to keep it stops nobody.
+    async fn remember(self: &Arc<Self>, agent: &AgentId, introduction: Introduction) {
+        let (state, key) = (Arc::clone(&self.state), keys::introduction(agent));
+        let kept = tokio::task::spawn_blocking(move || {
+            let mut change = Change::default();
+            change.put_json(key, &introduction)?;
+            anyhow::Ok(state.apply(change)?)
+        });
+        match kept.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%agent, %error, "cannot keep what an agent said of itself"),
+            Err(error) => warn!(%agent, %error, "cannot keep what an agent said of itself"),
+        }
     }
 
     /// Checks an entry against everything that an entry must hold.
@@ -255,7 +274,7 @@ async fn converse(
             "the first message must be a Hello",
         ));
     };
-    let speaker = greet(gate, identity.as_ref(), &hello).inspect_err(|_| {
+    let (speaker, introduction) = greet(gate, identity.as_ref(), &hello).inspect_err(|_| {
         gate.metrics.refused_hellos.inc();
     })?;
 
@@ -278,9 +297,9 @@ async fn converse(
     }
 
     let registration = Registration::new(gate, &speaker.agent, send.clone());
-    let spool = hello.spool.unwrap_or_default();
-    info!(agent = %speaker.agent, office = %speaker.office.office, peer = ?peer, version = %hello.version, boot = %speaker.boot,
-        waiting = spool.next.saturating_sub(spool.first), dropped = spool.dropped, "an agent connected");
+    info!(agent = %speaker.agent, office = %speaker.office.office, peer = ?peer, version = %introduction.version,
+        boot = %speaker.boot, waiting = introduction.waiting, dropped = introduction.dropped, "an agent connected");
+    gate.remember(&speaker.agent, introduction).await;
     let (verdicts, verdicts_rx) = mpsc::channel(UNACKED);
     let (read, acknowledged) = tokio::join!(
         read_entries(gate, &speaker, inbound, verdicts, &registration.superseded),
@@ -295,7 +314,7 @@ fn greet<'a>(
     gate: &'a Gate,
     identity: Option<&AgentId>,
     hello: &wire::Hello,
-) -> Result<Speaker<'a>, Status> {
+) -> Result<(Speaker<'a>, Introduction), Status> {
     let invalid = |error: Invalid| Status::invalid_argument(error.within("hello").to_string());
     if hello.protocol != PROTOCOL {
         return Err(Status::failed_precondition(format!(
@@ -317,11 +336,13 @@ fn greet<'a>(
         ))
     })?;
     let boot = hello.boot[..].try_into().map_err(invalid)?;
-    Ok(Speaker {
+    let introduction = Introduction::of(hello, SystemTime::now().into()).map_err(invalid)?;
+    let speaker = Speaker {
         agent,
         boot,
         office,
-    })
+    };
+    Ok((speaker, introduction))
 }
 
 async fn read_entries(

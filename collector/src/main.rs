@@ -144,6 +144,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let gate = Arc::new(ingest::Gate::new(
         Arc::clone(&registry),
         Arc::clone(&log),
+        Arc::clone(&state),
         commits,
         Arc::clone(&metrics),
         config.retention_raw,

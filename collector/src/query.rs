@@ -3,7 +3,7 @@
 use crate::detect::{Agent, Link, Phase, Presence};
 use crate::history::{History, LinkId};
 use crate::incident::Incident;
-use crate::registry::Registry;
+use crate::registry::{Introduction, Registry};
 use crate::state::{State, get_json, keys, scan_json};
 use anyhow::Context;
 use denyut_proto::{AgentId, OfficeCode, Outcome, Sample, UnixMillis};
@@ -70,6 +70,18 @@ pub(crate) struct AgentView {
     pub(crate) last_ms: Option<UnixMillis>,
     /// The default gateway of its machine; `none` when it has none.
     pub(crate) gateway: Option<String>,
+    /// Version of the program.
+    pub(crate) version: Option<String>,
+    pub(crate) hostname: Option<String>,
+    /// Operating system and architecture (`linux x86_64`).
+    pub(crate) machine: Option<String>,
+    /// When it last connected (the collector's clock).
+    #[schema(value_type = Option<i64>)]
+    pub(crate) connected_ms: Option<UnixMillis>,
+    /// Heartbeats it had lost by then, since its spool was made.
+    pub(crate) dropped: Option<u64>,
+    /// Its wall clock minus the collector's by then, in ms.
+    pub(crate) clock_offset_ms: Option<i64>,
 }
 
 /// One link: one target as one agent sees it.
@@ -158,7 +170,8 @@ impl Query {
             }
             let agent: Option<Agent> = get_json(&*self.state, &keys::agent(id))?;
             links.extend(self.links_of(code, id, agent.as_ref())?);
-            agents.push(AgentView::of(id.clone(), agent.as_ref()));
+            let said: Option<Introduction> = get_json(&*self.state, &keys::introduction(id))?;
+            agents.push(AgentView::of(id.clone(), agent.as_ref(), said.as_ref()));
         }
         links.sort_by_key(|link| (link.role_order(), link.target.clone(), link.agent.clone()));
         let agent_states = agents.iter().map(|agent| match agent.state {
@@ -312,7 +325,7 @@ impl Query {
 }
 
 impl AgentView {
-    fn of(id: AgentId, agent: Option<&Agent>) -> Self {
+    fn of(id: AgentId, agent: Option<&Agent>, said: Option<&Introduction>) -> Self {
         let state = agent.map_or(ShownState::Unknown, |agent| match agent.presence {
             Presence::Present => ShownState::Up,
             Presence::Silent => ShownState::Unobserved,
@@ -324,6 +337,12 @@ impl AgentView {
             since_ms: agent.map(|agent| agent.since),
             last_ms: agent.map(|agent| agent.last_at),
             gateway: agent.and_then(|agent| agent.gateway.clone()),
+            version: said.map(|said| said.version.clone()),
+            hostname: said.map(|said| said.hostname.clone()),
+            machine: said.map(|said| format!("{} {}", said.os, said.arch)),
+            connected_ms: said.map(|said| said.at),
+            dropped: said.map(|said| said.dropped),
+            clock_offset_ms: said.map(|said| said.clock_offset_ms),
         }
     }
 }

@@ -312,3 +312,162 @@ pub(crate) fn forget(history: &dyn History, before: UnixMillis) -> anyhow::Resul
     while !history.forget(before)? {}
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::open_again;
+    use crate::history::EmbeddedHistory;
+    use crate::log::EmbeddedLog;
+    use crate::state::EmbeddedState;
+    use denyut_proto::{BootId, Outcome, Reason, TargetSamples};
+    use std::path::Path;
+    use std::time::Duration;
+
+    const START: i64 = 1_763_983_305_000;
+
+    /// Ten minutes of two agents that probe every second: one has two outages, the other falls silent and comes back with what it
+    /// had stored.
+    fn fill(log: &dyn Log) {
+        let second = |n: i64| UnixMillis(START + n * 1000);
+        let entry = |agent: &str, seq: i64, good: bool| {
+            let outcome = if good {
+                Outcome::Ok { rtt_us: 900 }
+            } else {
+                Outcome::Failed(Reason::Timeout.into())
+            };
+            let heartbeat = Heartbeat {
+                at: second(seq),
+                uptime: Duration::from_secs(1_000_000),
+                started: Duration::ZERO,
+                interval: Duration::from_secs(1),
+                samples: vec![TargetSamples {
+                    target: "server".parse().expect("a name"),
+                    samples: vec![Sample {
+                        at: second(seq),
+                        outcome,
+                    }],
+                }],
+                targets: None,
+                goodbye: None,
+                gateway: None,
+            };
+            Body::Heartbeat(Entry {
+                office: format!("36.73.0{}", agent.len()).parse().expect("a code"),
+                agent: agent.parse().expect("an id"),
+                boot: BootId([1; 16]),
+                seq: seq.unsigned_abs(),
+                heartbeat: wire::Heartbeat::from(&heartbeat).encode_to_vec().into(),
+            })
+        };
+        let mut late = Vec::new();
+        for n in 1..600 {
+            let mut bodies = vec![
+                Body::Tick,
+                entry(
+                    "a",
+                    n,
+                    !(100..140).contains(&n) && !(300..302).contains(&n) && n < 500,
+                ),
+            ];
+            let theirs = entry("bb", n, true);
+            if (200..260).contains(&n) {
+                late.push(theirs);
+            } else {
+                bodies.append(&mut late);
+                bodies.push(theirs);
+            }
+            log.append(second(n), bodies).expect("appends");
+        }
+    }
+
+    fn worker(folder: &Path) -> (Worker, Arc<dyn State>, Arc<dyn History>) {
+        let engine = open_again(folder);
+        let log: Arc<dyn Log> = Arc::new(EmbeddedLog::open(Arc::clone(&engine)).expect("opens"));
+        let history: Arc<dyn History> = Arc::new(EmbeddedHistory::open(&engine).expect("opens"));
+        let state: Arc<dyn State> = Arc::new(EmbeddedState::open(&engine).expect("opens"));
+        if log.end() == 0 {
+            fill(&*log);
+        }
+        let (bus, metrics) = (Arc::new(Bus::new()), Arc::new(Metrics::new()));
+        let worker = Worker::restore(log, Arc::clone(&history), Arc::clone(&state), bus, metrics);
+        (worker.expect("restores"), state, history)
+    }
+
+    /// Every key and value; every sample.
+    fn dump(state: &dyn State, history: &dyn History) -> (Vec<(String, String)>, Vec<Sample>) {
+        let all = state.scan("").expect("scans").into_iter();
+        let all = all.map(|(key, value)| (key, String::from_utf8(value).expect("JSON")));
+        let mut samples = Vec::new();
+        for agent in ["a", "bb"] {
+            let link = LinkId {
+                agent: agent.parse().expect("an id"),
+                target: "server".parse().expect("a name"),
+            };
+            let mut visit = |sample| {
+                samples.push(sample);
+                true
+            };
+            history
+                .visit(&link, UnixMillis(0)..UnixMillis(i64::MAX), &mut visit)
+                .expect("reads");
+        }
+        (all.collect(), samples)
+    }
+
+    #[test]
+    fn stopping_anywhere_and_going_on_ends_in_the_same() {
+        let whole = tempfile::tempdir().expect("tempdir");
+        let (mut uninterrupted, state, history) = worker(whole.path());
+        while uninterrupted.round().expect("works") {}
+        let expected = dump(&*state, &*history);
+        assert_eq!(expected.1.len(), 2 * 599);
+        let incidents = expected
+            .0
+            .iter()
+            .filter(|(key, _)| key.starts_with(keys::INCIDENTS))
+            .count();
+        assert_eq!(incidents, 3, "{:#?}", expected.0);
+
+        let parts = tempfile::tempdir().expect("tempdir");
+        for rounds in [1, 7, 60, 90, 150, usize::MAX] {
+            let (mut interrupted, state, history) = worker(parts.path());
+            let mut left = rounds;
+            while left > 0 && interrupted.round().expect("works") {
+                left -= 1;
+            }
+            if rounds == usize::MAX {
+                assert_eq!(dump(&*state, &*history), expected);
+            }
+        }
+    }
+
+    /// A crash may undo the newest changes of the state: what is done again changes nothing.
+    #[test]
+    fn doing_it_again_changes_nothing() {
+        let folder = tempfile::tempdir().expect("tempdir");
+        let (mut first, state, history) = worker(folder.path());
+        for _ in 0..80 {
+            assert!(first.round().expect("works"));
+        }
+        let before: Vec<_> = state.scan("").expect("scans");
+        while first.round().expect("works") {}
+        let expected = dump(&*state, &*history);
+        // Back to where the state was, with the history ahead of it.
+        let mut undo = Change {
+            put: before.clone(),
+            ..Change::default()
+        };
+        undo.delete = expected
+            .0
+            .iter()
+            .map(|(key, _)| key.clone())
+            .filter(|key| !before.iter().any(|(k, _)| k == key))
+            .collect();
+        state.apply(undo).expect("applies");
+        drop((first, state, history));
+        let (mut again, state, history) = worker(folder.path());
+        while again.round().expect("works") {}
+        assert_eq!(dump(&*state, &*history), expected);
+    }
+}

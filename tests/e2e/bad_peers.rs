@@ -89,11 +89,14 @@ async fn bad_entries_are_refused_by_field_and_the_stream_goes_on() {
         outcome(&collector, 2, heartbeat("server", &[now - 20 * DAY_MS])).await,
         None
     );
+    // A field that only a newer version knows (number 99, a varint) is no fault.
+    let newer = [heartbeat("server", &[now - 1]), vec![0x98, 0x06, 0x01]].concat();
+    assert_eq!(outcome(&collector, 3, newer).await, None);
     let zero = outcome(&collector, 0, heartbeat("server", &[now]))
         .await
         .expect("refused");
     assert_eq!(zero.field, "seq");
-    assert_eq!(collector.metric("denyut_entries_total").await, 2);
+    assert_eq!(collector.metric("denyut_entries_total").await, 3);
     let metrics = collector.get("/metrics").await.expect("metrics");
     let refused: u64 = metrics
         .lines()
@@ -149,6 +152,11 @@ async fn bad_streams_end_with_a_reason() {
             AgentMessage { kind: None },
             Code::InvalidArgument,
             "the first message must be a Hello",
+        ),
+        (
+            changed(|hello| hello.version = "x".repeat(256)),
+            Code::InvalidArgument,
+            "`hello.version` = `xxx",
         ),
         (
             changed(|hello| hello.version = "x".repeat(8_000)),

@@ -6,3 +6,4 @@ mod deploy;
 mod durability;
 mod offices;
 mod page;
+mod probes;

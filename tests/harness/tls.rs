@@ -1,6 +1,6 @@
 //! A certificate authority for a test, and what it signs.
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType, date_time_ymd};
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -28,18 +28,24 @@ impl Authority {
 
     /// Signs a server's certificate for an address: `<name>.pem` and `<name>.key`.
     pub fn server(&self, name: &str, address: IpAddr) {
-        self.sign(name, SanType::IpAddress(address));
+        self.sign(name, SanType::IpAddress(address), 4096);
+    }
+
+    /// The same, over since 2001.
+    pub fn expired_server(&self, name: &str, address: IpAddr) {
+        self.sign(name, SanType::IpAddress(address), 2001);
     }
 
     /// Signs an agent's certificate.
     pub fn agent(&self, id: &str) {
         let uri = format!("spiffe://denyut/agent/{id}");
-        self.sign(id, SanType::URI(uri.try_into().expect("ASCII")));
+        self.sign(id, SanType::URI(uri.try_into().expect("ASCII")), 4096);
     }
 
-    fn sign(&self, name: &str, san: SanType) {
+    fn sign(&self, name: &str, san: SanType, until_year: i32) {
         let mut parameters = CertificateParams::new(Vec::new()).expect("parameters");
         parameters.subject_alt_names = vec![san];
+        parameters.not_after = date_time_ymd(until_year, 1, 1);
         let key = KeyPair::generate().expect("a key");
         let certificate = parameters.signed_by(&key, &self.issuer).expect("signs");
         fs::write(self.folder.join(format!("{name}.pem")), certificate.pem()).expect("writes");

@@ -17,7 +17,9 @@ pub(super) async fn query(server: Option<&(String, u16)>, name: &str) -> Answer 
         Some((host, port)) => resolve(host, *port).await?,
         None => SocketAddr::new(system_resolver().ok_or(Reason::LocalError)?, 53),
     };
-    let name = Name::from_ascii(name).map_err(|_| Failure::from(Reason::LocalError))?;
+    let mut name = Name::from_ascii(name).map_err(|_| Failure::from(Reason::LocalError))?;
+    // As answers repeat it.
+    name.set_fqdn(true);
     ask(server, name)
         .await
         .map_err(|error| Failure::from(reason_of(&error)))?

@@ -83,21 +83,17 @@ fn failure_of(error: &reqwest::Error) -> Failure {
         if let Some(tls) = this.downcast_ref::<rustls::Error>() {
             return tls_reason(tls).into();
         }
-        if let Some(this) = this.downcast_ref::<std::io::Error>() {
-            // An io::Error may wrap the TLS error without naming it as its source.
-            if let Some(tls) = this
-                .get_ref()
-                .and_then(|e| e.downcast_ref::<rustls::Error>())
-            {
-                return tls_reason(tls).into();
-            }
-            io = Some(reason_of(this));
-        }
         // hyper-util says only by its text that the name was the trouble.
         if this.to_string().contains("dns error") {
             return Reason::NameNotResolved.into();
         }
-        cause = this.source();
+        let wrapped = this.downcast_ref::<std::io::Error>();
+        io = wrapped.map(reason_of).or(io);
+        // What an io::Error wraps is not its source: that is the source of what it wraps.
+        cause = match wrapped.and_then(std::io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => this.source(),
+        };
     }
     match io {
         Some(reason) => reason.into(),

@@ -1,12 +1,11 @@
 //! What happens, as it happens: server-sent events.
 
 use super::problem::Problem;
-use super::{Parameters, Shared, State};
+use super::{Parameters, Shared, State, office_parameter};
 use crate::events::Happening;
 use crate::query::SampleView;
 use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
-use denyut_proto::{Invalid, OfficeCode};
 use futures_util::{Stream, StreamExt, stream};
 use serde::Deserialize;
 use serde_json::json;
@@ -43,15 +42,7 @@ pub(super) async fn stream(
     axum::extract::State(shared): State,
     Parameters(parameters): Parameters<StreamParameters>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
-    let office: Option<OfficeCode> = parameters
-        .office
-        .map(|office| {
-            office.parse().map_err(|error| Invalid {
-                field: "office".into(),
-                ..error
-            })
-        })
-        .transpose()?;
+    let office = office_parameter(parameters.office)?;
     let stop = shared.stop.clone();
     let listener = Listener::new(shared);
     let events = stream::unfold((listener, stop), |(mut listener, stop)| async move {

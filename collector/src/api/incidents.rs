@@ -1,10 +1,10 @@
 //! Incidents.
 
 use super::problem::Problem;
-use super::{Parameters, Path, State, blocking};
+use super::{Parameters, Path, State, blocking, office_parameter};
 use crate::incident::Incident;
 use axum::Json;
-use denyut_proto::{Invalid, OfficeCode};
+use denyut_proto::Invalid;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -36,15 +36,7 @@ pub(super) async fn list(
     axum::extract::State(shared): State,
     Parameters(parameters): Parameters<ListParameters>,
 ) -> Result<Json<Vec<Incident>>, Problem> {
-    let office: Option<OfficeCode> = parameters
-        .office
-        .map(|office| {
-            office.parse().map_err(|error| Invalid {
-                field: "office".into(),
-                ..error
-            })
-        })
-        .transpose()?;
+    let office = office_parameter(parameters.office)?;
     let limit = parameters.limit.unwrap_or(LIMIT.1);
     if !(1..=LIMIT.0).contains(&limit) {
         return Err(Invalid::new("limit", limit, "out of range", "write 1 to 1000").into());

@@ -17,6 +17,7 @@ use axum::Router;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::routing::get;
+use denyut_proto::{Invalid, OfficeCode};
 use problem::Problem;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -119,6 +120,17 @@ async fn blocking<T: Send + 'static>(
         .await
         .context("a query panicked")?
         .map_err(Problem::from)
+}
+
+/// The query parameter `office`.
+fn office_parameter(office: Option<String>) -> Result<Option<OfficeCode>, Invalid> {
+    let named = |error| Invalid {
+        field: "office".into(),
+        ..error
+    };
+    office
+        .map(|office| office.parse().map_err(named))
+        .transpose()
 }
 
 /// Path parameters whose errors are problems.

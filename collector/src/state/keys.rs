@@ -9,6 +9,8 @@ pub(crate) const SCHEMA: &str = "schema";
 pub(crate) const CHECKPOINT: &str = "checkpoint";
 /// What the detector knows of an agent: [`crate::detect::Agent`].
 pub(crate) const AGENTS: &str = "agent/";
+/// What an agent last said of itself when it connected: [`crate::registry::Introduction`].
+pub(crate) const INTRODUCTIONS: &str = "introduction/";
 /// What the detector knows of a link: [`crate::detect::Link`].
 pub(crate) const LINKS: &str = "link/";
 /// All incidents by number: [`crate::incident::Incident`].
@@ -18,6 +20,10 @@ pub(crate) const OPEN: &str = "open/";
 
 pub(crate) fn agent(agent: &AgentId) -> String {
     format!("{AGENTS}{agent}")
+}
+
+pub(crate) fn introduction(agent: &AgentId) -> String {
+    format!("{INTRODUCTIONS}{agent}")
 }
 
 pub(crate) fn links_of(agent: &AgentId) -> String {

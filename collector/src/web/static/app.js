@@ -9,6 +9,8 @@ const STATES = ["down", "unobserved", "recovering", "suspect", "unknown", "close
 const LIVE_LINKS_MAX = 600;
 const LOOK_AGAIN_MS = 30_000;
 const TAIL_EVERY_MS = 5_000;
+// An agent's clock that is off by more than this is told.
+const CLOCK_OFF_MS = 10_000;
 const HOUR_MS = 3_600_000;
 // What the pictures may show, in hours.
 const RANGES = [1, 6, 24];
@@ -161,6 +163,10 @@ function officeCard(office) {
     const facts = [agent.agent, say(`state.${agent.state}`).toLowerCase()];
     if (agent.gateway) facts.push(say("agent.gateway", { address: agent.gateway }));
     if (agent.last_ms !== null) facts.push(say("agent.last", { time: timeAt(agent.last_ms, office.code) }));
+    if (agent.dropped) facts.push(say("agent.dropped", { count: agent.dropped }));
+    if (Math.abs(agent.clock_offset_ms ?? 0) > CLOCK_OFF_MS) {
+      facts.push(say(agent.clock_offset_ms > 0 ? "agent.clock_ahead" : "agent.clock_behind", { length: lengthOf(Math.abs(agent.clock_offset_ms)) }));
+    }
     return make("p", { class: "agent" }, facts.join(" · "));
   });
   card.append(...words);
