@@ -51,7 +51,7 @@ pub(crate) struct Config {
     pub(crate) heartbeat: Duration,
     /// A certificate authority that HTTPS targets may be signed by, beside the public ones; PEM.
     pub(crate) probe_ca: Option<PathBuf>,
-    /// Tried in this order, from the first again after each failure of all.
+    /// Tried in this order, round and round, until one answers.
     pub(crate) collectors: Vec<Uri>,
     /// The longest wait before the next try to connect (1 s to 10 min).
     pub(crate) reconnect_max: Duration,

@@ -58,10 +58,10 @@ impl Streamer {
     /// Keeps a stream open until `stop`; then delivers what is left, for a while.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut failures: u32 = 0;
+        let mut which = 0;
         let mut last_said = String::new();
         loop {
-            let uri =
-                self.config.collectors[failures as usize % self.config.collectors.len()].clone();
+            let uri = self.config.collectors[which % self.config.collectors.len()].clone();
             let began = Instant::now();
             let ended = tokio::select! {
                 ended = self.session(&uri, &stop) => ended,
@@ -70,7 +70,12 @@ impl Streamer {
             };
             let error = match ended {
                 Ok(End::Stopped) => return,
-                Ok(End::Lost(error)) | Err(error) => error,
+                // It was good a moment ago: the same one again.
+                Ok(End::Lost(error)) => error,
+                Err(error) => {
+                    which += 1;
+                    error
+                }
             };
             failures = if began.elapsed() > ACK_TIMEOUT {
                 1

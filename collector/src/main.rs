@@ -79,11 +79,14 @@ struct ConfigFile {
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Serve { file } => Config::load(&file.config).and_then(|config| {
-            tokio::runtime::Builder::new_multi_thread()
+            let runtime = tokio::runtime::Builder::new_multi_thread()
                 .enable_all()
                 .build()
-                .context("cannot start the runtime")?
-                .block_on(serve(config))
+                .context("cannot start the runtime")?;
+            let done = runtime.block_on(serve(config));
+            // After a failure some thread may wait for ever; what was acknowledged is on the disk.
+            runtime.shutdown_timeout(Duration::from_secs(1));
+            done
         }),
         Command::CheckConfig { file } => check_config(&file.config),
         Command::Version => {
