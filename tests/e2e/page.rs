@@ -214,6 +214,10 @@ async fn the_page_shows_offices_and_stays_live() {
         ],
     )
     .await;
+    let lines =
+        "return document.querySelectorAll('[data-office=\"36.73.03\"] .rtt .median').length";
+    let drawn = || async { (laptop.run(lines).await == 3).then_some(()) };
+    eventually("the hour is drawn", Duration::from_secs(10), drawn).await;
     laptop.screenshot(&picture("page-laptop-en.png")).await;
     agent.terminate();
     let closed = || async {

@@ -95,14 +95,14 @@ async function loadPicture(link, row) {
   if (step !== stepOf(hours * HOUR_MS)) return; // another stretch was chosen meanwhile
   const buckets = known.filter((bucket) => bucket.from_ms >= start && bucket.from_ms < from).concat(fresh);
   pictures.set(key, buckets);
-  drawPicture(row, buckets);
+  drawPicture(row, link, buckets);
 }
 
-function drawPicture(row, buckets) {
+function drawPicture(row, link, buckets) {
   const now = Date.now();
   const step = stepOf(hours * HOUR_MS);
-  drawStrip(row.querySelector(".strip"), buckets, now, step);
-  const top = drawRtt(row.querySelector(".rtt"), buckets, now, step);
+  drawStrip(row.querySelector(".strip"), buckets, now, step, link.interval_ms);
+  const top = drawRtt(row.querySelector(".rtt"), buckets, now, step, link.interval_ms);
   row.querySelector(".top").textContent = top ? say("plot.top", { rtt: rtt(top) }) : "";
   const sum = (name) => buckets.reduce((total, bucket) => total + bucket[name], 0);
   const [ok, failed] = [sum("ok"), sum("failed")];
@@ -197,14 +197,15 @@ function linkRow(link) {
   row.link = link;
   showLast(row, link);
   const known = pictures.get(keyOf(link));
-  if (known) drawPicture(row, known);
+  if (known) drawPicture(row, link, known);
   visible.observe(row);
   return row;
 }
 
 // So many hours (or a half) before now.
 function ago(time) {
-  return say("axis.ago", { length: lengthOf(time * HOUR_MS) });
+  const length = time < 1 ? lengthOf(time * HOUR_MS) : say("unit.hour", { n: time });
+  return say("axis.ago", { length });
 }
 
 function showLast(row, link) {
@@ -260,7 +261,7 @@ function renderLegend() {
 }
 
 function renderRanges() {
-  const choice = (range) => make("button", { type: "button", "aria-pressed": String(range === hours), onclick: () => choose(range) }, lengthOf(range * HOUR_MS));
+  const choice = (range) => make("button", { type: "button", "aria-pressed": String(range === hours), onclick: () => choose(range) }, say("unit.hour", { n: range }));
   element("ranges").replaceChildren(...RANGES.map(choice));
 }
 

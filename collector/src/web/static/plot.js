@@ -34,16 +34,25 @@ function byStep(buckets, now, step) {
   return steps;
 }
 
+// For how many steps one sample speaks: until the next is overdue.
+const reachOf = (interval, step) => Math.ceil((1.5 * interval) / step);
+
 // Draws the strip into `svg`: neighbours of one kind as one rectangle.
-export function drawStrip(svg, buckets, now, step) {
+export function drawStrip(svg, buckets, now, step, interval) {
   svg.setAttribute("viewBox", `0 0 ${STEPS} 1`);
   svg.setAttribute("preserveAspectRatio", "none");
   svg.replaceChildren();
   const kinds = byStep(buckets, now, step).map(kindOf);
+  const reach = reachOf(interval, step);
+  let last = -Infinity;
+  const shown = kinds.map((kind, i) => {
+    if (kind !== "gap") last = i;
+    return i - last < reach ? kinds[last] : "gap";
+  });
   for (let i = 0; i < STEPS; ) {
     let end = i;
-    while (end < STEPS && kinds[end] === kinds[i]) end += 1;
-    svg.append(node("rect", { x: i, y: 0, width: end - i, height: 1, class: `fill-${kinds[i]}` }));
+    while (end < STEPS && shown[end] === shown[i]) end += 1;
+    svg.append(node("rect", { x: i, y: 0, width: end - i, height: 1, class: `fill-${shown[i]}` }));
     i = end;
   }
 }
@@ -56,7 +65,7 @@ function roundUp(value) {
 
 // Draws the round-trip times into `svg`: a band from the least to the 95th percentile, the median as a line, failures as
 // ticks at the top. Returns the time at the upper edge in µs; 0 without any.
-export function drawRtt(svg, buckets, now, step) {
+export function drawRtt(svg, buckets, now, step, interval) {
   const height = 100;
   svg.setAttribute("viewBox", `0 0 ${STEPS} ${height}`);
   svg.setAttribute("preserveAspectRatio", "none");
@@ -76,16 +85,15 @@ export function drawRtt(svg, buckets, now, step) {
     const upper = Number(y(p95));
     svg.append(node("rect", { x: i, y: upper, width: 1, height: Math.max(1, Number(y(min)) - upper), class: "band" }));
   });
+  const reach = reachOf(interval, step);
   let path = "";
-  let pen = false;
+  let last = -Infinity;
   steps.forEach((bucket, i) => {
+    if (bucket?.failed && !bucket.ok) last = -Infinity;
     const median = bucket?.rtt_us?.median;
-    if (median === undefined) {
-      pen = false;
-      return;
-    }
-    path += pen ? `L${i + 0.5} ${y(median)}` : `M${i} ${y(median)}L${i + 1} ${y(median)}`;
-    pen = true;
+    if (median === undefined) return;
+    path += i - last <= reach ? `L${i + 0.5} ${y(median)}` : `M${i} ${y(median)}L${i + 1} ${y(median)}`;
+    last = i;
   });
   if (path) svg.append(node("path", { d: path, class: "median" }));
   return top;
