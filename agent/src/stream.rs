@@ -277,6 +277,7 @@ impl Streamer {
                 first: range.first,
                 next: range.next,
                 dropped: range.dropped,
+                acked: range.acked,
             }),
             wall_ms: machine::wall().0,
             uptime_ms: u64::try_from(machine::uptime().as_millis()).unwrap_or(u64::MAX),

@@ -4,7 +4,7 @@ use crate::detect::{Agent, Link, Phase, Presence};
 use crate::history::{History, LinkId};
 use crate::incident::Incident;
 use crate::registry::{Introduction, Registry};
-use crate::state::{State, get_json, keys, scan_json};
+use crate::state::{State, get_json, keys, parse, scan_json};
 use anyhow::Context;
 use denyut_proto::{AgentId, OfficeCode, Outcome, Sample, UnixMillis};
 use serde::{Deserialize, Serialize};
@@ -236,26 +236,32 @@ impl Query {
         office: Option<&OfficeCode>,
         most: usize,
     ) -> anyhow::Result<Vec<Incident>> {
-        let wanted = |incident: &Incident| office.is_none_or(|office| incident.office == *office);
-        let mut incidents: Vec<Incident> = if open_only {
-            let mut open = Vec::new();
-            for (_, number) in scan_json::<u64>(&*self.state, keys::OPEN)? {
-                // Resolved in between: no longer open.
-                open.extend(
-                    self.incident(number)?
-                        .filter(|incident| incident.resolved_ms.is_none()),
-                );
+        let mut incidents = Vec::new();
+        let mut take = |incident: Incident| {
+            let wanted = office.is_none_or(|office| incident.office == *office);
+            // Resolved in between: no longer open.
+            if wanted && !(open_only && incident.resolved_ms.is_some()) {
+                incidents.push(incident);
             }
-            open
-        } else {
-            scan_json::<Incident>(&*self.state, keys::INCIDENTS)?
-                .into_iter()
-                .map(|(_, incident)| incident)
-                .collect()
+            incidents.len() < most
         };
-        incidents.retain(wanted);
-        incidents.sort_by_key(|incident| std::cmp::Reverse(incident.number));
-        incidents.truncate(most);
+        if open_only {
+            let open = scan_json::<u64>(&*self.state, keys::OPEN)?;
+            let mut numbers: Vec<u64> = open.into_iter().map(|(_, number)| number).collect();
+            numbers.sort_unstable_by_key(|number| std::cmp::Reverse(*number));
+            for number in numbers {
+                if self
+                    .incident(number)?
+                    .is_some_and(|incident| !take(incident))
+                {
+                    break;
+                }
+            }
+        } else {
+            self.state.visit_back(keys::INCIDENTS, &mut |key, value| {
+                Ok(take(parse(key, value)?))
+            })?;
+        }
         Ok(incidents)
     }
 

@@ -81,7 +81,9 @@ impl Introduction {
             hostname: machine.hostname,
             os: machine.os,
             arch: machine.arch,
-            waiting: spool.next.saturating_sub(spool.first),
+            waiting: spool
+                .next
+                .saturating_sub(spool.first.max(spool.acked.saturating_add(1))),
             dropped: spool.dropped,
             clock_offset_ms: hello.wall_ms.saturating_sub(at.0),
         })

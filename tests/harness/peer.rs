@@ -79,6 +79,7 @@ pub fn hello(agent: &str, boot: BootId) -> AgentMessage {
             agent: agent.into(),
             boot: boot.0.to_vec(),
             version: "test".into(),
+            wall_ms: crate::now_ms(),
             ..Default::default()
         })),
     }

@@ -38,6 +38,22 @@ impl State for EmbeddedState {
             .collect()
     }
 
+    fn visit_back(
+        &self,
+        prefix: &str,
+        visit: &mut dyn FnMut(&str, &[u8]) -> anyhow::Result<bool>,
+    ) -> anyhow::Result<()> {
+        for item in self.tree.scan_prefix(prefix).rev() {
+            let (key, value) = item.context("cannot read the state")?;
+            let key =
+                std::str::from_utf8(&key).context("the state is damaged: a key is not text")?;
+            if !visit(key, &value)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     fn apply(&self, change: Change) -> Result<(), StateError> {
         if change.put.len() + change.delete.len() > BATCH_MAX {
             return Err(StateError::Store(anyhow!(
@@ -112,6 +128,14 @@ mod tests {
             .map(|(k, _)| k)
             .collect();
         assert_eq!(all, ["b", "c"]);
+        let mut back = Vec::new();
+        let mut visit = |key: &str, _: &[u8]| {
+            back.push(key.to_owned());
+            Ok(key != "b")
+        };
+        state.apply(put(&[], &[("a", "1")], &[])).expect("applies");
+        state.visit_back("", &mut visit).expect("visits");
+        assert_eq!(back, ["c", "b"]);
     }
 
     #[test]

@@ -45,6 +45,13 @@ pub(crate) trait State: Send + Sync {
     /// All keys that begin with `prefix`, ascending.
     fn scan(&self, prefix: &str) -> anyhow::Result<Vec<(String, Vec<u8>)>>;
 
+    /// The values of all keys that begin with `prefix`, descending, each given to `visit` until it returns `false`.
+    fn visit_back(
+        &self,
+        prefix: &str,
+        visit: &mut dyn FnMut(&str, &[u8]) -> anyhow::Result<bool>,
+    ) -> anyhow::Result<()>;
+
     fn apply(&self, change: Change) -> Result<(), StateError>;
 }
 
@@ -71,7 +78,8 @@ pub(crate) fn scan_json<T: DeserializeOwned>(
         .collect()
 }
 
-fn parse<T: DeserializeOwned>(key: &str, value: &[u8]) -> anyhow::Result<T> {
+/// Reads a value that [`Change::put_json`] wrote.
+pub(crate) fn parse<T: DeserializeOwned>(key: &str, value: &[u8]) -> anyhow::Result<T> {
     use anyhow::Context;
     serde_json::from_slice(value)
         .with_context(|| format!("the state is damaged, or of a newer version: `{key}`"))
