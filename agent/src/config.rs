@@ -1,12 +1,13 @@
 //! The agent's configuration: what the user wrote, and what the program needs.
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use denyut_proto::{AgentId, Invalid, Target, TargetSpec, parse_duration, read_targets};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde::Deserialize;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tonic::transport::Uri;
+use tonic::transport::{Certificate, ClientTlsConfig, Identity, Uri};
 
 /// The file as written. Unknown keys are refused: a misspelt one must not be lost in silence.
 #[derive(Debug, Deserialize)]
@@ -92,7 +93,49 @@ impl Config {
                 )
             })
             .with_context(invalid)?;
-        Self::try_from(file).with_context(invalid)
+        let config = Self::try_from(file).with_context(invalid)?;
+        if let Some(tls) = &config.tls {
+            tls.load().with_context(invalid)?;
+        }
+        Ok(config)
+    }
+}
+
+impl TlsFiles {
+    /// Reads the files. They are read at each connection, so that renewed ones are used without a restart.
+    pub(crate) fn load(&self) -> anyhow::Result<ClientTlsConfig> {
+        let read = |field: &str, path: &PathBuf| {
+            std::fs::read(path)
+                .with_context(|| format!("`collector.{field}`: cannot read {}", path.display()))
+        };
+        let ca = read("ca", &self.ca)?;
+        let (certificate, key) = (
+            read("certificate", &self.certificate)?,
+            read("key", &self.key)?,
+        );
+        for (field, path, bytes) in [
+            ("ca", &self.ca, &ca),
+            ("certificate", &self.certificate, &certificate),
+        ] {
+            if CertificateDer::pem_slice_iter(bytes)
+                .next()
+                .is_none_or(|found| found.is_err())
+            {
+                bail!(
+                    "`collector.{field}`: {} holds no PEM certificate",
+                    path.display()
+                );
+            }
+        }
+        if PrivateKeyDer::from_pem_slice(&key).is_err() {
+            bail!(
+                "`collector.key`: {} holds no PEM private key",
+                self.key.display()
+            );
+        }
+        Ok(ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(ca))
+            .identity(Identity::from_pem(certificate, key)))
     }
 }
 
@@ -109,6 +152,16 @@ impl TryFrom<File> for Config {
                 format!("{heartbeat:?}"),
                 "out of range",
                 "write 1s to 1h",
+            ));
+        }
+        // A socket's path may have 107 bytes on Linux.
+        let path = file.data_dir.as_os_str();
+        if path.is_empty() || path.len() > 90 {
+            return Err(Invalid::new(
+                "data_dir",
+                file.data_dir.display(),
+                "empty, or too long for the status socket in it",
+                "write an absolute path of at most 90 bytes",
             ));
         }
         let spool_mib = file.spool.max_mib.unwrap_or(Self::DEFAULT_SPOOL_MIB);
@@ -185,6 +238,18 @@ fn collectors(section: &CollectorSection) -> Result<Vec<Uri>, Invalid> {
                 ));
             }
             _ => return Err(bad("unknown scheme", "use https (or http on loopback)")),
+        }
+        if uri
+            .authority()
+            .is_some_and(|authority| authority.as_str().contains('@'))
+        {
+            let fix = "write only scheme, host and port; an agent is known by its certificate";
+            return Err(Invalid::new(
+                format!("collector.addresses[{i}]"),
+                "(not shown)",
+                "a user name or password",
+                fix,
+            ));
         }
         if uri.path() != "/" || uri.query().is_some() {
             return Err(bad(

@@ -92,7 +92,12 @@ fn main() -> ExitCode {
         .enable_all()
         .build()
         .context("cannot start the runtime")
-        .and_then(|runtime| runtime.block_on(dispatch(arguments.command)));
+        .and_then(|runtime| {
+            let done = runtime.block_on(dispatch(arguments.command));
+            // A name look-up that nobody answers may still block a thread.
+            runtime.shutdown_background();
+            done
+        });
     match done {
         Ok(code) => code,
         Err(error) => {
@@ -155,6 +160,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         icmp_fix,
         ..Default::default()
     }));
+    let first = spool.range().next;
     let spooled = watch::Sender::new(spool.range().next - 1);
     let spool = Arc::new(Mutex::new(spool));
     // Orders come from one collector, a few a minute at most; a full queue makes its stream wait.
@@ -182,6 +188,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let streamer = stream::Streamer {
         config,
         boot,
+        first,
         spool,
         spooled,
         orders,
@@ -291,7 +298,16 @@ async fn probe_once(
     });
     let target = match named {
         Some(target) => target.clone(),
-        None => one_off(text, timeout)?,
+        None => one_off(text, timeout).with_context(|| match &config {
+            None => "not a probe; to probe a target by its name, give --config".to_owned(),
+            Some(config) => {
+                let own: Vec<&str> = config.targets.iter().map(|t| t.name.as_str()).collect();
+                format!(
+                    "neither a probe nor a target of the configuration file ({}); targets that the collector gives are not in it",
+                    own.join(", ")
+                )
+            }
+        })?,
     };
     let prober = probe::Prober::new(config.as_ref().and_then(|c| c.probe_ca.as_deref()))?;
     let at = machine::wall();
@@ -341,7 +357,17 @@ async fn probe_once(
 /// A target for a probe given on the command line.
 fn one_off(text: &str, timeout: &str) -> Result<Target, Invalid> {
     let probe: Probe = text.parse()?;
-    let timeout = denyut_proto::parse_duration("--timeout", timeout)?;
+    let timeout_text = timeout;
+    let timeout = denyut_proto::parse_duration("--timeout", timeout_text)?;
+    let (least, most) = Target::TIMEOUT;
+    if timeout < least || timeout > most {
+        return Err(Invalid::new(
+            "--timeout",
+            timeout_text,
+            "out of range",
+            "write 100ms to 60s",
+        ));
+    }
     Target::new(
         "one-off".parse()?,
         Role::Uplink,

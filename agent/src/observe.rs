@@ -33,6 +33,8 @@ pub(crate) enum Order {
     Targets(Vec<Target>),
     /// Probe this one now.
     ProbeNow(TargetName),
+    /// Say again what the targets are: the collector knows nothing of this agent.
+    Declare,
 }
 
 /// Everything that can happen to the observer.
@@ -128,6 +130,10 @@ impl Observer {
                 Event::Tick => self.start_due(&mut state),
                 Event::Probed(probed) => self.take(&mut state, probed),
                 Event::Ordered(Order::Targets(given)) => self.retarget(&mut state, given),
+                Event::Ordered(Order::Declare) => {
+                    state.declare = true;
+                    state.urgent = true;
+                }
                 Event::Ordered(Order::ProbeNow(name)) => {
                     match state.targets.iter().find(|target| target.name == name) {
                         Some(target) => {
@@ -143,7 +149,7 @@ impl Observer {
             }
         }
         state.running.shutdown().await;
-        self.spool_heartbeat(&mut state, Some(Goodbye::Stopped))
+        self.spool_heartbeat(&mut state, Some(Goodbye::Stopped), false)
             .await;
     }
 
@@ -238,13 +244,17 @@ impl Observer {
         // An edge waits for the probes that are just under way with it: they usually tell the same story,
         // and one heartbeat is cheaper than six.
         let urgent = state.urgent && (state.running.is_empty() || state.declare);
-        if urgent || state.pending_count >= MAX_PENDING || machine::uptime() >= state.heartbeat_due
-        {
-            self.spool_heartbeat(state, None).await;
+        let due = machine::uptime() >= state.heartbeat_due;
+        if urgent || due || state.pending_count >= MAX_PENDING {
+            // A declaration travels alone: with samples it might be too long.
+            if state.declare && state.pending_count > 0 {
+                self.spool_heartbeat(state, None, false).await;
+            }
+            self.spool_heartbeat(state, None, state.declare).await;
         }
     }
 
-    async fn spool_heartbeat(&self, state: &mut State, goodbye: Option<Goodbye>) {
+    async fn spool_heartbeat(&self, state: &mut State, goodbye: Option<Goodbye>, declare: bool) {
         let (at, uptime) = (machine::wall(), machine::uptime());
         let gateway = default_gateway().map_or_else(|| "none".into(), |g| g.address.to_string());
         let heartbeat = Heartbeat {
@@ -264,16 +274,15 @@ impl Observer {
                         .collect(),
                 })
                 .collect(),
-            targets: state.declare.then(|| state.targets.clone()),
+            targets: declare.then(|| state.targets.clone()),
             goodbye,
-            gateway: (state.gateway.as_ref() != Some(&gateway)).then(|| gateway.clone()),
+            gateway: (declare || state.gateway.as_ref() != Some(&gateway)).then(|| gateway.clone()),
         };
-        if let Some(new) = &heartbeat.gateway {
-            info!(gateway = %new, "default gateway");
+        if state.gateway.as_ref() != Some(&gateway) {
+            info!(%gateway, "default gateway");
         }
         state.gateway = Some(gateway);
         state.pending_count = 0;
-        state.declare = false;
         state.urgent = false;
         state.heartbeat_due = uptime + self.interval;
 
@@ -293,10 +302,11 @@ impl Observer {
                 drop(status);
                 match result {
                     Ok(seq) => {
+                        state.declare &= !declare;
                         self.spooled.send_replace(seq);
                     }
                     Err(error) => {
-                        error!(%error, dropped = range.dropped, "cannot spool a heartbeat: it is lost; free space on the disk of the data folder");
+                        error!(%error, dropped = range.dropped, "cannot spool a heartbeat: it is lost; look after the disk of the data folder");
                     }
                 }
             }

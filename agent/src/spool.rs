@@ -32,6 +32,8 @@ use tracing::{info, warn};
 /// How long an acknowledged segment is kept, in case the collector loses what it had.
 const KEEP_ACKED: Duration = Duration::from_secs(15 * 60);
 
+/// No honest spool comes this far; a sequence above it is damage.
+const SEQ_MAX: u64 = 1 << 60;
 const MAGIC: &[u8; 8] = b"DNYTSPL1";
 const HEADER: usize = 4 + 4 + 8 + 16;
 /// After a cut tail the sequence goes on this much higher: further than entries that could have been sent
@@ -91,8 +93,11 @@ impl Spool {
     pub(crate) fn open(folder: &Path, max: u64) -> anyhow::Result<Self> {
         let cannot = || format!("cannot open the spool {}", folder.display());
         fs::create_dir_all(folder).with_context(cannot)?;
-        let id = read_or_draw_id(folder).with_context(cannot)?;
-        let (acked, dropped) = read_mark(folder);
+        let mark = read_mark(folder);
+        // Without a mark and without segments sequences start anew, and so must the boots they belong to.
+        let fresh = mark.is_none() && segment_files(folder).with_context(cannot)?.is_empty();
+        let id = read_or_draw_id(folder, fresh).with_context(cannot)?;
+        let (acked, dropped) = mark.unwrap_or_default();
         let mut spool = Self {
             folder: folder.to_owned(),
             id,
@@ -148,7 +153,13 @@ impl Spool {
             .back()
             .is_none_or(|segment| segment.bytes + record.len() as u64 > self.segment_size())
             || self.tail.is_none();
-        if roll {
+        // Deleted under our feet: what is written to it would be gone with the process.
+        let gone = |segment: &Segment| !self.folder.join(file_name(segment.first)).exists();
+        if !roll && self.segments.back().is_some_and(gone) {
+            fs::create_dir_all(&self.folder)?;
+            self.lose_whole(self.segments.len() - 1, 0);
+        }
+        if roll || self.tail.is_none() {
             self.new_segment(seq)?;
         }
         // `new_segment` has set both.
@@ -163,37 +174,69 @@ impl Spool {
         Ok(seq)
     }
 
-    /// Up to `most` entries after sequence `after`, oldest first. Entries that turn out to be damaged are
-    /// passed over.
+    /// Up to `most` entries after sequence `after`, oldest first. What turns out to be damaged or gone is counted as dropped
+    /// and passed over.
     pub(crate) fn read_after(&mut self, after: u64, most: usize) -> io::Result<Vec<Spooled>> {
         let mut out = Vec::new();
-        let from = self
+        let mut i = self
             .segments
             .partition_point(|segment| segment.last <= after);
-        for segment in self.segments.iter().skip(from) {
-            if out.len() >= most {
-                break;
-            }
-            let mut file = File::open(self.folder.join(file_name(segment.first)))?;
-            let (cursor_segment, cursor_seq, cursor_offset) = self.cursor;
+        while i < self.segments.len() && out.len() < most {
+            let (first, bytes) = (self.segments[i].first, self.segments[i].bytes);
+            let mut file = match File::open(self.folder.join(file_name(first))) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.lose_whole(i, after);
+                    continue; // the next segment is at this place now
+                }
+                Err(error) => return Err(error),
+            };
             let mut offset = MAGIC.len() as u64;
-            if cursor_segment == segment.first && cursor_seq <= after {
-                offset = cursor_offset;
+            let mut read_to = first - 1;
+            let (cursor_segment, cursor_seq, cursor_offset) = self.cursor;
+            if cursor_segment == first && cursor_seq <= after {
+                (offset, read_to) = (cursor_offset, cursor_seq);
             }
             file.seek(SeekFrom::Start(offset))?;
-            let mut reader = io::BufReader::new(file.take(segment.bytes.saturating_sub(offset)));
-            while out.len() < most {
-                let Some(entry) = read_record(&mut reader)? else {
-                    break;
-                };
-                offset += (HEADER + entry.payload.len()) as u64;
-                if entry.seq > after {
-                    self.cursor = (segment.first, entry.seq, offset);
-                    out.push(entry);
+            let mut reader = io::BufReader::new(file.take(bytes.saturating_sub(offset)));
+            while out.len() < most && read_to < self.segments[i].last {
+                match read_record(&mut reader)? {
+                    Some(entry) if entry.seq == read_to + 1 => {
+                        offset += (HEADER + entry.payload.len()) as u64;
+                        read_to = entry.seq;
+                        if entry.seq > after {
+                            self.cursor = (first, entry.seq, offset);
+                            out.push(entry);
+                        }
+                    }
+                    _ => self.lose_rest(i, read_to, after),
                 }
             }
+            i += 1;
         }
         Ok(out)
+    }
+
+    /// Segment `i` cannot be read behind `read_to`: it ends there.
+    fn lose_rest(&mut self, i: usize, read_to: u64, after: u64) {
+        let segment = &mut self.segments[i];
+        let lost = segment.last - read_to.max(after).max(self.acked).min(segment.last);
+        warn!(
+            segment = segment.first,
+            lost, "damage in the spool: the rest of this segment is lost"
+        );
+        segment.last = read_to;
+        self.dropped += lost;
+        if i + 1 == self.segments.len() {
+            self.tail = None; // what comes next goes into a new segment
+        }
+        self.write_mark();
+    }
+
+    /// Segment `i` is gone.
+    fn lose_whole(&mut self, i: usize, after: u64) {
+        self.lose_rest(i, self.segments[i].first - 1, after);
+        self.segments.remove(i);
     }
 
     /// The collector has everything up to `seq`: remembers it and deletes what need not be kept.
@@ -285,13 +328,7 @@ impl Spool {
     }
 
     fn load(&mut self) -> io::Result<()> {
-        let mut firsts: Vec<u64> = fs::read_dir(&self.folder)?
-            .filter_map(|entry| {
-                let name = entry.ok()?.file_name();
-                name.to_str()?.strip_suffix(".seg")?.parse().ok()
-            })
-            .collect();
-        firsts.sort_unstable();
+        let firsts = segment_files(&self.folder)?;
         let mut skip = 0;
         for (i, first) in firsts.iter().copied().enumerate() {
             let path = self.folder.join(file_name(first));
@@ -423,6 +460,27 @@ fn read_whole(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
     }
 }
 
+/// The first sequences of all segments, ascending. What else lies in the folder is not ours.
+fn segment_files(folder: &Path) -> io::Result<Vec<u64>> {
+    let mut firsts = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let first = name
+            .to_str()
+            .and_then(|name| name.strip_suffix(".seg")?.parse().ok());
+        if let Some(first) = first
+            && (1..=SEQ_MAX).contains(&first)
+            && name == *file_name(first)
+            && entry.file_type()?.is_file()
+        {
+            firsts.push(first);
+        }
+    }
+    firsts.sort_unstable();
+    Ok(firsts)
+}
+
 fn file_name(first: u64) -> String {
     format!("{first:020}.seg")
 }
@@ -431,35 +489,42 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-fn read_or_draw_id(folder: &Path) -> anyhow::Result<[u8; 16]> {
+fn read_or_draw_id(folder: &Path, fresh: bool) -> anyhow::Result<[u8; 16]> {
     let path = folder.join("id");
-    match fs::read_to_string(&path) {
-        Ok(text) => {
-            if let Ok(id) = uuid::Uuid::parse_str(text.trim()) {
-                return Ok(id.into_bytes());
+    match fs::read(&path) {
+        Ok(bytes) => {
+            let text = std::str::from_utf8(&bytes).ok();
+            let id = text.and_then(|text| uuid::Uuid::parse_str(text.trim()).ok());
+            match id {
+                Some(id) if !fresh => return Ok(id.into_bytes()),
+                Some(_) => {}
+                // A cut while it was first written. Entries that lie here keep the boot they were made with.
+                None => warn!("the spool's id is damaged; a new one is drawn"),
             }
-            // A cut while it was first written. Entries that lie here keep the boot they were made with.
-            warn!("the spool's id is damaged; a new one is drawn");
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error).context(format!("cannot read {}", path.display())),
     }
     let id = uuid::Uuid::new_v4();
-    let mut file = File::create(&path)?;
+    let mut file =
+        File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
     writeln!(file, "{}", id.simple())?;
     file.sync_all()?;
     sync_folder(folder)?;
     Ok(id.into_bytes())
 }
 
-fn read_mark(folder: &Path) -> (u64, u64) {
-    let text = fs::read_to_string(folder.join("mark")).unwrap_or_default();
+/// The acknowledged sequence and the count of dropped entries; `None` without a mark that makes sense.
+fn read_mark(folder: &Path) -> Option<(u64, u64)> {
+    let bytes = fs::read(folder.join("mark")).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
     let words: Vec<&str> = text.split_whitespace().collect();
     match words[..] {
         ["acked", acked, "dropped", dropped] => {
-            (acked.parse().unwrap_or(0), dropped.parse().unwrap_or(0))
+            let acked = acked.parse().ok().filter(|acked| *acked <= SEQ_MAX)?;
+            Some((acked, dropped.parse().ok()?))
         }
-        _ => (0, 0),
+        _ => None,
     }
 }
 
@@ -556,6 +621,82 @@ mod tests {
         spool.append(BOOT, b"one").expect("appends");
         spool.ack(999, Instant::now());
         assert_eq!(spool.range().acked, 0);
+    }
+
+    #[test]
+    fn a_spool_that_is_deleted_under_our_feet_goes_on() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let folder = dir.path().join("spool");
+        let mut spool = open(&folder, 1 << 20);
+        for _ in 0..3 {
+            spool.append(BOOT, b"lost").expect("appends");
+        }
+        fs::remove_dir_all(&folder).expect("removes");
+        assert_eq!(seqs(&mut spool, 1), Vec::<u64>::new());
+        assert_eq!(spool.range().dropped, 2, "one of the three had been read");
+        fs::create_dir_all(&folder).expect("makes");
+        assert_eq!(spool.append(BOOT, b"kept").expect("appends"), 4);
+        fs::remove_dir_all(&folder).expect("removes");
+        assert_eq!(spool.append(BOOT, b"kept").expect("appends"), 5);
+        assert_eq!(spool.range().dropped, 3);
+        assert_eq!(seqs(&mut spool, 0), [5]);
+    }
+
+    #[test]
+    fn damage_under_a_running_spool_is_passed_over() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let mut spool = open(dir.path(), 1 << 20);
+        for _ in 0..5 {
+            spool.append(BOOT, &[1; 100]).expect("appends");
+        }
+        let path = only_segment(dir.path());
+        let mut bytes = fs::read(&path).expect("reads");
+        let third = MAGIC.len() + 2 * (HEADER + 100) + 50;
+        bytes[third] ^= 1;
+        fs::write(&path, bytes).expect("writes");
+        assert_eq!(seqs(&mut spool, 0), [1, 2]);
+        assert_eq!(spool.range().dropped, 3);
+        assert_eq!(spool.append(BOOT, b"six").expect("appends"), 6);
+        assert_eq!(seqs(&mut spool, 2), [6]);
+        assert_eq!(seqs(&mut spool, 0), [1, 2, 6]);
+        drop(spool);
+        assert_eq!(seqs(&mut open(dir.path(), 1 << 20), 2), [6]);
+    }
+
+    #[test]
+    fn what_else_lies_in_the_folder_never_blocks_a_start() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let mut spool = open(dir.path(), 1 << 20);
+        spool.append(BOOT, b"one").expect("appends");
+        let id = spool.id();
+        drop(spool);
+        for name in [
+            "00000000000000000000.seg",
+            "18446744073709551615.seg",
+            "5.seg",
+            "x.seg",
+        ] {
+            fs::write(dir.path().join(name), b"junk").expect("writes");
+        }
+        fs::create_dir(dir.path().join("00000000000000000005.seg")).expect("makes");
+        for mark in ["acked 18446744073709551615 dropped 0", "acked 5", "\u{0}"] {
+            fs::write(dir.path().join("mark"), mark).expect("writes");
+            let mut spool = open(dir.path(), 1 << 20);
+            assert_eq!((spool.id(), seqs(&mut spool, 0)), (id, vec![1]), "{mark}");
+        }
+        fs::write(dir.path().join("id"), [0xff, 0xfe]).expect("writes");
+        assert_ne!(open(dir.path(), 1 << 20).id(), id);
+    }
+
+    #[test]
+    fn sequences_that_start_anew_get_a_new_id() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let mut spool = open(dir.path(), 1 << 20);
+        spool.append(BOOT, b"one").expect("appends");
+        let id = spool.id();
+        drop(spool);
+        fs::remove_file(only_segment(dir.path())).expect("removes");
+        assert_ne!(open(dir.path(), 1 << 20).id(), id);
     }
 
     #[test]

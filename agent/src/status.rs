@@ -113,7 +113,11 @@ pub(crate) async fn serve(
         };
         let answered = match accepted {
             Ok((connection, _)) => answer(connection, &status).await,
-            Err(error) => Err(error),
+            Err(error) => {
+                // Too many open files, most likely: asking again at once would fill the disk with this line.
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                Err(error)
+            }
         };
         if let Err(error) = answered {
             warn!(%error, "a status request failed");

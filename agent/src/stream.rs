@@ -14,13 +14,14 @@ use denyut_proto::wire::{
 use denyut_proto::{BootId, PROTOCOL, Target};
 use prost::Message;
 use std::collections::VecDeque;
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
+use tonic::transport::{Channel, Endpoint, Uri};
 use tracing::{info, warn};
 
 /// Entries sent and not yet acknowledged, at most.
@@ -39,6 +40,8 @@ const DRAIN: Duration = Duration::from_secs(3);
 pub(crate) struct Streamer {
     pub(crate) config: Config,
     pub(crate) boot: BootId,
+    /// The first sequence that this process may have spooled.
+    pub(crate) first: u64,
     pub(crate) spool: Arc<Mutex<Spool>>,
     /// Raised to the last spooled sequence.
     pub(crate) spooled: watch::Sender<u64>,
@@ -68,6 +71,7 @@ impl Streamer {
                 // While connecting nothing is to be drained; a running session sees `stop` itself.
                 () = async { stop.cancelled().await; tokio::time::sleep(DRAIN).await } => Ok(End::Stopped),
             };
+            let welcomed = ended.is_ok();
             let error = match ended {
                 Ok(End::Stopped) => return,
                 // It was good a moment ago: the same one again.
@@ -82,7 +86,13 @@ impl Streamer {
             } else {
                 failures.saturating_add(1)
             };
-            let text = format!("{error:#}");
+            let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+            let mut text = without_repeats(&causes);
+            if uri.scheme_str() == Some("https") && !welcomed {
+                text.push_str(
+                    " (if the network is fine: do `ca` and the collector's certificate fit, and `certificate` and the collector's `client_ca`?)",
+                );
+            }
             self.disconnected(&uri, &text);
             // The same trouble every few seconds for weeks is one line, not a full disk.
             if text != last_said {
@@ -125,11 +135,17 @@ impl Streamer {
         };
         self.connected(uri, &welcome);
 
-        let mut sent = lock(&self.spool).range().acked;
-        if let Some(durable) = welcome.durable {
-            // The collector holds less of this boot than it once acknowledged (restored from a backup): again from there.
-            sent = sent.min(durable);
-        }
+        let range = lock(&self.spool).range();
+        let mut sent = match (welcome.known, welcome.durable) {
+            // New, or wiped: all that is still here, and what the targets are.
+            (false, _) => {
+                self.order(Order::Declare).await;
+                range.first - 1
+            }
+            // It holds no more than this of our boot, though it may once have acknowledged more (restored from a backup).
+            (true, Some(durable)) => range.acked.min(durable),
+            (true, None) => range.acked.min(self.first - 1),
+        };
         let mut in_flight: VecDeque<u64> = VecDeque::new();
         let mut spooled = self.spooled.subscribe();
         let mut waiting_since = Instant::now();
@@ -220,7 +236,12 @@ impl Streamer {
         let path = given_path(&self.config);
         let saved = tokio::task::spawn_blocking(move || {
             let new = path.with_extension("new");
-            std::fs::write(&new, configuration.encode_to_vec())?;
+            let bytes = configuration.encode_to_vec();
+            let mut file = std::fs::File::create(&new)?;
+            // A checksum first: a file that was cut could still be read as fewer targets.
+            file.write_all(&crc32c::crc32c(&bytes).to_le_bytes())?;
+            file.write_all(&bytes)?;
+            file.sync_all()?;
             std::fs::rename(&new, &path)?;
             std::io::Result::Ok(configuration.revision)
         });
@@ -325,10 +346,15 @@ pub(crate) fn kept_configuration(config: &Config) -> (u64, Vec<Target>) {
     let Ok(bytes) = std::fs::read(&path) else {
         return (0, Vec::new());
     };
-    let read = wire::Configuration::decode(&bytes[..])
-        .map_err(anyhow::Error::from)
-        .and_then(|kept| Ok((kept.revision, targets_of(&kept)?)));
-    read.unwrap_or_else(|error| {
+    let read = || {
+        let (crc, bytes) = bytes.split_at_checked(4).context("too short")?;
+        if crc != crc32c::crc32c(bytes).to_le_bytes() {
+            bail!("wrong checksum");
+        }
+        let kept = wire::Configuration::decode(bytes)?;
+        anyhow::Ok((kept.revision, targets_of(&kept)?))
+    };
+    read().unwrap_or_else(|error| {
         warn!(path = %path.display(), %error, "the kept configuration is damaged; the collector will send it again");
         (0, Vec::new())
     })
@@ -356,28 +382,31 @@ async fn connect(uri: &Uri, tls: Option<&TlsFiles>) -> anyhow::Result<Channel> {
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true);
     if let (Some("https"), Some(files)) = (uri.scheme_str(), tls) {
-        let read = |path: &PathBuf| {
-            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
-        };
-        // Read at each connection, so that a renewed certificate is used without a restart.
-        let config = ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(read(&files.ca)?))
-            .identity(Identity::from_pem(
-                read(&files.certificate)?,
-                read(&files.key)?,
-            ));
         endpoint = endpoint
-            .tls_config(config)
+            .tls_config(files.load()?)
             .context("the TLS files for the collector do not fit together")?;
     }
     endpoint.connect().await.context("cannot connect")
 }
 
 /// The collector's own words, where it gave some.
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "the shape that map_err wants"
+)]
 fn explain(status: tonic::Status) -> anyhow::Error {
     match status.code() {
-        tonic::Code::Unknown | tonic::Code::Unavailable | tonic::Code::Internal => {
-            anyhow::Error::new(status).context("the stream broke")
+        // What tonic makes of a connection that broke: the causes say more than its own text.
+        tonic::Code::Unknown | tonic::Code::Unavailable | tonic::Code::Internal
+            if std::error::Error::source(&status).is_some() =>
+        {
+            let mut causes: Vec<String> = Vec::new();
+            let mut cause = std::error::Error::source(&status);
+            while let Some(this) = cause {
+                causes.push(this.to_string());
+                cause = this.source();
+            }
+            anyhow!("the connection broke: {}", without_repeats(&causes))
         }
         code => anyhow!(
             "the collector refuses this agent ({code:?}): {}",
@@ -395,6 +424,23 @@ fn full_jitter(failures: u32, longest: Duration) -> Duration {
     ceiling.mul_f64(rand::random::<f64>())
 }
 
+/// A chain of causes as one line; layers that only repeat the next one are left out.
+fn without_repeats(causes: &[String]) -> String {
+    let says_more = |(i, text): &(usize, &String)| {
+        let rest = &causes[i + 1..];
+        !rest.iter().any(|next| {
+            next == *text || next.ends_with(text.as_str()) || text.ends_with(next.as_str())
+        }) || rest.is_empty()
+    };
+    let kept: Vec<&str> = causes
+        .iter()
+        .enumerate()
+        .filter(says_more)
+        .map(|(_, text)| text.as_str())
+        .collect();
+    kept.join(": ")
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -402,6 +448,27 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_chain_of_causes_says_each_thing_once() {
+        let chain = |texts: &[&str]| {
+            without_repeats(&texts.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        assert_eq!(
+            chain(&[
+                "cannot connect",
+                "tcp error: refused",
+                "tcp error",
+                "refused"
+            ]),
+            "cannot connect: tcp error: refused"
+        );
+        assert_eq!(
+            chain(&["cannot connect", "transport error", "refused", "refused"]),
+            "cannot connect: transport error: refused"
+        );
+        assert_eq!(chain(&["one"]), "one");
+    }
 
     #[test]
     fn waits_grow_up_to_the_bound_and_are_spread() {

@@ -1,13 +1,13 @@
 //! The one thread that writes the log: gathers what the streams accepted, appends it, syncs, and only then
 //! lets it be acknowledged. What arrives while the disk is busy goes into the next group.
 
+use crate::clock::Clock;
 use crate::log::{Appended, Body, Entry, Log, Position};
 use crate::metrics::Metrics;
 use anyhow::Context;
-use denyut_proto::UnixMillis;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Entries waiting for the disk, at most; a full queue makes the streams wait.
@@ -35,6 +35,7 @@ pub(crate) struct Committer {
     pub(crate) end: watch::Sender<Position>,
     /// The worker's place: everything up to it is in history and state (though not yet synced).
     pub(crate) processed: Arc<AtomicU64>,
+    pub(crate) clock: Arc<Clock>,
     pub(crate) metrics: Arc<Metrics>,
 }
 
@@ -76,9 +77,7 @@ impl Committer {
             bodies.push(Body::Tick);
         }
         let began = Instant::now();
-        let appended = self
-            .log
-            .append(UnixMillis::from(SystemTime::now()), bodies)?;
+        let appended = self.log.append(self.clock.read().now, bodies)?;
         self.metrics
             .commit_seconds
             .observe(began.elapsed().as_secs_f64());

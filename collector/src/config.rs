@@ -1,12 +1,13 @@
 //! The collector's configuration: what the user wrote, and what the program needs.
 
 use crate::registry::{Agent, Office, Registry};
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use denyut_proto::{Invalid, OfficeCode, TargetSpec, parse_duration, read_targets};
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
 /// The file as written. Unknown keys are refused: a misspelt one must not be lost in silence.
 #[derive(Debug, Deserialize)]
@@ -105,13 +106,52 @@ impl Config {
                 )
             })
             .with_context(invalid)?;
-        Self::try_from(file).with_context(invalid)
+        let config = Self::try_from(file).with_context(invalid)?;
+        if let Some(tls) = &config.tls {
+            tls.load().with_context(invalid)?;
+        }
+        Ok(config)
+    }
+}
+
+impl TlsFiles {
+    /// Reads the files.
+    pub(crate) fn load(&self) -> anyhow::Result<ServerTlsConfig> {
+        let read = |field: &str, path: &PathBuf, mark: &str| {
+            let bytes = std::fs::read(path)
+                .with_context(|| format!("`ingest.{field}`: cannot read {}", path.display()))?;
+            if !bytes
+                .windows(mark.len())
+                .any(|part| part == mark.as_bytes())
+            {
+                bail!(
+                    "`ingest.{field}`: {} holds no PEM {}",
+                    path.display(),
+                    mark.to_lowercase()
+                );
+            }
+            anyhow::Ok(bytes)
+        };
+        let certificate = read("certificate", &self.certificate, "CERTIFICATE")?;
+        let key = read("key", &self.key, "PRIVATE KEY")?;
+        let client_ca = read("client_ca", &self.client_ca, "CERTIFICATE")?;
+        Ok(ServerTlsConfig::new()
+            .identity(Identity::from_pem(certificate, key))
+            .client_ca_root(Certificate::from_pem(client_ca)))
     }
 }
 
 impl TryFrom<File> for Config {
     type Error = Invalid;
     fn try_from(file: File) -> Result<Self, Invalid> {
+        if file.data_dir.as_os_str().is_empty() {
+            return Err(Invalid::new(
+                "data_dir",
+                "",
+                "empty",
+                "write an absolute path",
+            ));
+        }
         let ingest = address("ingest.listen", &file.ingest.listen)?;
         let tls = tls_files(&file.ingest, ingest)?;
         let api = address("api.listen", &file.api.listen)?;
@@ -121,6 +161,14 @@ impl TryFrom<File> for Config {
                 api,
                 "the API and the page speak plaintext, which is only for loopback",
                 "listen on 127.0.0.1 behind a TLS proxy, or set `allow_plaintext_beyond_loopback = true` if you know that nobody can listen",
+            ));
+        }
+        if ingest == api && api.port() != 0 {
+            return Err(Invalid::new(
+                "api.listen",
+                api,
+                "`ingest.listen` is the same",
+                "give each a port of its own",
             ));
         }
         let retention_raw = match &file.retention.raw {
@@ -191,12 +239,12 @@ fn registry(offices: Vec<OfficeSection>, common: Vec<TargetSpec>) -> Result<Regi
         let at = format!("office[{i}]");
         let code: OfficeCode = section.code.parse().map_err(|e: Invalid| e.within(&at))?;
         let name = section.name.trim().to_owned();
-        if name.is_empty() || name.len() > 100 {
+        if name.is_empty() || name.len() > 100 || name.contains(char::is_control) {
             return Err(Invalid::new(
                 format!("{at}.name"),
                 name,
-                "empty or too long",
-                "write 1 to 100 bytes",
+                "empty, too long, or with control characters",
+                "write 1 to 100 bytes of text",
             ));
         }
         // An office's own targets win over the common ones by name.

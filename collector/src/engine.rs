@@ -12,6 +12,7 @@
 
 use anyhow::{Context, anyhow};
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Operations of one `apply_batch`, at most.
@@ -26,7 +27,8 @@ const FLUSH_EVERY_MS: u64 = 500;
 #[derive(Debug)]
 pub(crate) struct Engine {
     db: sled::Db,
-    /// A handle of our own on the file that sled writes.
+    /// The file that sled writes, and a handle of our own on it.
+    path: PathBuf,
     file: File,
 }
 
@@ -46,7 +48,21 @@ impl Engine {
             .write(true)
             .open(path.join("db"))
             .with_context(cannot)?;
-        Ok(Self { db, file })
+        let path = path.join("db");
+        Ok(Self { db, path, file })
+    }
+
+    /// An error if the database file was deleted or replaced while it is open: what is written to it is lost.
+    pub(crate) fn check_present(&self) -> anyhow::Result<()> {
+        let gone = || format!("the database file {} is gone", self.path.display());
+        let (there, ours) = (
+            fs::metadata(&self.path).with_context(gone)?,
+            self.file.metadata()?,
+        );
+        if (there.dev(), there.ino()) != (ours.dev(), ours.ino()) {
+            return Err(anyhow!("{} and another file stands in its place", gone()));
+        }
+        Ok(())
     }
 
     /// The tree of this name, made if needed.

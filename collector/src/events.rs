@@ -4,7 +4,7 @@ use crate::detect::Presence;
 use crate::history::LinkId;
 use crate::incident::Incident;
 use denyut_proto::{AgentId, OfficeCode, Sample, UnixMillis};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokio::sync::broadcast;
 
 /// Happenings kept for a listener that is slow; one that is slower is told that it missed some.
@@ -44,9 +44,16 @@ impl Happening {
     }
 }
 
+/// A happening, and its text once somebody has asked for it: written once, however many listen.
+#[derive(Debug)]
+pub(crate) struct Published {
+    pub(crate) happening: Happening,
+    pub(crate) text: OnceLock<String>,
+}
+
 /// From the worker to every listener.
 #[derive(Debug)]
-pub(crate) struct Bus(broadcast::Sender<Arc<Happening>>);
+pub(crate) struct Bus(broadcast::Sender<Arc<Published>>);
 
 impl Bus {
     pub(crate) fn new() -> Self {
@@ -57,11 +64,12 @@ impl Bus {
     pub(crate) fn publish(&self, happening: Happening) {
         // The only error is that nobody listens.
         if self.0.receiver_count() > 0 {
-            self.0.send(Arc::new(happening)).ok();
+            let text = OnceLock::new();
+            self.0.send(Arc::new(Published { happening, text })).ok();
         }
     }
 
-    pub(crate) fn listen(&self) -> broadcast::Receiver<Arc<Happening>> {
+    pub(crate) fn listen(&self) -> broadcast::Receiver<Arc<Published>> {
         self.0.subscribe()
     }
 }

@@ -213,11 +213,9 @@ impl Incidents {
             .iter()
             .any(|trouble| trouble.until_ms.is_none())
         {
-            incident.judge();
             incident.revise(RevisionKind::Update, turn, recorded);
             return Some(incident.clone());
         }
-        // The cause stays what it was when it was last open.
         incident.resolved_ms = incident.troubles.iter().filter_map(|t| t.until_ms).max();
         incident.revise(RevisionKind::Resolve, turn, recorded);
         self.open.remove(turn.office)
@@ -330,7 +328,8 @@ impl Incident {
         });
     }
 
-    /// The cause by the roles that fail now.
+    /// The cause by the roles that fail now. Judged when a trouble begins, and not when one ends: what recovers
+    /// first was no less broken.
     fn judge(&mut self) {
         let now = || {
             self.troubles
@@ -426,8 +425,8 @@ mod tests {
         let expected = [
             (1, Cause::Server, None),
             (1, Cause::Lan, None),
-            (1, Cause::Server, None),
-            (1, Cause::Server, Some(210)),
+            (1, Cause::Lan, None),
+            (1, Cause::Lan, Some(210)),
             (2, Cause::Server, None),
         ];
         assert_eq!(summary, expected);

@@ -1,6 +1,7 @@
 //! Where agents speak: checks who they are and what they say, hands it to the log, and acknowledges what is
 //! durable.
 
+use crate::clock::Clock;
 use crate::commit::Request;
 use crate::config::TlsFiles;
 use crate::log::{Appended, Entry, Log};
@@ -15,17 +16,18 @@ use denyut_proto::wire::{
 use denyut_proto::{
     AgentId, BootId, Heartbeat, Invalid, MAX_HEARTBEAT_BYTES, PROTOCOL, TargetName, UnixMillis,
 };
+use futures_util::{Stream, stream};
 use prost::Message;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
-use tokio::net::TcpListener;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tonic::transport::Server;
 use tonic::{Code, Request as Call, Response, Status, Streaming};
 use tracing::{info, warn};
 
@@ -37,26 +39,34 @@ const UNACKED: usize = 128;
 const OUTBOUND: usize = 64;
 /// One message: a heartbeat and its envelope.
 const MESSAGE_MAX: usize = MAX_HEARTBEAT_BYTES + 1024;
+/// How long a stream's last word may take.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// Streams on one connection: an agent needs one.
+const STREAMS_PER_CONNECTION: u32 = 4;
 /// How far an agent's clock may run ahead.
 pub(crate) const AHEAD_MAX: Duration = Duration::from_secs(5 * 60);
+/// Times of a heartbeat whose clock was off by more than this are corrected; less is left as it was told.
+const CLOCK_OFF_MS: u64 = 60_000;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the service is made of; one for all streams.
 pub(crate) struct Gate {
-    registry: Arc<Registry>,
-    log: Arc<dyn Log>,
-    state: Arc<dyn State>,
-    commits: mpsc::Sender<Request>,
-    metrics: Arc<Metrics>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) log: Arc<dyn Log>,
+    pub(crate) state: Arc<dyn State>,
+    pub(crate) commits: mpsc::Sender<Request>,
+    pub(crate) clock: Arc<Clock>,
+    pub(crate) metrics: Arc<Metrics>,
     /// Samples older than this are refused.
-    oldest: Duration,
-    connected: Mutex<HashMap<AgentId, Connected>>,
-    stop: CancellationToken,
+    pub(crate) oldest: Duration,
+    /// Each agent's current stream.
+    pub(crate) connected: Mutex<HashMap<AgentId, Connected>>,
+    pub(crate) stop: CancellationToken,
 }
 
 /// An agent's current stream.
-struct Connected {
+pub(crate) struct Connected {
     id: u64,
     send: mpsc::Sender<Result<CollectorMessage, Status>>,
     /// Ends it: a newer one of the same agent is there.
@@ -79,27 +89,6 @@ enum Verdict {
 }
 
 impl Gate {
-    pub(crate) fn new(
-        registry: Arc<Registry>,
-        log: Arc<dyn Log>,
-        state: Arc<dyn State>,
-        commits: mpsc::Sender<Request>,
-        metrics: Arc<Metrics>,
-        oldest: Duration,
-        stop: CancellationToken,
-    ) -> Self {
-        Self {
-            registry,
-            log,
-            state,
-            commits,
-            metrics,
-            oldest,
-            connected: Mutex::default(),
-            stop,
-        }
-    }
-
     /// Asks an agent to probe a target at once.
     pub(crate) fn probe_now(
         &self,
@@ -144,7 +133,12 @@ impl Gate {
     }
 
     /// Checks an entry against everything that an entry must hold.
-    fn check(&self, speaker: &Speaker, entry: wire::Entry) -> Result<Entry, Invalid> {
+    fn check(
+        &self,
+        speaker: &Speaker,
+        entry: wire::Entry,
+        now: UnixMillis,
+    ) -> Result<Entry, Invalid> {
         let boot = if entry.boot.is_empty() {
             speaker.boot
         } else {
@@ -171,13 +165,23 @@ impl Gate {
             )
         })?;
         let heartbeat = Heartbeat::try_from(decoded).map_err(|error| error.within("heartbeat"))?;
-        self.check_times(&heartbeat, SystemTime::now().into())?;
+        // A heartbeat of the boot that speaks: its uptime says when it truly was, whatever the clock said then.
+        let epoch = heartbeat.at - heartbeat.uptime;
+        let mut shift_ms = 0;
+        if boot == speaker.boot {
+            let off = speaker.epoch.0.saturating_sub(epoch.0);
+            if off.unsigned_abs() > CLOCK_OFF_MS {
+                shift_ms = off;
+            }
+        }
+        self.check_times(&heartbeat.shifted(shift_ms), now)?;
         Ok(Entry {
             office: speaker.office.office.clone(),
             agent: speaker.agent.clone(),
             boot,
             seq: entry.seq,
             heartbeat: entry.heartbeat,
+            shift_ms,
         })
     }
 
@@ -217,6 +221,8 @@ impl Gate {
 struct Speaker<'a> {
     agent: AgentId,
     boot: BootId,
+    /// When that boot's uptime was zero, by the agent's clock now, or by ours if the agent's is wrong.
+    epoch: UnixMillis,
     office: &'a Agent,
 }
 
@@ -232,24 +238,28 @@ impl Ingest for Service {
         call: Call<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::StreamStream>, Status> {
         let identity = peer_identity(&call)?;
-        let peer = call.remote_addr();
+        let peer = call
+            .remote_addr()
+            .map_or_else(|| "-".to_owned(), |address| address.to_string());
         let (send, outbound) = mpsc::channel(OUTBOUND);
         let gate = Arc::clone(&self.0);
         // Ends with the connection, or with the gate's token.
         tokio::spawn(async move {
-            let Err(status) = converse(&gate, identity, peer, call.into_inner(), &send).await
+            let Err(status) = converse(&gate, identity, &peer, call.into_inner(), &send).await
             else {
                 return;
             };
             gate.metrics.broken_streams.inc();
             // What tonic makes of a connection that is gone; the rest are our own refusals.
             if matches!(status.code(), Code::Unknown | Code::Cancelled) {
-                info!(peer = ?peer, reason = %status.message(), "a connection was lost");
+                info!(%peer, reason = %status.message(), "a connection was lost");
             } else {
-                warn!(peer = ?peer, code = ?status.code(), reason = %status.message(), "a stream is ended");
+                warn!(%peer, code = ?status.code(), reason = %status.message(), "a stream is ended");
             }
-            // If it cannot be told, it is gone.
-            send.send(Err(status)).await.ok();
+            // If it cannot be told in time, it is gone or does not read.
+            tokio::time::timeout(FAREWELL, send.send(Err(status)))
+                .await
+                .ok();
         });
         Ok(Response::new(ReceiverStream::new(outbound)))
     }
@@ -258,7 +268,7 @@ impl Ingest for Service {
 async fn converse(
     gate: &Arc<Gate>,
     identity: Option<AgentId>,
-    peer: Option<SocketAddr>,
+    peer: &str,
     mut inbound: Streaming<AgentMessage>,
     send: &mpsc::Sender<Result<CollectorMessage, Status>>,
 ) -> Result<(), Status> {
@@ -279,6 +289,7 @@ async fn converse(
     })?;
 
     let configuration = speaker.office.configuration();
+    let held = gate.log.held(&speaker.agent, speaker.boot);
     let welcome = wire::Welcome {
         protocol: PROTOCOL,
         office: speaker.office.office.to_string(),
@@ -288,8 +299,9 @@ async fn converse(
             .get(&speaker.office.office)
             .map(|office| office.name.clone())
             .unwrap_or_default(),
-        wall_ms: UnixMillis::from(SystemTime::now()).0,
-        durable: gate.log.highest(&speaker.agent, speaker.boot),
+        wall_ms: gate.clock.read().now.0,
+        durable: held.of_boot,
+        known: held.any,
     };
     tell(send, collector_message::Kind::Welcome(welcome)).await?;
     if configuration.revision != hello.configuration_revision {
@@ -297,16 +309,27 @@ async fn converse(
     }
 
     let registration = Registration::new(gate, &speaker.agent, send.clone());
-    info!(agent = %speaker.agent, office = %speaker.office.office, peer = ?peer, version = %introduction.version,
+    info!(agent = %speaker.agent, office = %speaker.office.office, %peer, version = %introduction.version,
         boot = %speaker.boot, waiting = introduction.waiting, dropped = introduction.dropped, "an agent connected");
     gate.remember(&speaker.agent, introduction).await;
     let (verdicts, verdicts_rx) = mpsc::channel(UNACKED);
-    let (read, acknowledged) = tokio::join!(
-        read_entries(gate, &speaker, inbound, verdicts, &registration.superseded),
-        acknowledge(gate, send, verdicts_rx),
-    );
+    let both = async {
+        let (read, acknowledged) = tokio::join!(
+            read_entries(gate, &speaker, inbound, verdicts),
+            acknowledge(gate, send, verdicts_rx),
+        );
+        read.and(acknowledged)
+    };
+    // Whatever they wait for, a peer that does not read among it.
+    let ended = tokio::select! {
+        ended = both => ended,
+        () = registration.superseded.cancelled() => {
+            Err(Status::aborted("another stream of this agent is open; is its identity used on two machines?"))
+        }
+        () = gate.stop.cancelled() => Err(Status::unavailable("the collector stops")),
+    };
     info!(agent = %speaker.agent, "an agent left");
-    read.and(acknowledged)
+    ended
 }
 
 /// Checks the Hello: the version, the name, that it is registered, and that the certificate says the same.
@@ -336,10 +359,17 @@ fn greet<'a>(
         ))
     })?;
     let boot = hello.boot[..].try_into().map_err(invalid)?;
-    let introduction = Introduction::of(hello, SystemTime::now().into()).map_err(invalid)?;
+    let now = gate.clock.read().now;
+    let introduction = Introduction::of(hello, now).map_err(invalid)?;
+    let wall = if introduction.clock_offset_ms.unsigned_abs() > CLOCK_OFF_MS {
+        now
+    } else {
+        UnixMillis(hello.wall_ms)
+    };
     let speaker = Speaker {
         agent,
         boot,
+        epoch: wall - Duration::from_millis(hello.uptime_ms),
         office,
     };
     Ok((speaker, introduction))
@@ -350,17 +380,9 @@ async fn read_entries(
     speaker: &Speaker<'_>,
     mut inbound: Streaming<AgentMessage>,
     verdicts: mpsc::Sender<Verdict>,
-    superseded: &CancellationToken,
 ) -> Result<(), Status> {
     loop {
-        let received = tokio::select! {
-            received = inbound.message() => received,
-            () = superseded.cancelled() => {
-                return Err(Status::aborted("another stream of this agent is open; is its identity used on two machines?"));
-            }
-            () = gate.stop.cancelled() => return Err(Status::unavailable("the collector stops")),
-        };
-        let entry = match received? {
+        let entry = match inbound.message().await? {
             None => return Ok(()),
             Some(AgentMessage {
                 kind: Some(agent_message::Kind::Entry(entry)),
@@ -372,7 +394,13 @@ async fn read_entries(
             Some(AgentMessage { kind: None }) => continue,
         };
         let seq = entry.seq;
-        let verdict = match gate.check(speaker, entry) {
+        let reading = gate.clock.read();
+        if reading.doubted {
+            return Err(Status::unavailable(
+                "the collector's clock jumped; it takes nothing until that is right",
+            ));
+        }
+        let verdict = match gate.check(speaker, entry, reading.now) {
             Ok(entry) => {
                 let (done, durable) = oneshot::channel();
                 if gate.commits.send(Request { entry, done }).await.is_err() {
@@ -525,6 +553,21 @@ fn peer_identity<T>(call: &Call<T>) -> Result<Option<AgentId>, Status> {
         })
 }
 
+/// The connections of a listener. When one cannot be taken (too many open files), it waits instead of asking again at once.
+fn incoming(listener: TcpListener) -> impl Stream<Item = std::io::Result<TcpStream>> {
+    stream::unfold(listener, |listener| async move {
+        loop {
+            match listener.accept().await {
+                Ok((connection, _)) => return Some((Ok(connection), listener)),
+                Err(error) => {
+                    warn!(%error, "cannot take a connection");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    })
+}
+
 /// Serves agents on `listener` until the gate's token is cancelled.
 pub(crate) async fn serve(
     gate: Arc<Gate>,
@@ -537,19 +580,11 @@ pub(crate) async fn serve(
         .accept_http1(true)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .max_concurrent_streams(STREAMS_PER_CONNECTION)
         .tcp_nodelay(true);
     if let Some(files) = tls {
-        let read = |path: &std::path::Path| {
-            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
-        };
-        let config = ServerTlsConfig::new()
-            .identity(Identity::from_pem(
-                read(&files.certificate)?,
-                read(&files.key)?,
-            ))
-            .client_ca_root(Certificate::from_pem(read(&files.client_ca)?));
         server = server
-            .tls_config(config)
+            .tls_config(files.load()?)
             .context("`ingest.certificate`, `key` and `client_ca` do not fit together")?;
     }
     let stop = gate.stop.clone();
@@ -565,7 +600,7 @@ pub(crate) async fn serve(
     let routes = Routes::new(service).into_axum_router().fallback(wrong_door);
     server
         .add_routes(Routes::from(routes))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.cancelled_owned())
+        .serve_with_incoming_shutdown(incoming(listener), stop.cancelled_owned())
         .await
         .context("the agents' port failed")
 }

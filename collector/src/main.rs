@@ -1,6 +1,7 @@
 //! denyut-collector: stores the samples of every office, detects outages, and answers operators.
 
 mod api;
+mod clock;
 mod commit;
 mod config;
 mod detect;
@@ -26,8 +27,8 @@ use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
@@ -105,6 +106,10 @@ fn main() -> ExitCode {
 
 /// Log, data folder, ports, database, worker, committer, API, ingest; then wait for the signal and stop in the
 /// reverse order.
+#[allow(
+    clippy::too_many_lines,
+    reason = "the whole story of the process, start to stop"
+)]
 async fn serve(config: Config) -> anyhow::Result<()> {
     start_log();
 
@@ -121,6 +126,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let bus = Arc::new(events::Bus::new());
     let registry = Arc::new(config.registry);
     let stop = CancellationToken::new();
+    let clock = Arc::new(clock::Clock::start());
     let replay_to = log.end();
 
     let worker = worker::Worker::restore(
@@ -140,19 +146,22 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         requests,
         end,
         processed: Arc::clone(&processed),
+        clock: Arc::clone(&clock),
         metrics: Arc::clone(&metrics),
     };
     let mut commit_task = on_thread("commit", move |runtime| committer.run(runtime));
 
-    let gate = Arc::new(ingest::Gate::new(
-        Arc::clone(&registry),
-        Arc::clone(&log),
-        Arc::clone(&state),
+    let gate = Arc::new(ingest::Gate {
+        registry: Arc::clone(&registry),
+        log: Arc::clone(&log),
+        state: Arc::clone(&state),
         commits,
-        Arc::clone(&metrics),
-        config.retention_raw,
-        stop.clone(),
-    ));
+        clock: Arc::clone(&clock),
+        metrics: Arc::clone(&metrics),
+        oldest: config.retention_raw,
+        connected: Mutex::default(),
+        stop: stop.clone(),
+    });
     let sizes = Arc::clone(&engine);
     let shared = Arc::new(api::Shared {
         query: query::Query {
@@ -174,7 +183,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let mut ingest_task = tokio::spawn(async move {
         ingest::serve(gate, ingest_listener, tls.as_ref(), api_address).await
     });
-    let forget_task = tokio::spawn(forget_old(history, config.retention_raw, stop.clone()));
+    let forget_task = tokio::spawn(forget_old(
+        history,
+        clock,
+        config.retention_raw,
+        stop.clone(),
+    ));
 
     let scheme = if config.tls.is_some() {
         "https"
@@ -219,8 +233,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 fn start_log() {
     tracing_subscriber::fmt()
         .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("DENYUT_LOG")
-                .unwrap_or_else(|_| "info,sled=warn".into()),
+            tracing_subscriber::EnvFilter::try_from_env("DENYUT_LOG").unwrap_or_else(|_| {
+                "info,sled=warn,tonic::transport::server::io_stream=debug".into()
+            }),
         )
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_writer(std::io::stderr)
@@ -265,14 +280,23 @@ fn on_thread(
     })
 }
 
-async fn forget_old(history: Arc<dyn history::History>, keep: Duration, stop: CancellationToken) {
+async fn forget_old(
+    history: Arc<dyn history::History>,
+    clock: Arc<clock::Clock>,
+    keep: Duration,
+    stop: CancellationToken,
+) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(FORGET_EVERY) => {}
         }
+        let reading = clock.read();
+        if reading.doubted {
+            continue;
+        }
         let history = Arc::clone(&history);
-        let before = denyut_proto::UnixMillis::from(SystemTime::now()) - keep;
+        let before = reading.now - keep;
         let done = tokio::task::spawn_blocking(move || worker::forget(&*history, before)).await;
         if let Ok(Err(error)) = done {
             error!(error = %format!("{error:#}"), "cannot delete what is past its retention");

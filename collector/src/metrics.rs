@@ -27,12 +27,19 @@ pub(crate) struct Metrics {
     pub(crate) listeners: Gauge,
     pub(crate) missed_events: Counter,
     pub(crate) database_bytes: Gauge,
+    pub(crate) offices: Family<State, Gauge>,
 }
 
 /// Which field of an entry was refused.
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub(crate) struct Field {
     pub(crate) field: String,
+}
+
+/// State of an office.
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct State {
+    pub(crate) state: &'static str,
 }
 
 impl Metrics {
@@ -56,6 +63,7 @@ impl Metrics {
             listeners: Gauge::default(),
             missed_events: Counter::default(),
             database_bytes: Gauge::default(),
+            offices: Family::default(),
         };
         metrics.register();
         metrics
@@ -135,6 +143,7 @@ impl Metrics {
             "Events that listeners were too slow for",
             self.missed_events.clone(),
         );
+        registry.register("offices", "Offices by state", self.offices.clone());
         registry.register_with_unit(
             "database",
             "Database on disk",

@@ -37,6 +37,32 @@ pub(crate) enum ShownState {
     Down,
 }
 
+impl ShownState {
+    /// Every state.
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Unknown,
+        Self::Closed,
+        Self::Up,
+        Self::Suspect,
+        Self::Recovering,
+        Self::Unobserved,
+        Self::Down,
+    ];
+
+    /// The name that API, metrics and UI catalogues use.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Closed => "closed",
+            Self::Up => "up",
+            Self::Suspect => "suspect",
+            Self::Recovering => "recovering",
+            Self::Unobserved => "unobserved",
+            Self::Down => "down",
+        }
+    }
+}
+
 /// One office.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct OfficeView {
@@ -47,7 +73,7 @@ pub(crate) struct OfficeView {
     pub(crate) name: String,
     /// The worst of its links and agents.
     pub(crate) state: ShownState,
-    /// Since when (event time): the last change among its links and agents.
+    /// Since when (event time): the first of those of its links and agents that are in this state.
     #[schema(value_type = Option<i64>)]
     pub(crate) since_ms: Option<UnixMillis>,
     /// Number of the open incident.
@@ -185,15 +211,19 @@ impl Query {
             .chain(agent_states)
             .max()
             .unwrap_or(ShownState::Unknown);
-        let changes = links
-            .iter()
-            .map(|link| link.since_ms)
-            .chain(agents.iter().map(|agent| agent.since_ms));
+        // The office is in its state since the first of those that put it there.
+        let links_since = links.iter().map(|link| (link.state, link.since_ms));
+        let agents_since = agents.iter().map(|agent| (agent.state, agent.since_ms));
+        let since_ms = links_since
+            .chain(agents_since)
+            .filter(|(of, _)| *of == state)
+            .filter_map(|(_, since_ms)| since_ms)
+            .min();
         Ok(Some(OfficeView {
             code: code.clone(),
             name: office.name.clone(),
             state,
-            since_ms: changes.flatten().max(),
+            since_ms,
             incident: get_json(&*self.state, &keys::open(code))?,
             agents,
             links,

@@ -193,8 +193,7 @@ impl Worker {
         for finding in &step.findings {
             round.happenings.push(happening(finding));
             if let Some(incident) = self.incidents.apply(finding, arrival) {
-                let last = incident.revisions.last();
-                info!(number = incident.number, office = %incident.office, cause = ?incident.cause, change = ?last.map(|r| (r.kind, r.reason)), "incident");
+                info!(number = incident.number, office = %incident.office, cause = ?incident.cause, resolved = incident.resolved_ms.is_some(), revisions = incident.revisions.len(), "incident");
                 round
                     .happenings
                     .push(Happening::Incident(Box::new(incident.clone())));
@@ -288,7 +287,7 @@ fn gather(entry: &Entry, heartbeat: Heartbeat, round: &mut Round) {
 
 fn decode(entry: &Entry) -> anyhow::Result<Heartbeat> {
     let wire = wire::Heartbeat::decode(entry.heartbeat.clone())?;
-    Ok(wire.try_into()?)
+    Ok(Heartbeat::try_from(wire)?.shifted(entry.shift_ms))
 }
 
 fn check_schema(state: &dyn State) -> anyhow::Result<()> {
@@ -358,6 +357,7 @@ mod tests {
                 boot: BootId([1; 16]),
                 seq: seq.unsigned_abs(),
                 heartbeat: wire::Heartbeat::from(&heartbeat).encode_to_vec().into(),
+                shift_ms: 0,
             })
         };
         let mut late = Vec::new();

@@ -24,6 +24,22 @@ pub struct Heartbeat {
     pub gateway: Option<String>,
 }
 
+impl Heartbeat {
+    /// The same, with all its times moved by `ms`.
+    #[must_use]
+    pub fn shifted(mut self, ms: i64) -> Self {
+        let shift = |at: &mut UnixMillis| at.0 = at.0.saturating_add(ms);
+        shift(&mut self.at);
+        for target in &mut self.samples {
+            target
+                .samples
+                .iter_mut()
+                .for_each(|sample| shift(&mut sample.at));
+        }
+        self
+    }
+}
+
 /// Samples of one target, oldest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TargetSamples {

@@ -3,7 +3,7 @@
 use denyut_proto::wire::collector_message::Kind;
 use denyut_proto::wire::{AgentMessage, Refusal, agent_message};
 use denyut_proto::{BootId, wire};
-use denyut_tests::peer::{Peer, entry, heartbeat, hello};
+use denyut_tests::peer::{Peer, entry, entry_of, heartbeat, hello, uptime_at};
 use denyut_tests::tls::Authority;
 use denyut_tests::{Agent, Collector, eventually, install_crypto, now_ms};
 use prost::Message;
@@ -19,10 +19,14 @@ const DAY_MS: i64 = 86_400_000;
 
 /// Sends one entry on a stream of its own; returns its refusal, or `None` if it was acknowledged.
 async fn outcome(collector: &Collector, seq: u64, bytes: Vec<u8>) -> Option<Refusal> {
+    outcome_of(collector, entry(seq, bytes), seq).await
+}
+
+async fn outcome_of(collector: &Collector, message: AgentMessage, seq: u64) -> Option<Refusal> {
     let mut peer = Peer::join(collector.ingest, "a-1", BOOT)
         .await
         .expect("joins");
-    assert!(peer.send(entry(seq, bytes)).await);
+    assert!(peer.send(message).await);
     let mut refusal = None;
     loop {
         match peer.next().await.expect("goes on") {
@@ -74,7 +78,9 @@ async fn bad_entries_are_refused_by_field_and_the_stream_goes_on() {
     ];
     let count = cases.len() as u64;
     for (i, (field, bytes, value, fix)) in cases.into_iter().enumerate() {
-        let refusal = outcome(&collector, 10 + i as u64, bytes).await;
+        // Of an earlier boot, whose clock nobody can correct any more.
+        let seq = 10 + i as u64;
+        let refusal = outcome_of(&collector, entry_of(&[8; 16], seq, bytes), seq).await;
         let refusal = refusal.unwrap_or_else(|| panic!("{field} was accepted"));
         assert_eq!(refusal.field, field);
         assert!(refusal.value.contains(value), "{refusal:?}");
@@ -110,6 +116,47 @@ async fn bad_entries_are_refused_by_field_and_the_stream_goes_on() {
         .sum();
     assert_eq!(refused, count + 1);
     assert!(collector.runs());
+}
+
+/// The machine's clock was 400 days behind, or ten minutes ahead, and is right now: its uptime says when the samples were
+/// truly taken.
+#[tokio::test]
+async fn times_of_a_clock_that_was_wrong_are_corrected() {
+    let collector = Collector::start(REGISTRY).await;
+    let true_at = now_ms() - 3_600_000;
+    for (seq, off_ms) in [(1, -400 * DAY_MS), (2, 10 * 60_000)] {
+        let at = true_at + i64::try_from(seq).expect("small") * 1_000;
+        let wrong =
+            wire::Heartbeat::decode(&heartbeat("server", &[at + off_ms])[..]).expect("valid");
+        let uptime_ms = u64::try_from(uptime_at(at).as_millis()).expect("fits");
+        let made = wire::Heartbeat {
+            uptime_ms,
+            epoch_ms: at + off_ms - i64::try_from(uptime_ms).expect("fits"),
+            ..wrong
+        };
+        assert_eq!(outcome(&collector, seq, made.encode_to_vec()).await, None);
+    }
+    // A small error is left as it was told.
+    let told = true_at + 3_000;
+    let slightly = wire::Heartbeat::decode(&heartbeat("server", &[told])[..]).expect("valid");
+    let slightly = wire::Heartbeat {
+        uptime_ms: slightly.uptime_ms + 20_000,
+        epoch_ms: slightly.epoch_ms - 20_000,
+        ..slightly
+    };
+    assert_eq!(outcome(&collector, 3, slightly.encode_to_vec()).await, None);
+    let stored = || async {
+        let path = "/api/v1/offices/36.73.02/links/a-1/server/samples";
+        let answer: serde_json::Value = serde_json::from_str(&collector.get(path).await?).ok()?;
+        let samples = answer["samples"].as_array()?.clone();
+        (samples.len() == 3).then_some(samples)
+    };
+    let stored = eventually("the samples are stored", Duration::from_secs(10), stored).await;
+    for (sample, expected) in stored.iter().zip([true_at + 1_000, true_at + 2_000, told]) {
+        let off = sample["at_ms"].as_i64().expect("a time") - expected;
+        assert!(off.abs() < 2_000, "off by {off} ms");
+    }
+    assert_eq!(stored[2]["at_ms"], told);
 }
 
 #[tokio::test]

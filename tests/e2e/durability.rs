@@ -237,3 +237,36 @@ async fn the_spool_fills_the_gap_of_an_absent_collector() {
     assert_eq!(incidents, serde_json::Value::Array(Vec::new()));
     agent.terminate();
 }
+
+/// The collector's data is lost; the new one gets what the agents still hold, and what their targets are.
+#[tokio::test]
+async fn a_wiped_collector_is_refilled() {
+    let mut collector = Collector::start(REGISTRY).await;
+    let config =
+        agent_config(&collector).replace(&format!("tcp://{}", collector.api), "icmp://127.0.0.1");
+    let agent = Agent::start(None, &config);
+    let began = now_ms();
+    let some = || async { (collector.metric("denyut_samples_total").await >= 3).then_some(()) };
+    eventually("samples arrive", Duration::from_secs(15), some).await;
+    collector.kill();
+    std::fs::remove_dir_all(collector.dir.path().join("data")).expect("removes");
+    let wiped_at = now_ms();
+    collector.launch().await;
+    let refilled = || async {
+        let view = collector.json("/api/v1/offices/36.73.02").await;
+        (view["links"][0]["role"] == "server" && view["links"][0]["state"] == "up").then_some(())
+    };
+    eventually(
+        "the link is known again, with its role",
+        Duration::from_secs(20),
+        refilled,
+    )
+    .await;
+    let stored = times(&collector.samples(OFFICE.0, OFFICE.1, "self").await);
+    let before = stored
+        .iter()
+        .filter(|at| (began..wiped_at).contains(at))
+        .count();
+    assert!(before >= 3, "{before} samples from before");
+    assert_eq!(agent.status().expect("answers")["spool"]["dropped"], 0);
+}

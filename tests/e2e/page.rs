@@ -5,7 +5,7 @@ use denyut_proto::{
     TargetSamples, UnixMillis, wire,
 };
 use denyut_tests::browser::{Browser, Screen};
-use denyut_tests::peer::{Peer, entry};
+use denyut_tests::peer::{Peer, entry, uptime_at};
 use denyut_tests::{Agent, Collector, eventually, now_ms};
 use prost::Message;
 use std::path::PathBuf;
@@ -75,7 +75,7 @@ async fn tell_a_day(collector: &Collector) {
             });
         let heartbeat = Heartbeat {
             at: UnixMillis(at),
-            uptime: Duration::from_secs(1_000_000),
+            uptime: uptime_at(at),
             started: Duration::ZERO,
             interval: Duration::from_secs(3600),
             samples: samples.collect(),

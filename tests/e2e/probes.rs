@@ -370,3 +370,58 @@ fn the_gateway_is_found_and_followed() {
         "{status}"
     );
 }
+
+/// Dead hosts and rejecting routers, through both kinds of ICMP socket: never an answer.
+#[test]
+fn ping_of_the_dead_is_never_answered() {
+    let Some(mut net) = Net::new() else { return };
+    for host in ["pc", "router"] {
+        net.host(host);
+    }
+    net.cable(("pc", "eth0"), ("router", "eth0"));
+    net.on("pc", "ip addr add 10.8.0.2/24 dev eth0");
+    net.on("router", "ip addr add 10.8.0.1/24 dev eth0");
+    net.on("pc", "ip route add default via 10.8.0.1");
+    net.on("router", "sysctl -qw net.ipv4.ip_forward=1");
+    net.on("router", "sysctl -qw net.ipv4.icmp_ratelimit=0");
+    net.on("router", "ip route add unreachable 203.0.113.0/24");
+    net.on("router", "ip route add prohibit 198.51.100.0/24");
+    net.move_to("pc");
+    for (kind, groups, rejected) in [
+        ("datagram", "0 0", "timeout"),
+        ("raw", "1 0", "host_unreachable"),
+    ] {
+        net.on("pc", "ip link set eth0 up");
+        net.on("router", "ip link set eth0 up");
+        // This thread's own namespace is behind the path.
+        std::fs::write("/proc/sys/net/ipv4/ping_group_range", groups).expect("writes");
+        let slow = ["--timeout", "5s"];
+        assert_eq!(reason("icmp://10.8.0.1", &slow), "ok", "{kind}");
+        assert_eq!(reason("icmp://127.0.0.1", &slow), "ok", "{kind}");
+        // On a datagram socket the error is not seen; on a raw one it says more than a timeout.
+        assert_eq!(
+            reason("icmp://203.0.113.9", &["--timeout", "500ms"]),
+            rejected,
+            "{kind}"
+        );
+        assert_eq!(
+            reason("icmp://198.51.100.9", &["--timeout", "500ms"]),
+            rejected,
+            "{kind}"
+        );
+        net.on("router", "ip link set eth0 down");
+        let dead = reason("icmp://10.8.0.1", &slow);
+        assert!(
+            ["timeout", "host_unreachable", "network_unreachable"].contains(&dead.as_str()),
+            "{kind}: {dead}"
+        );
+        net.on("pc", "ip link set eth0 down");
+        assert_eq!(
+            reason("icmp://10.8.0.1", &slow),
+            "network_unreachable",
+            "{kind}"
+        );
+        net.on("pc", "ip link set eth0 up");
+        net.on("pc", "ip route add default via 10.8.0.1");
+    }
+}

@@ -71,6 +71,15 @@ impl Peer {
     }
 }
 
+/// The uptime of every hand-played machine now: 1,000,000 s.
+const UPTIME_MS: u64 = 1_000_000_000;
+
+/// The uptime of a hand-played machine at a time of the last days.
+pub fn uptime_at(at_ms: i64) -> Duration {
+    let ago = u64::try_from(crate::now_ms() - at_ms).unwrap_or(0);
+    Duration::from_millis(UPTIME_MS.saturating_sub(ago))
+}
+
 /// A hello of this agent.
 pub fn hello(agent: &str, boot: BootId) -> AgentMessage {
     AgentMessage {
@@ -80,6 +89,7 @@ pub fn hello(agent: &str, boot: BootId) -> AgentMessage {
             boot: boot.0.to_vec(),
             version: "test".into(),
             wall_ms: crate::now_ms(),
+            uptime_ms: UPTIME_MS,
             ..Default::default()
         })),
     }
@@ -87,9 +97,14 @@ pub fn hello(agent: &str, boot: BootId) -> AgentMessage {
 
 /// An entry with these bytes as heartbeat.
 pub fn entry(seq: u64, heartbeat: Vec<u8>) -> AgentMessage {
+    entry_of(&[], seq, heartbeat)
+}
+
+/// The same, of another boot than the hello's.
+pub fn entry_of(boot: &[u8], seq: u64, heartbeat: Vec<u8>) -> AgentMessage {
     AgentMessage {
         kind: Some(agent_message::Kind::Entry(Entry {
-            boot: Vec::new(),
+            boot: boot.to_vec(),
             seq,
             heartbeat: heartbeat.into(),
         })),
@@ -107,7 +122,7 @@ pub fn heartbeat(target: &str, at_ms: &[i64]) -> Vec<u8> {
     };
     let heartbeat = Heartbeat {
         at: last,
-        uptime: Duration::from_secs(1_000_000),
+        uptime: uptime_at(last.0),
         started: Duration::ZERO,
         interval: Duration::from_secs(60),
         samples: vec![TargetSamples {

@@ -1,6 +1,6 @@
 //! One A query over UDP.
 
-use super::{Answer, reason_of, resolve};
+use super::{Answer, reason_of};
 use denyut_proto::{Failure, Reason};
 use hickory_proto::op::{Message, MessageType, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
@@ -12,10 +12,11 @@ use tokio::net::UdpSocket;
 const RESEND_AFTER: Duration = Duration::from_secs(1);
 
 /// Asks `server` (or the machine's own resolver) for `name`; the time is that of the query that was answered.
-pub(super) async fn query(server: Option<&(String, u16)>, name: &str) -> Answer {
+pub(super) async fn query(server: Option<SocketAddr>, name: &str) -> Answer {
     let server = match server {
-        Some((host, port)) => resolve(host, *port).await?,
-        None => SocketAddr::new(system_resolver().ok_or(Reason::LocalError)?, 53),
+        Some(server) => server,
+        // Without one no name can be found, whoever is at fault.
+        None => SocketAddr::new(system_resolver().ok_or(Reason::DnsError)?, 53),
     };
     let mut name = Name::from_ascii(name).map_err(|_| Failure::from(Reason::LocalError))?;
     // As answers repeat it.
@@ -51,7 +52,7 @@ async fn ask(server: SocketAddr, name: Name) -> std::io::Result<Answer> {
                 Ok(answer)
                     if answer.metadata.id != message.metadata.id
                         || answer.metadata.message_type != MessageType::Response
-                        || answer.queries.first() != Some(&question) => {}
+                        || answer.queries.first().is_some_and(|of| *of != question) => {}
                 Ok(answer) => return Ok(judge(answer.metadata.response_code, rtt)),
                 Err(_) => return Ok(Err(Reason::DnsError.into())),
             }
@@ -73,6 +74,6 @@ fn judge(code: ResponseCode, rtt: Duration) -> Answer {
 fn system_resolver() -> Option<IpAddr> {
     let text = std::fs::read_to_string("/etc/resolv.conf").ok()?;
     text.lines()
-        .filter_map(|line| line.strip_prefix("nameserver"))
-        .find_map(|rest| rest.trim().parse().ok())
+        .filter_map(|line| line.trim_start().strip_prefix("nameserver"))
+        .find_map(|rest| rest.trim().split('%').next()?.parse().ok())
 }

@@ -1,12 +1,14 @@
 //! GET of a URL on a connection of its own: status, body, certificate.
 
+use super::resolver::Resolver;
 use super::{Answer, reason_of};
-use anyhow::Context;
+use anyhow::{Context, bail};
 use denyut_proto::{Failure, HttpExpectation, Reason};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use rustls::{CertificateError, RootCertStore};
 use std::error::Error;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// How much of a body is searched for the expected text.
@@ -14,7 +16,7 @@ const BODY_MAX: usize = 64 * 1024;
 
 /// A client that keeps no connection (each probe must try all of the way), follows no redirect (its
 /// answer is the target's own), and uses no proxy.
-pub(super) fn client(ca: Option<&Path>) -> anyhow::Result<reqwest::Client> {
+pub(super) fn client(ca: Option<&Path>, resolver: Resolver) -> anyhow::Result<reqwest::Client> {
     let mut roots = RootCertStore {
         roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
     };
@@ -25,10 +27,14 @@ pub(super) fn client(ca: Option<&Path>) -> anyhow::Result<reqwest::Client> {
                 path.display()
             )
         };
+        let before = roots.len();
         for certificate in CertificateDer::pem_file_iter(path).with_context(read)? {
             roots
                 .add(certificate.with_context(read)?)
                 .with_context(read)?;
+        }
+        if roots.len() == before {
+            bail!("`probe_ca`: {} holds no PEM certificate", path.display());
         }
     }
     let tls = rustls::ClientConfig::builder()
@@ -39,6 +45,7 @@ pub(super) fn client(ca: Option<&Path>) -> anyhow::Result<reqwest::Client> {
         .pool_max_idle_per_host(0)
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
+        .dns_resolver(Arc::new(resolver))
         .user_agent(concat!("denyut-agent/", env!("CARGO_PKG_VERSION")))
         .build()
         .context("cannot make the HTTP client")
@@ -64,8 +71,13 @@ pub(super) async fn get(client: &reqwest::Client, url: &str, expect: &HttpExpect
     };
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|e| failure_of(&e))? {
+        // Only what the new part can complete is searched, or a body that drips in would cost its square.
+        let from = body.len().saturating_sub(text.len() - 1);
         body.extend_from_slice(&chunk[..chunk.len().min(BODY_MAX - body.len())]);
-        if body.windows(text.len()).any(|part| part == text.as_bytes()) {
+        if body[from..]
+            .windows(text.len())
+            .any(|part| part == text.as_bytes())
+        {
             return Ok(start.elapsed());
         }
         if body.len() == BODY_MAX {

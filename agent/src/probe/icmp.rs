@@ -5,7 +5,7 @@ use denyut_proto::{Failure, Reason};
 use std::net::IpAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
-use surge_ping::{Client, Config, ICMP, PingIdentifier, PingSequence, SurgeError};
+use surge_ping::{Client, Config, ICMP, IcmpPacket, PingIdentifier, PingSequence, SurgeError};
 use tokio::time::Instant;
 
 /// One socket per address family, opened when first needed and again after a failure to open (the
@@ -29,8 +29,13 @@ impl Pingers {
         pinger.timeout(deadline.saturating_duration_since(Instant::now()));
         pinger.scope_id(scope);
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
+        // Not surge-ping's own time: its clock starts after the send, on a near host after the reply.
+        let start = Instant::now();
         match pinger.ping(PingSequence(sequence), &[0; 16]).await {
-            Ok((_reply, rtt)) => Ok(rtt),
+            // On a raw socket an error that quotes our request is handed out as if it were the reply.
+            Ok((reply, _)) => {
+                judge(&reply).map_or(Ok(start.elapsed()), |reason| Err(reason.into()))
+            }
             Err(SurgeError::Timeout { .. }) => Err(Reason::Timeout.into()),
             Err(SurgeError::IOError(error)) => Err(reason_of(&error).into()),
             Err(_) => Err(Reason::LocalError.into()),
@@ -51,6 +56,27 @@ impl Pingers {
         let client = Client::new(&Config::builder().kind(kind).build())?;
         *slot = Some(client.clone());
         Ok(client)
+    }
+}
+
+/// `None` for an echo reply; else what the error says. Numbers by RFC 792 and RFC 4443.
+fn judge(packet: &IcmpPacket) -> Option<Reason> {
+    let (kind, code, reply, unreachable, network_codes): (u8, u8, u8, u8, &[u8]) = match packet {
+        IcmpPacket::V4(v4) => (
+            v4.get_icmp_type().0,
+            v4.get_icmp_code().0,
+            0,
+            3,
+            &[0, 5, 6, 8, 9, 11],
+        ),
+        IcmpPacket::V6(v6) => (v6.get_icmpv6_type().0, v6.get_icmpv6_code().0, 129, 1, &[0]),
+    };
+    if kind == reply {
+        None
+    } else if kind == unreachable && network_codes.contains(&code) {
+        Some(Reason::NetworkUnreachable)
+    } else {
+        Some(Reason::HostUnreachable)
     }
 }
 

@@ -4,11 +4,13 @@ mod dns;
 mod gateway;
 mod http;
 mod icmp;
+mod resolver;
 mod tcp;
 
 pub(crate) use gateway::default_gateway;
 
 use denyut_proto::{Failure, Outcome, Probe, Reason, Target};
+use resolver::Resolver;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -20,7 +22,11 @@ use tokio::time::Instant;
 pub(crate) struct Prober {
     icmp: icmp::Pingers,
     http: reqwest::Client,
+    resolver: Resolver,
 }
+
+/// What is left of a probe's time when looking its name up is given up; less than the shortest timeout.
+const RESOLVE_MARGIN: Duration = Duration::from_millis(20);
 
 /// A probe's result: the time it took to answer, or why it did not.
 type Answer = Result<Duration, Failure>;
@@ -28,9 +34,11 @@ type Answer = Result<Duration, Failure>;
 impl Prober {
     /// `ca`: a PEM file of authorities to trust beside the public ones.
     pub(crate) fn new(ca: Option<&Path>) -> anyhow::Result<Self> {
+        let resolver = Resolver::new();
         Ok(Self {
             icmp: icmp::Pingers::default(),
-            http: http::client(ca)?,
+            http: http::client(ca, resolver.clone())?,
+            resolver,
         })
     }
 
@@ -48,12 +56,20 @@ impl Prober {
                     None => Err(Reason::NoGateway.into()),
                 },
                 Probe::Icmp { host } => {
-                    let ip = resolve(host, 0).await?.ip();
+                    let ip = self.resolve(host, 0, deadline).await?.ip();
                     self.icmp.ping(ip, 0, deadline).await
                 }
-                Probe::Tcp { host, port } => tcp::connect(resolve(host, *port).await?).await,
+                Probe::Tcp { host, port } => {
+                    tcp::connect(self.resolve(host, *port, deadline).await?).await
+                }
                 Probe::Http { url } => http::get(&self.http, url, &target.expect).await,
-                Probe::Dns { server, name } => dns::query(server.as_ref(), name).await,
+                Probe::Dns { server, name } => {
+                    let server = match server {
+                        Some((host, port)) => Some(self.resolve(host, *port, deadline).await?),
+                        None => None,
+                    };
+                    dns::query(server, name).await
+                }
             }
         };
         match tokio::time::timeout_at(deadline, work).await {
@@ -69,27 +85,49 @@ pub(crate) fn icmp_permission() -> Option<String> {
     icmp::permission()
 }
 
-/// The first address of a host; at once for a literal one. A name costs a look-up, outside the
-/// round-trip time.
-async fn resolve(host: &str, port: u16) -> Result<SocketAddr, Failure> {
-    if let Ok(ip) = host.parse::<IpAddr>() {
-        return Ok(SocketAddr::new(ip, port));
+impl Prober {
+    /// The first address of a host; at once for a literal one. A name costs a look-up, outside the round-trip time.
+    async fn resolve(
+        &self,
+        host: &str,
+        port: u16,
+        deadline: Instant,
+    ) -> Result<SocketAddr, Failure> {
+        if let Ok(ip) = host.parse::<IpAddr>() {
+            return Ok(SocketAddr::new(ip, port));
+        }
+        // A resolver that does not answer is not the target that does not: a little before the probe's own deadline.
+        let look_up = self.resolver.look_up(host.to_owned(), port);
+        tokio::time::timeout_at(deadline - RESOLVE_MARGIN, look_up)
+            .await
+            .ok()
+            .and_then(Result::ok)
+            .and_then(|found| found.first().copied())
+            .ok_or_else(|| Reason::NameNotResolved.into())
     }
-    tokio::net::lookup_host((host, port))
-        .await
-        .ok()
-        .and_then(|mut found| found.next())
-        .ok_or_else(|| Reason::NameNotResolved.into())
 }
 
 /// What the system's error says of the link.
 fn reason_of(error: &io::Error) -> Reason {
     use io::ErrorKind as Kind;
+    #[cfg(unix)]
+    if let Some(errno) = rustix::io::Errno::from_io_error(error) {
+        use rustix::io::Errno;
+        match errno {
+            // Linux says "no buffer space" of an interface whose cable was pulled.
+            Errno::NOBUFS | Errno::NODEV | Errno::NXIO => return Reason::NetworkUnreachable,
+            Errno::HOSTDOWN => return Reason::HostUnreachable,
+            _ => {}
+        }
+    }
     match error.kind() {
         Kind::ConnectionRefused => Reason::Refused,
         Kind::TimedOut => Reason::Timeout,
         Kind::HostUnreachable => Reason::HostUnreachable,
-        Kind::NetworkUnreachable | Kind::NetworkDown => Reason::NetworkUnreachable,
+        // No address of ours fits the way there: there is no way.
+        Kind::NetworkUnreachable | Kind::NetworkDown | Kind::AddrNotAvailable => {
+            Reason::NetworkUnreachable
+        }
         Kind::ConnectionReset
         | Kind::ConnectionAborted
         | Kind::BrokenPipe

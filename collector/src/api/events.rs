@@ -2,7 +2,7 @@
 
 use super::problem::Problem;
 use super::{Parameters, Shared, State, office_parameter};
-use crate::events::Happening;
+use crate::events::{Happening, Published};
 use crate::query::SampleView;
 use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
@@ -36,7 +36,7 @@ pub(super) struct StreamParameters {
     get,
     path = "/api/v1/events",
     params(StreamParameters),
-    responses((status = 200, content_type = "text/event-stream", body = String), (status = 400, body = Problem))
+    responses((status = 200, content_type = "text/event-stream", body = String), (status = 400, body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn stream(
     axum::extract::State(shared): State,
@@ -63,23 +63,29 @@ pub(super) async fn stream(
     let events = events.filter_map(move |received| {
         let event = match received {
             Err(missed) => Some(Event::default().event("missed").data(missed.to_string())),
-            Ok(happening) => {
+            Ok(published) => {
+                let happening = &published.happening;
                 let wanted = office
                     .as_ref()
                     .is_none_or(|office| happening.office() == office)
-                    && (samples || !matches!(*happening, Happening::Samples { .. }));
-                wanted.then(|| event_of(&happening))
+                    && (samples || !matches!(happening, Happening::Samples { .. }));
+                wanted.then(|| event_of(&published))
             }
         };
         std::future::ready(event.map(Ok))
     });
-    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))))
+    // At once, so that a listener knows that it listens.
+    let greeting = stream::once(std::future::ready(
+        Ok(Event::default().comment("listening")),
+    ));
+    Ok(Sse::new(greeting.chain(events))
+        .keep_alive(KeepAlive::new().interval(Duration::from_secs(15))))
 }
 
 /// Counts itself among the listeners while it lives.
 struct Listener {
     shared: Arc<Shared>,
-    receiver: tokio::sync::broadcast::Receiver<Arc<Happening>>,
+    receiver: tokio::sync::broadcast::Receiver<Arc<Published>>,
 }
 
 impl Listener {
@@ -96,33 +102,40 @@ impl Drop for Listener {
     }
 }
 
-fn event_of(happening: &Happening) -> Event {
-    let (name, data) = match happening {
+fn event_of(published: &Published) -> Event {
+    let name = match &published.happening {
+        Happening::Samples { .. } => "samples",
+        Happening::Link { .. } => "link",
+        Happening::Agent { .. } => "agent",
+        Happening::Incident(_) => "incident",
+    };
+    let text = published
+        .text
+        .get_or_init(|| data_of(&published.happening).to_string());
+    Event::default().event(name).data(text)
+}
+
+fn data_of(happening: &Happening) -> serde_json::Value {
+    match happening {
         Happening::Samples {
             office,
             link,
             samples,
         } => {
             let samples: Vec<SampleView> = samples.iter().copied().map(SampleView::of).collect();
-            (
-                "samples",
-                json!({"office": office, "agent": link.agent, "target": link.target, "samples": samples}),
-            )
+            json!({"office": office, "agent": link.agent, "target": link.target, "samples": samples})
         }
-        Happening::Link { office, link } => (
-            "link",
-            json!({"office": office, "agent": link.agent, "target": link.target}),
-        ),
+        Happening::Link { office, link } => {
+            json!({"office": office, "agent": link.agent, "target": link.target})
+        }
         Happening::Agent {
             office,
             agent,
             presence,
             at,
-        } => (
-            "agent",
-            json!({"office": office, "agent": agent, "presence": presence, "at_ms": at}),
-        ),
-        Happening::Incident(incident) => ("incident", json!(incident)),
-    };
-    Event::default().event(name).data(data.to_string())
+        } => {
+            json!({"office": office, "agent": agent, "presence": presence, "at_ms": at})
+        }
+        Happening::Incident(incident) => json!(incident),
+    }
 }

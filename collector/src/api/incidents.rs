@@ -30,7 +30,7 @@ pub(super) struct ListParameters {
     get,
     path = "/api/v1/incidents",
     params(ListParameters),
-    responses((status = 200, body = Vec<Incident>), (status = 400, body = Problem))
+    responses((status = 200, body = Vec<Incident>), (status = 400, body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn list(
     axum::extract::State(shared): State,
@@ -54,12 +54,15 @@ pub(super) async fn list(
     get,
     path = "/api/v1/incidents/{number}",
     params(("number" = u64, Path, example = 1)),
-    responses((status = 200, body = Incident), (status = 400, body = Problem), (status = 404, body = Problem))
+    responses((status = 200, body = Incident), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 404, body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn show(
     axum::extract::State(shared): State,
-    Path(number): Path<u64>,
+    Path(number): Path<String>,
 ) -> Result<Json<Incident>, Problem> {
+    let number: u64 = number
+        .parse()
+        .map_err(|_| Invalid::new("number", &number, "not a number", "write it like `12`"))?;
     let found = blocking(shared, move |shared| shared.query.incident(number)).await?;
     found
         .map(Json)

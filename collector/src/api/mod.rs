@@ -64,6 +64,7 @@ fn routes() -> (Router<Arc<Shared>>, utoipa::openapi::OpenApi) {
         .routes(routes!(offices::list))
         .routes(routes!(offices::show))
         .routes(routes!(offices::links))
+        .routes(routes!(offices::link))
         .routes(routes!(offices::samples))
         .routes(routes!(offices::buckets))
         .routes(routes!(offices::probe_now))
@@ -72,7 +73,7 @@ fn routes() -> (Router<Arc<Shared>>, utoipa::openapi::OpenApi) {
         .routes(routes!(events::stream))
         .routes(routes!(ops::healthy))
         .routes(routes!(ops::ready))
-        .routes(routes!(ops::metrics))
+        .routes(routes!(ops::prometheus))
         .split_for_parts()
 }
 
@@ -151,7 +152,17 @@ impl From<PathRejection> for Problem {
 
 impl From<QueryRejection> for Problem {
     fn from(rejection: QueryRejection) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, rejection.body_text())
+        let text = rejection.body_text();
+        let text = text
+            .strip_prefix("Failed to deserialize query string: ")
+            .unwrap_or(&text);
+        let mut problem = Self::new(StatusCode::BAD_REQUEST, text);
+        // `from_ms: invalid digit …` names the parameter first.
+        let named = text.split_once(": ").map(|(name, _)| name);
+        problem.field = named
+            .filter(|name| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
+            .map(str::to_owned);
+        problem
     }
 }
 
@@ -163,7 +174,7 @@ mod tests {
         let (_, document) = super::routes();
         let document = serde_json::to_value(&document).expect("JSON");
         let paths = document["paths"].as_object().expect("paths");
-        assert_eq!(paths.len(), 12);
+        assert_eq!(paths.len(), 13);
         for (path, methods) in paths {
             for (method, operation) in methods.as_object().expect("methods") {
                 assert!(

@@ -35,7 +35,7 @@ pub(super) async fn list(
     get,
     path = "/api/v1/offices/{office}",
     params(("office" = String, Path, example = "36.73.02")),
-    responses((status = 200, body = OfficeView), (status = 400, body = Problem), (status = 404, body = Problem))
+    responses((status = 200, body = OfficeView), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 404, body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn show(
     axum::extract::State(shared): State,
@@ -49,7 +49,7 @@ pub(super) async fn show(
     get,
     path = "/api/v1/offices/{office}/links",
     params(("office" = String, Path, example = "36.73.02")),
-    responses((status = 200, body = Vec<LinkView>), (status = 400, body = Problem), (status = 404, body = Problem))
+    responses((status = 200, body = Vec<LinkView>), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 404, body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn links(
     axum::extract::State(shared): State,
@@ -64,6 +64,24 @@ async fn find(shared: Arc<Shared>, office: &str) -> Result<OfficeView, Problem> 
     blocking(shared, move |shared| shared.query.office(&wanted))
         .await?
         .ok_or_else(|| Problem::not_found(format!("there is no office {code}")))
+}
+
+/// One link
+#[utoipa::path(
+    get,
+    path = "/api/v1/offices/{office}/links/{agent}/{target}",
+    params(
+        ("office" = String, Path, example = "36.73.02"),
+        ("agent" = String, Path, example = "cipocok-jaya-1"),
+        ("target" = String, Path, example = "server")
+    ),
+    responses((status = 200, body = LinkView), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 404, body = Problem, content_type = "application/problem+json"))
+)]
+pub(super) async fn link(
+    axum::extract::State(shared): State,
+    Path(path): Path<(String, String, String)>,
+) -> Result<Json<LinkView>, Problem> {
+    Ok(Json(known_link(shared, path).await?.1))
 }
 
 /// Which time.
@@ -110,7 +128,7 @@ pub(super) struct SamplesAnswer {
         ("target" = String, Path, example = "server"),
         SamplesParameters
     ),
-    responses((status = 200, body = SamplesAnswer), (status = 400, body = Problem), (status = 404, body = Problem))
+    responses((status = 200, body = SamplesAnswer), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 404, body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn samples(
     axum::extract::State(shared): State,
@@ -118,7 +136,7 @@ pub(super) async fn samples(
     Parameters(parameters): Parameters<SamplesParameters>,
 ) -> Result<Json<SamplesAnswer>, Problem> {
     let range = time_range(parameters.from_ms, parameters.to_ms)?;
-    let link = known_link(Arc::clone(&shared), path).await?;
+    let (link, _) = known_link(Arc::clone(&shared), path).await?;
     let answer = blocking(shared, move |shared| {
         let (samples, more) = shared.query.samples(&link, range, SAMPLES_MAX)?;
         let next_from_ms = samples
@@ -144,7 +162,7 @@ pub(super) async fn samples(
         ("target" = String, Path, example = "server"),
         BucketsParameters
     ),
-    responses((status = 200, body = Vec<BucketView>), (status = 400, body = Problem), (status = 404, body = Problem))
+    responses((status = 200, body = Vec<BucketView>), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 404, body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn buckets(
     axum::extract::State(shared): State,
@@ -167,7 +185,7 @@ pub(super) async fn buckets(
         )
         .into());
     }
-    let link = known_link(Arc::clone(&shared), path).await?;
+    let (link, _) = known_link(Arc::clone(&shared), path).await?;
     Ok(Json(
         blocking(shared, move |shared| {
             shared.query.buckets(&link, range, step)
@@ -190,11 +208,11 @@ pub(super) async fn buckets(
     ),
     responses(
         (status = 202, description = "the agent was asked"),
-        (status = 400, body = Problem),
-        (status = 404, body = Problem),
-        (status = 409, body = Problem, description = "the agent is not connected"),
-        (status = 415, body = Problem),
-        (status = 503, body = Problem, description = "the agent does not take what is sent to it")
+        (status = 400, body = Problem, content_type = "application/problem+json"),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 409, body = Problem, content_type = "application/problem+json", description = "the agent is not connected"),
+        (status = 415, body = Problem, content_type = "application/problem+json"),
+        (status = 503, body = Problem, content_type = "application/problem+json", description = "the agent does not take what is sent to it")
     )
 )]
 pub(super) async fn probe_now(
@@ -212,7 +230,7 @@ pub(super) async fn probe_now(
             "send the header `Content-Type: application/json`",
         ));
     }
-    let link = known_link(Arc::clone(&shared), path).await?;
+    let (link, _) = known_link(Arc::clone(&shared), path).await?;
     match shared.gate.probe_now(&link.agent, &link.target) {
         Ok(()) => Ok(StatusCode::ACCEPTED),
         Err(error @ CommandError::NotConnected) => {
@@ -229,7 +247,7 @@ pub(super) async fn probe_now(
 async fn known_link(
     shared: Arc<Shared>,
     (office, agent, target): (String, String, String),
-) -> Result<LinkId, Problem> {
+) -> Result<(LinkId, LinkView), Problem> {
     let office: OfficeCode = office.parse()?;
     let link = LinkId {
         agent: agent.parse::<AgentId>()?,
@@ -238,7 +256,7 @@ async fn known_link(
     let wanted = link.clone();
     let found = blocking(shared, move |shared| shared.query.link(&wanted)).await?;
     match found {
-        Some(found) if found.office == office => Ok(link),
+        Some(found) if found.office == office => Ok((link, found)),
         _ => Err(Problem::not_found(format!(
             "there is no link {link} at office {office}"
         ))),

@@ -1,10 +1,13 @@
 //! For those who run the collector.
 
-use super::State;
 use super::problem::Problem;
+use super::{State, blocking};
+use crate::metrics;
+use crate::query::ShownState;
 use anyhow::Context;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// Whether the process runs
@@ -14,7 +17,7 @@ pub(super) async fn healthy() -> &'static str {
 }
 
 /// Whether all that was in the log at the start has been worked through
-#[utoipa::path(get, path = "/-/ready", responses((status = 200, body = String), (status = 503, body = Problem)))]
+#[utoipa::path(get, path = "/-/ready", responses((status = 200, body = String), (status = 503, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn ready(axum::extract::State(shared): State) -> Result<&'static str, Problem> {
     let processed = shared.processed.load(Ordering::Acquire);
     if processed >= shared.replay_to {
@@ -35,7 +38,7 @@ pub(super) async fn ready(axum::extract::State(shared): State) -> Result<&'stati
     path = "/metrics",
     responses((status = 200, content_type = "application/openmetrics-text", body = String))
 )]
-pub(super) async fn metrics(
+pub(super) async fn prometheus(
     axum::extract::State(shared): State,
 ) -> Result<impl IntoResponse, Problem> {
     let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
@@ -44,6 +47,21 @@ pub(super) async fn metrics(
         .metrics
         .database_bytes
         .set(gauge((shared.database_bytes)()));
+    let offices = blocking(Arc::clone(&shared), |shared| shared.query.offices()).await?;
+    for state in ShownState::ALL {
+        let count = offices
+            .iter()
+            .filter(|office| office.state == state)
+            .count();
+        let label = metrics::State {
+            state: state.as_str(),
+        };
+        shared
+            .metrics
+            .offices
+            .get_or_create(&label)
+            .set(gauge(count as u64));
+    }
     let text = shared.metrics.text().context("cannot write the metrics")?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text))

@@ -23,7 +23,7 @@ pub(crate) struct Problem {
     detail: String,
     /// The parameter at fault.
     #[serde(skip_serializing_if = "Option::is_none")]
-    field: Option<String>,
+    pub(super) field: Option<String>,
 }
 
 impl Problem {

@@ -148,6 +148,13 @@ impl Detector {
     }
 
     fn tick(&mut self, now: UnixMillis, step: &mut Step) {
+        if now < self.listening.last_tick {
+            // The collector's clock was set back: arrivals from the future would hide silence until then.
+            self.listening.since = now;
+            for agent in self.agents.values_mut() {
+                agent.last_arrival = agent.last_arrival.min(now);
+            }
+        }
         if now.since(self.listening.last_tick) > DEAF_AFTER {
             // Agents may have spoken to a collector that was not there: everybody's time starts anew.
             self.listening.since = now;
@@ -399,6 +406,17 @@ mod tests {
         office.tick(600, 630);
         assert_eq!(office.presences(), []);
         office.tick(631, 640);
+        assert_eq!(office.presences(), [(Presence::Silent, 10)]);
+    }
+
+    #[test]
+    fn a_collector_clock_that_was_set_back_hides_no_silence() {
+        let mut office = Office::new();
+        office.tick(4_000_000, 4_000_010);
+        office.hear(&heartbeat(10, true), at(4_000_010));
+        office.tick(20, 50);
+        assert_eq!(office.presences(), []);
+        office.tick(51, 60);
         assert_eq!(office.presences(), [(Presence::Silent, 10)]);
     }
 

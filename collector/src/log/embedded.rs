@@ -3,7 +3,7 @@
 //! Keys: `r` + position (big-endian) → a stored record; `s` + agent + NUL + boot → the sequences appended.
 
 use super::ranges::Ranges;
-use super::{Appended, Body, Entry, Log, Position, Record};
+use super::{Appended, Body, Entry, Held, Log, Position, Record};
 use crate::engine::{BATCH_MAX, Engine, VALUE_MAX};
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -27,7 +27,6 @@ pub(crate) struct EmbeddedLog {
 #[derive(Default)]
 struct Seen {
     agents: HashMap<AgentId, Vec<SeenBoot>>,
-    last_arrival: UnixMillis,
 }
 
 struct SeenBoot {
@@ -58,6 +57,8 @@ struct StoredEntry {
     seq: u64,
     #[prost(bytes = "bytes", tag = "5")]
     heartbeat: Bytes,
+    #[prost(sint64, tag = "6")]
+    shift_ms: i64,
 }
 
 /// The sequences of one boot as stored.
@@ -86,9 +87,8 @@ impl EmbeddedLog {
         }
         let mut end = 0;
         if let Some(last) = tree.scan_prefix(b"r").next_back() {
-            let (key, value) = last.context("cannot read the log")?;
+            let (key, _) = last.context("cannot read the log")?;
             end = position_of(&key)?;
-            seen.last_arrival = decode(&value)?.arrival;
         }
         Ok(Self {
             engine,
@@ -106,9 +106,6 @@ impl EmbeddedLog {
 impl Log for EmbeddedLog {
     fn append(&self, arrival: UnixMillis, bodies: Vec<Body>) -> anyhow::Result<Vec<Appended>> {
         let mut seen = self.seen();
-        // A wall clock that is set back must not turn the log's time around.
-        let arrival = arrival.max(seen.last_arrival);
-        seen.last_arrival = arrival;
         let mut position = self.end();
         let mut out = Vec::with_capacity(bodies.len());
         // Two operations a record, and a few for boots that are forgotten.
@@ -154,13 +151,18 @@ impl Log for EmbeddedLog {
         self.end.load(Ordering::Acquire)
     }
 
-    fn highest(&self, agent: &AgentId, boot: BootId) -> Option<u64> {
+    fn held(&self, agent: &AgentId, boot: BootId) -> Held {
         let seen = self.seen();
-        let boots = seen.agents.get(agent)?;
-        boots.iter().find(|b| b.boot == boot)?.ranges.highest()
+        let boots = seen.agents.get(agent);
+        let of_boot = boots.and_then(|boots| boots.iter().find(|b| b.boot == boot));
+        Held {
+            any: boots.is_some(),
+            of_boot: of_boot.and_then(|boot| boot.ranges.highest()),
+        }
     }
 
     fn cut(&self, below: Position) -> anyhow::Result<()> {
+        self.engine.check_present()?;
         // The last record stays: it says how far the positions have come.
         let below = below.min(self.end());
         loop {
@@ -258,6 +260,7 @@ fn encode(arrival: UnixMillis, body: Body) -> Vec<u8> {
             boot: entry.boot.0.to_vec(),
             seq: entry.seq,
             heartbeat: entry.heartbeat,
+            shift_ms: entry.shift_ms,
         }),
     };
     StoredRecord {
@@ -277,6 +280,7 @@ fn decode(value: &[u8]) -> anyhow::Result<Record> {
             boot: entry.boot[..].try_into().context("the log is damaged")?,
             seq: entry.seq,
             heartbeat: entry.heartbeat,
+            shift_ms: entry.shift_ms,
         }),
     };
     Ok(Record {
@@ -301,6 +305,7 @@ mod tests {
             boot: BootId([boot; 16]),
             seq,
             heartbeat: Bytes::from(format!("heartbeat {boot}/{seq}")),
+            shift_ms: -7,
         })
     }
 
@@ -337,13 +342,27 @@ mod tests {
             }
         );
         assert_eq!(log.read(4, 1).expect("reads")[0].1.body, entry(2, 2));
+        let held = |agent: &str, boot| log.held(&agent.parse().expect("an id"), BootId([boot; 16]));
         assert_eq!(
-            log.highest(&"a-1".parse().expect("an id"), BootId([1; 16])),
-            Some(4)
+            held("a-1", 1),
+            Held {
+                any: true,
+                of_boot: Some(4)
+            }
         );
         assert_eq!(
-            log.highest(&"a-1".parse().expect("an id"), BootId([9; 16])),
-            None
+            held("a-1", 9),
+            Held {
+                any: true,
+                of_boot: None
+            }
+        );
+        assert_eq!(
+            held("a-2", 1),
+            Held {
+                any: false,
+                of_boot: None
+            }
         );
     }
 
@@ -372,18 +391,6 @@ mod tests {
             [Appended::New]
         );
         assert_eq!(log.end(), 1501);
-    }
-
-    #[test]
-    fn arrival_never_goes_back() {
-        let dir = tempfile::tempdir().expect("tempdir");
-        let log = open(dir.path());
-        log.append(at(100), vec![Body::Tick]).expect("appends");
-        drop(log);
-        let log = open(dir.path());
-        log.append(at(40), vec![Body::Tick]).expect("appends");
-        let all = log.read(1, 9).expect("reads");
-        assert_eq!(all[1].1.arrival, at(100));
     }
 
     #[test]

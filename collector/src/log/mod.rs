@@ -15,7 +15,7 @@ pub(crate) type Position = u64;
 /// One record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {
-    /// When the collector took it (arrival time), never earlier than the record before it.
+    /// When the collector took it (arrival time). Ascends, but for a clock that was set back over a restart.
     pub(crate) arrival: UnixMillis,
     pub(crate) body: Body,
 }
@@ -40,6 +40,17 @@ pub(crate) struct Entry {
     pub(crate) seq: u64,
     /// A `wire::Heartbeat`, encoded; checked before it came here.
     pub(crate) heartbeat: Bytes,
+    /// What must be added to its times, in ms: the agent's clock was wrong when it was made.
+    pub(crate) shift_ms: i64,
+}
+
+/// What is held, now or once, of an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// Whether anything is, of whatever boot.
+    pub(crate) any: bool,
+    /// The highest sequence of the boot in question.
+    pub(crate) of_boot: Option<u64>,
 }
 
 /// What became of an append.
@@ -63,8 +74,8 @@ pub(crate) trait Log: Send + Sync {
     /// The position of the last durable record; 0 for none.
     fn end(&self) -> Position;
 
-    /// The highest sequence held, now or once, of this agent's boot.
-    fn highest(&self, agent: &AgentId, boot: BootId) -> Option<u64>;
+    /// What was appended of this agent.
+    fn held(&self, agent: &AgentId, boot: BootId) -> Held;
 
     /// Deletes records below `below`; what was appended stays known.
     fn cut(&self, below: Position) -> anyhow::Result<()>;

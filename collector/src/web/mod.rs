@@ -101,7 +101,6 @@ mod tests {
     fn every_text_exists_and_is_used() {
         use Cause as C;
         use RevisionReason as R;
-        use ShownState as S;
         let causes = [
             C::Lan,
             C::Server,
@@ -121,15 +120,6 @@ mod tests {
             R::AgentBack,
             R::AgentClosed,
         ];
-        let states = [
-            S::Unknown,
-            S::Closed,
-            S::Up,
-            S::Suspect,
-            S::Recovering,
-            S::Unobserved,
-            S::Down,
-        ];
         let name = |value: serde_json::Result<serde_json::Value>| {
             value.expect("JSON").as_str().expect("a name").to_owned()
         };
@@ -138,7 +128,7 @@ mod tests {
         wanted.extend(Role::ALL.iter().map(|v| format!("role.{}", v.as_str())));
         wanted.extend(causes.map(|v| format!("cause.{}", name(serde_json::to_value(v)))));
         wanted.extend(reasons.map(|v| format!("revision.{}", name(serde_json::to_value(v)))));
-        wanted.extend(states.map(|v| format!("state.{}", name(serde_json::to_value(v)))));
+        wanted.extend(ShownState::ALL.map(|v| format!("state.{}", v.as_str())));
         let known = keys("id");
         let mut by_name = 0;
         for (_, _, content) in FILES.iter().filter(|(_, kind, _)| !kind.contains("json")) {
