@@ -3,6 +3,7 @@
 
 use crate::clock::Clock;
 use crate::log::{Appended, Body, Entry, Log, Position};
+use crate::mark::Mark;
 use crate::metrics::Metrics;
 use anyhow::Context;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ pub(crate) struct Committer {
     /// The worker's place: everything up to it is in history and state (though not yet synced).
     pub(crate) processed: Arc<AtomicU64>,
     pub(crate) clock: Arc<Clock>,
+    pub(crate) mark: Mark,
     pub(crate) metrics: Arc<Metrics>,
 }
 
@@ -51,7 +53,7 @@ impl Committer {
                 tokio::time::timeout(wait, self.requests.recv_many(&mut group, GROUP)).await
             });
             if received == Ok(0) {
-                return Ok(());
+                return self.mark.note(self.log.end());
             }
             let ticking = Instant::now() >= next_tick;
             if ticking {
@@ -62,6 +64,7 @@ impl Committer {
             self.commit(group, ticking)?;
             if Instant::now() >= next_cut {
                 self.log.cut(processed).context("cannot cut the log")?;
+                self.mark.note(self.log.end())?;
                 next_cut = Instant::now() + CUT_EVERY;
             }
         }

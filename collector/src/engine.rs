@@ -89,6 +89,10 @@ fn open_db(path: &Path) -> anyhow::Result<sled::Db> {
         .flush_every_ms(Some(FLUSH_EVERY_MS))
         .use_compression(false);
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open())) {
+        Ok(Err(error @ sled::Error::Corruption { .. })) => {
+            Err(anyhow!(error)
+                .context("the database is damaged; move it away and restore a backup"))
+        }
         Ok(opened) => Ok(opened?),
         Err(_) => Err(anyhow!(
             "sled panicked: the database is damaged; move it away and restore a backup"

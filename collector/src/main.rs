@@ -11,6 +11,7 @@ mod history;
 mod incident;
 mod ingest;
 mod log;
+mod mark;
 mod metrics;
 mod query;
 mod registry;
@@ -35,10 +36,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 /// How long a stop waits for streams and requests to end.
-const GRACE: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_secs(3);
 /// How often what is past its retention is deleted.
 const FORGET_EVERY: Duration = Duration::from_secs(3600);
 
@@ -118,7 +119,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let (ingest_listener, ingest_address) = bind("ingest.listen", config.ingest).await?;
     let (api_listener, api_address) = bind("api.listen", config.api).await?;
 
-    let engine = Arc::new(engine::Engine::open(&config.data_dir.join("db"))?);
+    let database = config.data_dir.join("db");
+    let mark = mark::Mark::open(&config.data_dir, &database)?;
+    let engine = Arc::new(engine::Engine::open(&database)?);
     let log: Arc<dyn Log> = Arc::new(log::EmbeddedLog::open(Arc::clone(&engine))?);
     let history: Arc<dyn history::History> = Arc::new(history::EmbeddedHistory::open(&engine)?);
     let state: Arc<dyn state::State> = Arc::new(state::EmbeddedState::open(&engine)?);
@@ -128,6 +131,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let clock = Arc::new(clock::Clock::start());
     let replay_to = log.end();
+    metrics.lost_records.inc_by(mark.missing(replay_to));
 
     let worker = worker::Worker::restore(
         Arc::clone(&log),
@@ -147,6 +151,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         end,
         processed: Arc::clone(&processed),
         clock: Arc::clone(&clock),
+        mark,
         metrics: Arc::clone(&metrics),
     };
     let mut commit_task = on_thread("commit", move |runtime| committer.run(runtime));
@@ -248,11 +253,15 @@ fn start_log() {
 
 /// Waits for tasks that were told to stop, in this order; says which did not.
 async fn drain(tasks: [(&'static str, JoinHandle<anyhow::Result<()>>); 4]) {
-    for (name, task) in tasks {
-        match tokio::time::timeout(GRACE, task).await {
+    for (name, mut task) in tasks {
+        match tokio::time::timeout(GRACE, &mut task).await {
             Ok(Ok(Ok(()))) => {}
             Ok(ended) => error!(error = %format!("{:#}", explain(name, ended)), "it stopped badly"),
-            Err(_) => error!("the {name} does not stop within {GRACE:?}; it is left behind"),
+            Err(_) => {
+                // A peer that does not let go of its connection, most likely.
+                warn!("the {name} does not stop within {GRACE:?}; it is cut off");
+                task.abort();
+            }
         }
     }
 }

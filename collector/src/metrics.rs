@@ -21,6 +21,7 @@ pub(crate) struct Metrics {
     pub(crate) commit_seconds: Histogram,
     pub(crate) samples: Counter,
     pub(crate) unreadable: Counter,
+    pub(crate) lost_records: Counter,
     pub(crate) worker_position: Gauge,
     pub(crate) log_end: Gauge,
     pub(crate) open_incidents: Gauge,
@@ -57,6 +58,7 @@ impl Metrics {
             commit_seconds: Histogram::new(exponential_buckets(0.0002, 2.0, 15)),
             samples: Counter::default(),
             unreadable: Counter::default(),
+            lost_records: Counter::default(),
             worker_position: Gauge::default(),
             log_end: Gauge::default(),
             open_incidents: Gauge::default(),
@@ -117,6 +119,11 @@ impl Metrics {
             "unreadable_records",
             "Records of the log that were passed over",
             self.unreadable.clone(),
+        );
+        registry.register(
+            "lost_records",
+            "Records of the log that the database had lost at the start",
+            self.lost_records.clone(),
         );
         registry.register(
             "worker_position",

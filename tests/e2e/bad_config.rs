@@ -24,7 +24,10 @@ fn corpus(kind: &str) -> Vec<PathBuf> {
 }
 
 fn run(program_name: &str, command: &str, config: &Path) -> Output {
-    Command::new(program(program_name))
+    // Bounded: should it start after all, it would run for ever.
+    Command::new("timeout")
+        .arg("20")
+        .arg(program(program_name))
         .arg(command)
         .arg("--config")
         .arg(config)

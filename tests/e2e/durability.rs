@@ -3,7 +3,7 @@
 use denyut_proto::wire::collector_message::Kind;
 use denyut_proto::{BootId, wire};
 use denyut_tests::peer::{Peer, entry, heartbeat};
-use denyut_tests::{Agent, Collector, eventually, now_ms};
+use denyut_tests::{Agent, Collector, eventually, now_ms, program};
 use rand::Rng;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -269,4 +269,60 @@ async fn a_wiped_collector_is_refilled() {
         .count();
     assert!(before >= 3, "{before} samples from before");
     assert_eq!(agent.status().expect("answers")["spool"]["dropped"], 0);
+}
+
+/// A database that is older than it should be, or gone, does not pass for a whole one.
+#[tokio::test]
+async fn a_lost_database_is_told() {
+    let mut collector = Collector::start(REGISTRY).await;
+    let (database, older) = (
+        collector.dir.path().join("data/db"),
+        collector.dir.path().join("older"),
+    );
+    for (from, copy) in [(1u64, true), (101, false)] {
+        let mut peer = Peer::join(collector.ingest, "a-1", BootId([6; 16]))
+            .await
+            .expect("joins");
+        for seq in from..from + 100 {
+            let at = now_ms() - 3_600_000 + i64::try_from(seq).expect("small") * 1_000;
+            assert!(peer.send(entry(seq, heartbeat("self", &[at]))).await);
+        }
+        while peer.next().await.expect("goes on") != Some(Kind::Ack(wire::Ack { seq: from + 99 })) {
+        }
+        drop(peer);
+        collector.terminate();
+        if copy {
+            let copied = std::process::Command::new("cp")
+                .arg("-r")
+                .args([&database, &older])
+                .status();
+            assert!(copied.expect("runs").success());
+        }
+        collector.launch().await;
+        assert_eq!(collector.metric("denyut_lost_records_total").await, 0);
+    }
+    collector.terminate();
+    std::fs::remove_dir_all(&database).expect("removes");
+    std::fs::rename(&older, &database).expect("moves");
+    collector.launch().await;
+    assert!(collector.metric("denyut_lost_records_total").await >= 100);
+    assert!(
+        collector
+            .log()
+            .contains("the database lost the end of the log")
+    );
+    collector.terminate();
+
+    std::fs::remove_file(database.join("db")).expect("removes");
+    // Bounded: should it start after all, it would run for ever.
+    let output = std::process::Command::new("timeout")
+        .arg("20")
+        .arg(program("denyut-collector"))
+        .args(["serve", "--config"])
+        .arg(collector.dir.path().join("collector.toml"))
+        .output()
+        .expect("runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("is gone; put it back"), "{said}");
 }

@@ -173,8 +173,9 @@ async fn the_page_shows_offices_and_stays_live() {
         &laptop,
         &[
             "Mati",
+            "Terganggu",
             "Aktif",
-            "Tutup",
+            "Dimatikan",
             "Belum ada agen terdaftar",
             "gateway 10.36.73.1",
             "WIB",
@@ -214,6 +215,9 @@ async fn the_page_shows_offices_and_stays_live() {
         ],
     )
     .await;
+    laptop
+        .run("document.querySelector('[data-office=\"36.73.03\"]').scrollIntoView()")
+        .await;
     let lines =
         "return document.querySelectorAll('[data-office=\"36.73.03\"] .rtt .median').length";
     let drawn = || async { (laptop.run(lines).await == 3).then_some(()) };
@@ -223,7 +227,7 @@ async fn the_page_shows_offices_and_stays_live() {
     let closed = || async {
         let script =
             "return document.querySelector('[data-office=\"36.73.02\"] .link .badge').textContent";
-        (laptop.run(script).await == "Closed").then_some(())
+        (laptop.run(script).await == "Switched off").then_some(())
     };
     eventually(
         "the stopped agent's links show as closed",
@@ -265,7 +269,7 @@ async fn the_page_says_when_it_is_cut_off() {
     browser
         .visit(&format!("http://{}/?lang=en", collector.api))
         .await;
-    shows(&browser, &["Live", "3 offices"]).await;
+    shows(&browser, &["Live", "Offices: 3"]).await;
     collector.kill();
     shows(&browser, &["Cut off from the collector"]).await;
     collector.launch().await;

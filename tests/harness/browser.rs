@@ -131,6 +131,7 @@ impl Browser {
 
     /// Saves a picture of the whole page.
     pub async fn screenshot(&self, path: &Path) {
+        self.run("scrollTo(0, 0)").await;
         let body =
             json!({"cmd": "Page.captureScreenshot", "params": {"captureBeyondViewport": true}});
         let taken = self.call("/goog/cdp/execute", body).await;

@@ -22,6 +22,7 @@ let past = [];
 let visible; // IntersectionObserver: pictures are drawn when they come into view
 let live = false;
 let hours = 24;
+let loaded = false; // until then nothing may look calm
 
 const element = (id) => document.getElementById(id);
 
@@ -51,7 +52,9 @@ async function readAll() {
   const [all] = await Promise.all([ask("/api/v1/offices"), readIncidents()]);
   offices.clear();
   for (const office of all) offices.set(office.code, office);
+  loaded = true;
   renderOffices();
+  renderIncidents();
 }
 
 async function readIncidents() {
@@ -114,8 +117,13 @@ function drawPicture(row, link, buckets) {
 
 // ── Drawing ────────────────────────────────────────────────────────────────
 
-function badge(state) {
-  return make("span", { class: `badge ${state}` }, say(`state.${state}`));
+function badge(state, text = say(`state.${state}`)) {
+  return make("span", { class: `badge ${state}` }, text);
+}
+
+// One dead link is trouble at the office, not a dead office.
+function officeState(state) {
+  return state === "down" ? say("office.down") : say(`state.${state}`);
 }
 
 function since(ms, office) {
@@ -126,13 +134,15 @@ function since(ms, office) {
 function renderSummary() {
   const counts = new Map();
   for (const office of offices.values()) counts.set(office.state, (counts.get(office.state) ?? 0) + 1);
-  const parts = STATES.filter((state) => counts.has(state)).map((state) => `${counts.get(state)} ${say(`state.${state}`).toLowerCase()}`);
-  element("summary").textContent = offices.size ? say("summary", { count: offices.size, states: parts.join(", ") }) : say("offices.none");
+  const parts = STATES.filter((state) => counts.has(state)).map((state) => `${counts.get(state)} ${officeState(state).toLowerCase()}`);
+  const none = say(loaded ? "offices.none" : "loading");
+  element("summary").textContent = offices.size ? say("summary", { count: offices.size, states: parts.join(", ") }) : none;
   document.title = incidents.length ? `(${incidents.length}) denyut` : "denyut";
 }
 
+const byTrouble = (a, b) => STATES.indexOf(a.state) - STATES.indexOf(b.state) || a.name.localeCompare(b.name);
+
 function renderOffices() {
-  const order = [...offices.values()].sort((a, b) => STATES.indexOf(a.state) - STATES.indexOf(b.state) || a.name.localeCompare(b.name));
   visible?.disconnect();
   visible = new IntersectionObserver((entries) => {
     for (const entry of entries) {
@@ -140,39 +150,44 @@ function renderOffices() {
       entry.target.seen = entry.isIntersecting;
     }
   });
-  element("offices").replaceChildren(...order.map(officeCard));
+  element("offices").replaceChildren(...[...offices.values()].sort(byTrouble).map(officeCard));
   renderSummary();
 }
 
+// Draws one office anew, at its place among the others.
 function renderOffice(office) {
-  const old = document.querySelector(`[data-office="${office.code}"]`);
+  const old = element(`office-${office.code}`);
   for (const row of old?.querySelectorAll(".link") ?? []) visible.unobserve(row);
-  const card = officeCard(office);
-  if (old) old.replaceWith(card);
-  else element("offices").append(card);
+  old?.remove();
+  const order = [...offices.values()].sort(byTrouble);
+  const next = order.slice(order.indexOf(office) + 1).map((one) => element(`office-${one.code}`)).find(Boolean);
+  element("offices").insertBefore(officeCard(office), next ?? null);
 }
 
 function officeCard(office) {
-  const card = make("article", { class: `office ${office.state}`, "data-office": office.code },
+  const card = make("article", { class: `office ${office.state}`, id: `office-${office.code}`, "data-office": office.code },
     make("header", {},
       make("h3", {}, office.name, " ", make("small", {}, office.code)),
-      badge(office.state),
-      make("p", { class: "since", "data-since": String(office.since_ms ?? "") }, since(office.since_ms, office.code)),
+      badge(office.state, officeState(office.state)),
+      make("p", { class: "since" }, since(office.since_ms, office.code)),
     ));
-  const words = office.agents.map((agent) => {
-    const facts = [agent.agent, say(`state.${agent.state}`).toLowerCase()];
-    if (agent.gateway) facts.push(say("agent.gateway", { address: agent.gateway }));
-    if (agent.last_ms !== null) facts.push(say("agent.last", { time: timeAt(agent.last_ms, office.code) }));
-    if (agent.dropped) facts.push(say("agent.dropped", { count: agent.dropped }));
-    if (Math.abs(agent.clock_offset_ms ?? 0) > CLOCK_OFF_MS) {
-      facts.push(say(agent.clock_offset_ms > 0 ? "agent.clock_ahead" : "agent.clock_behind", { length: lengthOf(Math.abs(agent.clock_offset_ms)) }));
-    }
-    return make("p", { class: "agent" }, facts.join(" · "));
-  });
-  card.append(...words);
   if (!office.agents.length) card.append(make("p", { class: "agent" }, say("office.no_agent")));
-  for (const link of office.links) card.append(linkRow(link));
+  for (const agent of office.agents) {
+    card.append(make("p", { class: "agent", "data-agent": agent.agent }, agentText(agent, office.code)));
+    card.append(...office.links.filter((link) => link.agent === agent.agent).map(linkRow));
+  }
   return card;
+}
+
+function agentText(agent, office) {
+  const facts = [agent.agent, say(`state.${agent.state}`).toLowerCase()];
+  if (agent.gateway) facts.push(say("agent.gateway", { address: agent.gateway }));
+  if (agent.last_ms !== null) facts.push(say("agent.last", { time: timeAt(agent.last_ms, office) }));
+  if (agent.dropped) facts.push(say("agent.dropped", { count: agent.dropped }));
+  if (Math.abs(agent.clock_offset_ms ?? 0) > CLOCK_OFF_MS) {
+    facts.push(say(agent.clock_offset_ms > 0 ? "agent.clock_ahead" : "agent.clock_behind", { length: lengthOf(Math.abs(agent.clock_offset_ms)) }));
+  }
+  return facts.join(" · ");
 }
 
 function linkRow(link) {
@@ -211,53 +226,61 @@ function ago(time) {
 function showLast(row, link) {
   const last = row.querySelector(".last");
   last.textContent = link.last_failure ? failureText(link.last_failure) : link.last_rtt_us !== null ? rtt(link.last_rtt_us) : "–";
-  last.classList.toggle("bad", Boolean(link.last_failure));
+  const watched = !["unobserved", "closed", "unknown"].includes(link.state);
+  last.classList.toggle("bad", watched && Boolean(link.last_failure));
+  last.classList.toggle("old", !watched);
+  row.querySelector(".probe-now").disabled = !watched;
   if (link.last_ms !== null) last.title = timeAt(link.last_ms, link.office);
 }
 
 async function probeNow(link, row) {
   const button = row.querySelector(".probe-now");
   button.disabled = true;
-  try {
-    const answer = await fetch(`${pathOf(link)}/probe`, { method: "POST", headers: { "Content-Type": "application/json" } });
-    button.textContent = say(answer.ok ? "probe_now.asked" : answer.status === 409 ? "probe_now.offline" : "probe_now.failed");
-  } finally {
-    setTimeout(() => {
-      button.disabled = false;
-      button.textContent = say("probe_now");
-    }, 3000);
-  }
+  const status = await fetch(`${pathOf(link)}/probe`, { method: "POST", headers: { "Content-Type": "application/json" } })
+    .then((answer) => answer.status, () => 0);
+  button.textContent = say(status === 202 ? "probe_now.asked" : status === 409 ? "probe_now.offline" : "probe_now.failed");
+  setTimeout(() => {
+    button.disabled = false;
+    button.textContent = say("probe_now");
+  }, 3000);
 }
 
 function renderIncidents() {
+  const reading = new Set([...document.querySelectorAll(".incident[open]")].map((card) => card.dataset.incident));
   const cards = incidents.map(incidentCard);
-  element("incidents").replaceChildren(...(cards.length ? cards : [make("p", { class: "calm" }, say("incidents.none"))]));
+  element("incidents").replaceChildren(...(cards.length ? cards : [make("p", { class: "calm" }, say(loaded ? "incidents.none" : "loading"))]));
   element("past").hidden = past.length === 0;
   element("past-incidents").replaceChildren(...past.map(incidentCard));
+  for (const card of document.querySelectorAll(".incident")) card.open = reading.has(card.dataset.incident);
   renderSummary();
+}
+
+function whenOf(incident) {
+  const length = lengthOf((incident.resolved_ms ?? Date.now()) - incident.opened_ms);
+  const from = timeAt(incident.opened_ms, incident.office);
+  if (incident.resolved_ms === null) return say("since", { time: from, length });
+  return say("incident.over", { from, to: timeAt(incident.resolved_ms, incident.office), length });
 }
 
 function incidentCard(incident) {
   const office = incident.office;
   const name = offices.get(office)?.name ?? office;
   const subject = (item) => item.target ? `${item.agent}/${item.target}` : item.agent;
-  const length = lengthOf((incident.resolved_ms ?? Date.now()) - incident.opened_ms);
-  const from = timeAt(incident.opened_ms, office);
-  const when = incident.resolved_ms === null ? say("since", { time: from, length }) : say("incident.over", { from, to: timeAt(incident.resolved_ms, office), length });
-  const lines = incident.revisions.map((revision) => {
+  const lines = [...incident.revisions].sort((a, b) => a.at_ms - b.at_ms).map((revision) => {
     const trouble = incident.troubles.find((one) => one.failure && one.target === revision.target && one.agent === revision.agent && one.since_ms === revision.at_ms);
     const why = revision.reason === "link_down" && trouble ? ` (${failureText(trouble.failure)})` : "";
     const late = revision.recorded_ms - revision.at_ms > 120_000 ? ` — ${say("revision.late", { time: timeAt(revision.recorded_ms, office) })}` : "";
     return make("li", {}, make("time", {}, timeAt(revision.at_ms, office)), ` ${subject(revision)}: ${say(`revision.${revision.reason}`)}${why}${late}`);
   });
   return make("details", { class: `incident ${incident.resolved_ms === null ? "open" : "over"}`, "data-incident": String(incident.number) },
-    make("summary", {}, make("strong", {}, `#${incident.number} ${name}`), ` ${say(`cause.${incident.cause}`)} `, make("span", { class: "when" }, when)),
-    make("ol", {}, ...lines));
+    make("summary", {}, make("strong", {}, `#${incident.number} ${name}`), ` ${say(`cause.${incident.cause}`)} `, make("span", { class: "when" }, whenOf(incident))),
+    make("ol", {}, ...lines),
+    make("a", { href: `#office-${office}` }, say("incident.office", { name })));
 }
 
 function renderLegend() {
-  const part = (kind, text) => [make("span", { class: `swatch back-${kind}` }), ` ${text} `];
-  element("legend").replaceChildren(...part("up", say("legend.up")), ...part("mixed", say("legend.mixed")), ...part("down", say("legend.down")), ...part("gap", say("legend.gap")));
+  const part = (kind, text) => make("span", { class: "key" }, make("span", { class: `swatch back-${kind}` }), ` ${text}`);
+  element("legend").replaceChildren(part("up", say("legend.up")), part("mixed", say("legend.mixed")), part("down", say("legend.down")), part("gap", say("legend.gap")));
 }
 
 function renderRanges() {
@@ -267,7 +290,7 @@ function renderRanges() {
 
 function choose(range) {
   hours = range;
-  localStorage.setItem("hours", String(range));
+  keep("hours", String(range));
   pictures.clear();
   renderRanges();
   renderOffices();
@@ -293,6 +316,8 @@ function takeSamples(event) {
   const link = offices.get(event.office)?.links.find((one) => one.agent === event.agent && one.target === event.target);
   const row = link && rowOf(link);
   if (!row || (link.last_ms !== null && last.at_ms < link.last_ms)) return;
+  const agent = offices.get(event.office).agents.find((one) => one.agent === event.agent);
+  if (agent) agent.last_ms = Math.max(agent.last_ms ?? 0, last.at_ms);
   Object.assign(link, { last_ms: last.at_ms, last_rtt_us: last.rtt_us, last_failure: last.failure });
   showLast(row, link);
   if (row.seen) soon(`picture ${keyOf(link)}`, () => loadPicture(link, rowOf(link) ?? row), TAIL_EVERY_MS);
@@ -307,7 +332,7 @@ function listen() {
     live = true;
     showLive();
     // What happened while nobody listened.
-    if (!first) soon("all", readAll, 0);
+    if (!first || !loaded) soon("all", readAll, 0);
     first = false;
   };
   source.onerror = () => {
@@ -326,11 +351,20 @@ function listen() {
   if (!each) setInterval(() => soon("all", readAll, 0), LOOK_AGAIN_MS);
 }
 
-// "Since" grows older by itself.
+// What grows older by itself.
 function tick() {
   for (const card of document.querySelectorAll("[data-office]")) {
     const office = offices.get(card.dataset.office);
-    if (office) card.querySelector(".since").textContent = since(office.since_ms, office.code);
+    if (!office) continue;
+    card.querySelector(".since").textContent = since(office.since_ms, office.code);
+    for (const agent of office.agents) {
+      const line = card.querySelector(`[data-agent="${agent.agent}"]`);
+      if (line) line.textContent = agentText(agent, office.code);
+    }
+  }
+  for (const incident of incidents) {
+    const when = document.querySelector(`[data-incident="${incident.number}"] .when`);
+    if (when) when.textContent = whenOf(incident);
   }
 }
 
@@ -344,6 +378,12 @@ async function speak(language) {
   renderIncidents();
 }
 
+// Keeps a choice for the next visit; the address no longer says otherwise.
+function keep(name, value) {
+  localStorage.setItem(name, value);
+  history.replaceState(null, "", location.pathname);
+}
+
 // A choice from the address, or from the last visit.
 function remembered(parameter, name) {
   return new URLSearchParams(location.search).get(parameter) ?? localStorage.getItem(name);
@@ -351,7 +391,7 @@ function remembered(parameter, name) {
 
 element("language").addEventListener("click", () => {
   const other = currentLanguage() === "id" ? "en" : "id";
-  localStorage.setItem("language", other);
+  keep("language", other);
   speak(other).catch(report);
 });
 
@@ -359,6 +399,5 @@ const wanted = Number(remembered("hours", "hours"));
 if (RANGES.includes(wanted)) hours = wanted;
 await speak(remembered("lang", "language") ?? "id");
 await readAll().catch(report);
-renderIncidents();
 listen();
 setInterval(tick, 10_000);
