@@ -93,9 +93,15 @@ impl Config {
                 )
             })
             .with_context(invalid)?;
-        let config = Self::try_from(file).with_context(invalid)?;
+        Self::try_from(file).with_context(invalid)
+    }
+
+    /// The same for who runs the agent, and so must be able to read its key; who only asks for its status need not.
+    pub(crate) fn load_to_run(path: &Path) -> anyhow::Result<Self> {
+        let config = Self::load(path)?;
         if let Some(tls) = &config.tls {
-            tls.load().with_context(invalid)?;
+            tls.load()
+                .with_context(|| format!("the configuration {} is not valid", path.display()))?;
         }
         Ok(config)
     }

@@ -109,7 +109,7 @@ fn main() -> ExitCode {
 
 async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run { file } => run(Config::load(&file.config)?).await?,
+        Command::Run { file } => run(Config::load_to_run(&file.config)?).await?,
         Command::CheckConfig { file } => check_config(&file.config)?,
         Command::Probe {
             target,
@@ -249,7 +249,7 @@ fn claim_data_dir(path: &Path) -> anyhow::Result<File> {
 }
 
 fn check_config(path: &Path) -> anyhow::Result<()> {
-    let config = Config::load(path)?;
+    let config = Config::load_to_run(path)?;
     probe::Prober::new(config.probe_ca.as_deref())?;
     println!("{} is valid.", path.display());
     println!(
@@ -296,18 +296,20 @@ async fn probe_once(
             .iter()
             .find(|target| target.name.as_str() == text)
     });
-    let target = match named {
-        Some(target) => target.clone(),
-        None => one_off(text, timeout).with_context(|| match &config {
-            None => "not a probe; to probe a target by its name, give --config".to_owned(),
-            Some(config) => {
-                let own: Vec<&str> = config.targets.iter().map(|t| t.name.as_str()).collect();
-                format!(
-                    "neither a probe nor a target of the configuration file ({}); targets that the collector gives are not in it",
-                    own.join(", ")
-                )
-            }
-        })?,
+    let target = if let Some(target) = named {
+        target.clone()
+    } else {
+        let probe: Probe = text.parse().with_context(|| match &config {
+                None => "to probe a target by its name, give --config".to_owned(),
+                Some(config) => {
+                    let own: Vec<&str> = config.targets.iter().map(|t| t.name.as_str()).collect();
+                    format!(
+                        "no target of the configuration file ({}); targets that the collector gives are not in it",
+                        own.join(", ")
+                    )
+                }
+            })?;
+        one_off(probe, timeout)?
     };
     let prober = probe::Prober::new(config.as_ref().and_then(|c| c.probe_ca.as_deref()))?;
     let at = machine::wall();
@@ -355,8 +357,7 @@ async fn probe_once(
 }
 
 /// A target for a probe given on the command line.
-fn one_off(text: &str, timeout: &str) -> Result<Target, Invalid> {
-    let probe: Probe = text.parse()?;
+fn one_off(probe: Probe, timeout: &str) -> Result<Target, Invalid> {
     let timeout_text = timeout;
     let timeout = denyut_proto::parse_duration("--timeout", timeout_text)?;
     let (least, most) = Target::TIMEOUT;

@@ -107,6 +107,33 @@ fn a_configuration_that_cannot_be_read_is_named() {
 }
 
 #[test]
+fn a_probe_that_makes_no_sense_is_explained() {
+    let said = |arguments: &[&str]| {
+        let output = Command::new(program("denyut-agent"))
+            .arg("probe")
+            .args(arguments)
+            .output()
+            .expect("runs");
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        String::from_utf8(output.stderr).expect("text")
+    };
+    says(&said(&["server"]), &["give --config", "`probe` = `server`"]);
+    says(
+        &said(&["icmp://127.0.0.1", "--timeout", "5m"]),
+        &["error: `--timeout` = `5m`: out of range"],
+    );
+    // The example names files that are not there: nothing that a probe needs.
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/example/agent.toml");
+    says(
+        &said(&["servr", "--config", example]),
+        &[
+            "no target of the configuration file (gateway, server, ",
+            "`probe` = `servr`",
+        ],
+    );
+}
+
+#[test]
 fn a_data_folder_that_cannot_be_made_is_named() {
     let said = refusal(
         "denyut-agent",
