@@ -170,6 +170,8 @@ impl Spool {
         tail.sync_data()?;
         segment.bytes += record.len() as u64;
         segment.last = seq;
+        // Whatever was acknowledged of it before: this entry is not.
+        segment.acked_at = None;
         self.next = seq + 1;
         Ok(seq)
     }

@@ -82,6 +82,30 @@ fn acknowledged_segments_are_kept_a_while_and_then_deleted() {
     assert_eq!(seqs(&mut spool, 59), [60]);
 }
 
+/// A segment that was once acknowledged to its end and then written on: after weeks offline the first acknowledgement must
+/// not take it away with what was never sent.
+#[test]
+fn a_segment_that_grew_after_its_acknowledgement_is_kept() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let mut spool = open(dir.path(), 256 << 10);
+    let start = Instant::now();
+    spool.append(BOOT, &[1; 1000]).expect("appends");
+    spool.ack(1, start);
+    for _ in 0..60 {
+        spool.append(BOOT, &[1; 1000]).expect("appends");
+    }
+    assert!(spool.segments.len() > 2);
+    let later = start + KEEP_ACKED * 100;
+    spool.ack(2, later);
+    assert_eq!(seqs(&mut spool, 2), (3..=61).collect::<Vec<_>>());
+    assert_eq!(spool.range().dropped, 0);
+    // Once all of it is acknowledged, its time begins then.
+    spool.ack(61, later);
+    assert_eq!(spool.range().first, 1);
+    spool.ack(61, later + KEEP_ACKED);
+    assert!(spool.range().first > 1);
+}
+
 #[test]
 fn an_acknowledgement_of_what_was_never_written_is_ignored() {
     let dir = tempfile::tempdir().expect("tempdir");

@@ -185,13 +185,17 @@ impl Gate {
         let (oldest, latest) = (now - self.oldest, now + AHEAD_MAX);
         let samples = heartbeat.samples.iter().flat_map(|target| {
             let times = target.samples.iter().map(|sample| sample.at);
-            times.map(|at| (format!("heartbeat.samples[{}].at", target.target), at))
+            times.map(move |at| (Some(&target.target), at))
         });
-        for (field, at) in std::iter::once(("heartbeat.at".to_owned(), heartbeat.at)).chain(samples)
-        {
+        for (target, at) in std::iter::once((None, heartbeat.at)).chain(samples) {
+            // Written only when it is needed: this runs for every sample of the nation.
+            let field = || match target {
+                None => "heartbeat.at".to_owned(),
+                Some(target) => format!("heartbeat.samples[{target}].at"),
+            };
             if at > latest {
                 return Err(Invalid::new(
-                    field,
+                    field(),
                     at,
                     format!("ahead of the collector's clock ({now})"),
                     "set the office machine's clock (enable time synchronisation)",
@@ -199,7 +203,7 @@ impl Gate {
             }
             if at < oldest {
                 return Err(Invalid::new(
-                    field,
+                    field(),
                     at,
                     format!(
                         "older than what is kept ({} days)",
