@@ -297,9 +297,10 @@ impl<'a> Turn<'a> {
 }
 
 impl Incident {
-    /// Troubles and revisions kept: enough for every link of an office many times over.
-    const TROUBLES_MAX: usize = 256;
-    const REVISIONS_MAX: usize = 256;
+    /// Troubles and revisions kept: every link of an agent twice over, and together at most about 32 KiB as stored, so
+    /// that a leaf of the state stays well within the engine's file (see `engine.rs`).
+    const TROUBLES_MAX: usize = 64;
+    const REVISIONS_MAX: usize = 96;
 
     fn add_trouble(&mut self, trouble: Trouble) {
         if self.troubles.len() >= Self::TROUBLES_MAX
@@ -487,7 +488,9 @@ mod tests {
         let last = last.expect("changed");
         assert!(last.troubles.len() <= Incident::TROUBLES_MAX);
         assert_eq!(last.revisions.len(), Incident::REVISIONS_MAX);
-        assert_eq!(last.revisions_omitted + 256, 1 + 2 * 1_999);
+        let kept = u64::try_from(Incident::REVISIONS_MAX).expect("small");
+        assert_eq!(last.revisions_omitted + kept, 1 + 2 * 1_999);
+        assert!(serde_json::to_vec(&last).expect("JSON").len() <= 32 << 10);
         assert_eq!(last.revisions[0].kind, RevisionKind::Open);
         assert_eq!(
             last.troubles[0].target.as_ref().map(TargetName::as_str),

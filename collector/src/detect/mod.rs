@@ -149,11 +149,8 @@ impl Detector {
 
     fn tick(&mut self, now: UnixMillis, step: &mut Step) {
         if now < self.listening.last_tick {
-            // The collector's clock was set back: arrivals from the future would hide silence until then.
+            // The collector's clock was set back: everybody's time starts anew.
             self.listening.since = now;
-            for agent in self.agents.values_mut() {
-                agent.last_arrival = agent.last_arrival.min(now);
-            }
         }
         if now.since(self.listening.last_tick) > DEAF_AFTER {
             // Agents may have spoken to a collector that was not there: everybody's time starts anew.
@@ -161,7 +158,12 @@ impl Detector {
         }
         self.listening.last_tick = now;
         for (id, agent) in &mut self.agents {
-            let heard = agent.last_arrival.max(self.listening.since);
+            // What arrived "later" than now came before the clock was set back.
+            let heard = if agent.last_arrival > now {
+                self.listening.since
+            } else {
+                agent.last_arrival.max(self.listening.since)
+            };
             let deadline = Duration::from_millis(agent.interval_ms)
                 .saturating_mul(SILENT_AFTER_INTERVALS)
                 .max(SILENT_AFTER_LEAST);
