@@ -3,6 +3,7 @@
 use crate::registry::{Agent, Office, Registry};
 use anyhow::{Context, anyhow, bail};
 use denyut_proto::{Invalid, OfficeCode, TargetSpec, parse_duration, read_targets};
+use denyut_store::history::Retention;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,8 @@ struct File {
     api: ApiSection,
     #[serde(default)]
     retention: RetentionSection,
+    #[serde(default)]
+    disk: DiskSection,
     #[serde(default)]
     office: Vec<OfficeSection>,
     #[serde(default)]
@@ -47,6 +50,16 @@ struct ApiSection {
 #[serde(deny_unknown_fields)]
 struct RetentionSection {
     raw: Option<String>,
+    minute: Option<String>,
+    hour: Option<String>,
+    day: Option<String>,
+    size: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DiskSection {
+    reserve: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -71,8 +84,10 @@ pub(crate) struct Config {
     pub(crate) tls: Option<TlsFiles>,
     /// Where people and programs ask.
     pub(crate) api: SocketAddr,
-    /// Samples older than this are deleted, and refused when they arrive (1 day to 10 years).
-    pub(crate) retention_raw: Duration,
+    /// How long what is kept. Samples older than `raw` are deleted, and refused when they arrive.
+    pub(crate) retention: Retention,
+    /// Below this many free bytes nothing is taken.
+    pub(crate) reserve: u64,
     /// Who may speak, for which office.
     pub(crate) registry: Registry,
 }
@@ -89,7 +104,30 @@ pub(crate) struct TlsFiles {
 const DAY: Duration = Duration::from_secs(86_400);
 
 impl Config {
-    const DEFAULT_RETENTION_RAW: Duration = Duration::from_secs(35 * 86_400);
+    const DEFAULT_RAW: Duration = Duration::from_secs(35 * 86_400);
+    const DEFAULT_MINUTE: Duration = Duration::from_secs(400 * 86_400);
+    const DEFAULT_RESERVE: u64 = 512 << 20;
+
+    /// What is kept for how long, in a sentence.
+    pub(crate) fn describe_retention(&self) -> String {
+        let days = |keep: Duration| format!("{} days", keep.as_secs() / 86_400);
+        let or_ever = |keep: Option<Duration>| keep.map_or("for ever".to_owned(), days);
+        let kept = &self.retention;
+        let size = kept.bytes.map_or_else(String::new, |bytes| {
+            format!(
+                " Above {} in all the oldest goes first.",
+                bytesize::ByteSize(bytes).display().iec()
+            )
+        });
+        format!(
+            "Kept: samples {}, minutes {}, hours {}, days {}.{size} Nothing is taken with less than {} free.",
+            days(kept.raw),
+            days(kept.minute),
+            or_ever(kept.hour),
+            or_ever(kept.day),
+            bytesize::ByteSize(self.reserve).display().iec()
+        )
+    }
 
     /// Reads and checks the file.
     pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
@@ -171,16 +209,17 @@ impl TryFrom<File> for Config {
                 "give each a port of its own",
             ));
         }
-        let retention_raw = match &file.retention.raw {
-            Some(text) => parse_duration("retention.raw", text)?,
-            None => Self::DEFAULT_RETENTION_RAW,
+        let retention = retention(&file.retention)?;
+        let reserve = match &file.disk.reserve {
+            Some(text) => size("disk.reserve", text)?,
+            None => Self::DEFAULT_RESERVE,
         };
-        if retention_raw < DAY || retention_raw > DAY * 3660 {
+        if reserve < 16 << 20 {
             return Err(Invalid::new(
-                "retention.raw",
-                format!("{retention_raw:?}"),
-                "out of range",
-                "write 1day to 10years",
+                "disk.reserve",
+                file.disk.reserve.unwrap_or_default(),
+                "too small: what frees space needs some to do it",
+                "write at least 16MiB",
             ));
         }
         Ok(Self {
@@ -188,10 +227,103 @@ impl TryFrom<File> for Config {
             ingest,
             tls,
             api,
-            retention_raw,
+            retention,
+            reserve,
             registry: registry(file.office, file.target)?,
         })
     }
+}
+
+fn retention(section: &RetentionSection) -> Result<Retention, Invalid> {
+    let within = |field: &str, text: &Option<String>| match text.as_deref() {
+        None => Ok(None),
+        Some("forever") if field != "retention.raw" => Ok(Some(None)),
+        Some(text) => {
+            let keep = parse_duration(field, text)?;
+            if keep < DAY || keep > DAY * 36_600 {
+                return Err(Invalid::new(
+                    field,
+                    text,
+                    "out of range",
+                    "write 1day to 100years",
+                ));
+            }
+            Ok(Some(Some(keep)))
+        }
+    };
+    let raw = within("retention.raw", &section.raw)?
+        .flatten()
+        .unwrap_or(Config::DEFAULT_RAW);
+    let ever = DAY * 36_600;
+    // Left out, no level is kept for less time than the finer one.
+    let minute = within("retention.minute", &section.minute)?;
+    let minute = minute.map_or(Config::DEFAULT_MINUTE.max(raw), |keep| keep.unwrap_or(ever));
+    let hour = within("retention.hour", &section.hour)?.flatten();
+    let day = within("retention.day", &section.day)?.flatten();
+    let order = [
+        (
+            "retention.minute",
+            &section.minute,
+            minute,
+            "retention.raw",
+            raw,
+        ),
+        (
+            "retention.hour",
+            &section.hour,
+            hour.unwrap_or(ever),
+            "retention.minute",
+            minute,
+        ),
+        (
+            "retention.day",
+            &section.day,
+            day.unwrap_or(ever),
+            "retention.hour",
+            hour.unwrap_or(ever),
+        ),
+    ];
+    for (field, text, keep, finer, least) in order {
+        if keep < least {
+            return Err(Invalid::new(
+                field,
+                text.clone().unwrap_or_default(),
+                format!("shorter than `{finer}`"),
+                "keep what is coarser for at least as long as what is finer",
+            ));
+        }
+    }
+    let bytes = match &section.size {
+        None => None,
+        Some(text) => Some(size("retention.size", text)?),
+    };
+    if bytes.is_some_and(|bytes| bytes < 1 << 30) {
+        return Err(Invalid::new(
+            "retention.size",
+            section.size.clone().unwrap_or_default(),
+            "too small for a few days of samples",
+            "write at least 1GiB",
+        ));
+    }
+    Ok(Retention {
+        raw,
+        minute,
+        hour,
+        day,
+        bytes,
+    })
+}
+
+fn size(field: &str, text: &str) -> Result<u64, Invalid> {
+    let parsed: Result<bytesize::ByteSize, _> = text.parse();
+    parsed.map(|size| size.as_u64()).map_err(|_| {
+        Invalid::new(
+            field,
+            text,
+            "not a size",
+            "write it like `512MiB` or `100GiB`",
+        )
+    })
 }
 
 fn address(field: &str, text: &str) -> Result<SocketAddr, Invalid> {

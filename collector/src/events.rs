@@ -1,9 +1,9 @@
 //! What just happened, for those who listen: the event stream of the API.
 
 use crate::detect::Presence;
-use crate::history::LinkId;
 use crate::incident::Incident;
 use denyut_proto::{AgentId, OfficeCode, Sample, UnixMillis};
+use denyut_store::history::LinkId;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::broadcast;
 

@@ -364,7 +364,7 @@ impl Incident {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::LinkId;
+    use denyut_store::history::LinkId;
 
     fn link(target: &str, role: Role, from: Phase, to: Phase, at: i64) -> Finding {
         Finding::Link {

@@ -1,28 +1,28 @@
 //! denyut-collector: stores the samples of every office, detects outages, and answers operators.
 
 mod api;
+mod care;
 mod clock;
 mod commit;
 mod config;
+mod control;
 mod detect;
-mod engine;
 mod events;
-mod history;
 mod incident;
 mod ingest;
-mod log;
-mod mark;
+mod keeper;
+mod keys;
 mod metrics;
 mod query;
 mod registry;
-mod state;
 mod web;
 mod worker;
 
-use crate::log::Log;
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
+use commit::Room;
 use config::Config;
+use denyut_store::{Store, history, log, state};
 use std::fs::{DirBuilder, File};
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
@@ -40,8 +40,6 @@ use tracing::{error, info, warn};
 
 /// How long a stop waits for streams and requests to end.
 const GRACE: Duration = Duration::from_secs(3);
-/// How often what is past its retention is deleted.
-const FORGET_EVERY: Duration = Duration::from_secs(3600);
 
 /// Stores the samples of every office, detects outages, and answers operators.
 #[derive(Parser)]
@@ -62,6 +60,32 @@ enum Command {
     CheckConfig {
         #[command(flatten)]
         file: ConfigFile,
+    },
+    /// Check the data folder for damage; works while the collector runs, but for its state
+    Verify {
+        #[command(flatten)]
+        file: ConfigFile,
+    },
+    /// Mend what is damaged in the data folder; the collector must be stopped
+    Repair {
+        #[command(flatten)]
+        file: ConfigFile,
+    },
+    /// Copy the data folder, while the collector runs or not
+    Backup {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// A new or empty folder
+        #[arg(long, value_name = "FOLDER")]
+        to: PathBuf,
+    },
+    /// Put a backup into an empty data folder
+    Restore {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// A folder that `backup` made
+        #[arg(long, value_name = "FOLDER")]
+        from: PathBuf,
     },
     /// Print the version
     Version,
@@ -91,6 +115,18 @@ fn main() -> ExitCode {
             done
         }),
         Command::CheckConfig { file } => check_config(&file.config),
+        Command::Verify { file } => {
+            Config::load(&file.config).and_then(|config| care::verify(&config))
+        }
+        Command::Repair { file } => {
+            Config::load(&file.config).and_then(|config| care::repair(&config))
+        }
+        Command::Backup { file, to } => {
+            Config::load(&file.config).and_then(|config| care::backup(&config, &to))
+        }
+        Command::Restore { file, from } => {
+            Config::load(&file.config).and_then(|config| care::restore(&config, &from))
+        }
         Command::Version => {
             println!("denyut-collector {}", env!("CARGO_PKG_VERSION"));
             Ok(())
@@ -113,30 +149,29 @@ fn main() -> ExitCode {
 )]
 async fn serve(config: Config) -> anyhow::Result<()> {
     start_log();
+    raise_file_limit();
 
     let _lock = claim_data_dir(&config.data_dir)?;
     // Before the database, which may take a while: that a port is taken is said at once.
     let (ingest_listener, ingest_address) = bind("ingest.listen", config.ingest).await?;
     let (api_listener, api_address) = bind("api.listen", config.api).await?;
 
-    let database = config.data_dir.join("db");
-    let mark = mark::Mark::open(&config.data_dir, &database)?;
-    let engine = Arc::new(engine::Engine::open(&database)?);
-    let log: Arc<dyn Log> = Arc::new(log::EmbeddedLog::open(Arc::clone(&engine))?);
-    let history: Arc<dyn history::History> = Arc::new(history::EmbeddedHistory::open(&engine)?);
-    let state: Arc<dyn state::State> = Arc::new(state::EmbeddedState::open(&engine)?);
+    let clock = Arc::new(clock::Clock::start());
+    let store = Arc::new(Store::open(&config.data_dir, clock.read().now)?);
+    let log: Arc<dyn log::Log> = Arc::clone(&store.log) as _;
+    let history: Arc<dyn history::History> = Arc::clone(&store.history) as _;
+    let state: Arc<dyn state::State> = Arc::clone(&store.state) as _;
     let metrics = Arc::new(metrics::Metrics::new());
     let bus = Arc::new(events::Bus::new());
     let registry = Arc::new(config.registry);
     let stop = CancellationToken::new();
-    let clock = Arc::new(clock::Clock::start());
     let replay_to = log.end();
-    metrics.lost_records.inc_by(mark.missing(replay_to));
 
     let worker = worker::Worker::restore(
         Arc::clone(&log),
         Arc::clone(&history),
         Arc::clone(&state),
+        store.replay_from,
         Arc::clone(&bus),
         Arc::clone(&metrics),
     )?;
@@ -149,9 +184,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         log: Arc::clone(&log),
         requests,
         end,
-        processed: Arc::clone(&processed),
+        room: Room::new(Arc::clone(&store), config.reserve),
         clock: Arc::clone(&clock),
-        mark,
         metrics: Arc::clone(&metrics),
     };
     let mut commit_task = on_thread("commit", move |runtime| committer.run(runtime));
@@ -159,15 +193,15 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let gate = Arc::new(ingest::Gate {
         registry: Arc::clone(&registry),
         log: Arc::clone(&log),
+        history: Arc::clone(&history),
         state: Arc::clone(&state),
         commits,
         clock: Arc::clone(&clock),
         metrics: Arc::clone(&metrics),
-        oldest: config.retention_raw,
+        oldest: config.retention.raw,
         connected: Mutex::default(),
         stop: stop.clone(),
     });
-    let sizes = Arc::clone(&engine);
     let shared = Arc::new(api::Shared {
         query: query::Query {
             registry,
@@ -176,11 +210,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         },
         gate: Arc::clone(&gate),
         bus,
-        metrics,
+        metrics: Arc::clone(&metrics),
         log,
-        processed,
+        processed: Arc::clone(&processed),
         replay_to,
-        database_bytes: Box::new(move || sizes.bytes()),
+        store: Arc::clone(&store),
         stop: stop.clone(),
     });
     let mut api_task = tokio::spawn(api::serve(shared, api_listener));
@@ -188,12 +222,23 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let mut ingest_task = tokio::spawn(async move {
         ingest::serve(gate, ingest_listener, tls.as_ref(), api_address).await
     });
-    let forget_task = tokio::spawn(forget_old(
-        history,
+    let control = Arc::new(control::Control {
+        store: Arc::clone(&store),
+        processed: Arc::clone(&processed),
+        clock: Arc::clone(&clock),
+        stop: stop.clone(),
+    });
+    let mut control_task = tokio::spawn(control::serve(control, config.data_dir));
+    let keeper = keeper::Keeper {
+        store: Arc::clone(&store),
+        processed,
         clock,
-        config.retention_raw,
-        stop.clone(),
-    ));
+        retention: config.retention,
+        reserve: config.reserve,
+        metrics,
+    };
+    let (stop_keeper, stopped) = watch::channel(());
+    let mut keeper_tasks = keeper.start(&stopped);
 
     let scheme = if config.tls.is_some() {
         "https"
@@ -214,6 +259,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         ended = &mut commit_task => Some(explain("committer", ended)),
         ended = &mut api_task => Some(explain("API", ended)),
         ended = &mut ingest_task => Some(explain("agents' port", ended)),
+        ended = &mut control_task => Some(explain("control socket", ended)),
+        ended = &mut keeper_tasks.checkpoints => Some(explain("keeper", ended)),
+        ended = &mut keeper_tasks.upkeep => Some(explain("keeper", ended)),
     };
     stop.cancel();
     if let Some(error) = ended_badly {
@@ -224,14 +272,33 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     drain([
         ("API", api_task),
         ("agents' port", ingest_task),
+        ("control socket", control_task),
         ("committer", commit_task),
         ("worker", worker_task),
     ])
     .await;
-    forget_task.abort();
-    tokio::task::spawn_blocking(move || engine.sync()).await??;
+    store.history.stop_upkeep();
+    drop(stop_keeper);
+    drain([
+        ("keeper", keeper_tasks.upkeep),
+        ("keeper", keeper_tasks.checkpoints),
+    ])
+    .await;
     info!("denyut-collector stopped");
     Ok(())
+}
+
+/// Every agent is an open connection, every block an open file: as many as the system lets us have.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, most) {
+        warn!(%error, now = ?limit.current, "the limit of open files cannot be raised");
+    }
 }
 
 /// To stderr; `DENYUT_LOG` filters it.
@@ -252,7 +319,7 @@ fn start_log() {
 }
 
 /// Waits for tasks that were told to stop, in this order; says which did not.
-async fn drain(tasks: [(&'static str, JoinHandle<anyhow::Result<()>>); 4]) {
+async fn drain<const N: usize>(tasks: [(&'static str, JoinHandle<anyhow::Result<()>>); N]) {
     for (name, mut task) in tasks {
         match tokio::time::timeout(GRACE, &mut task).await {
             Ok(Ok(Ok(()))) => {}
@@ -277,7 +344,7 @@ fn explain(name: &str, ended: Done) -> anyhow::Error {
 }
 
 /// Runs blocking work for the life of the process.
-fn on_thread(
+pub(crate) fn on_thread(
     name: &'static str,
     work: impl FnOnce(&Handle) -> anyhow::Result<()> + Send + 'static,
 ) -> JoinHandle<anyhow::Result<()>> {
@@ -287,30 +354,6 @@ fn on_thread(
         info!("the {name} thread ended");
         done
     })
-}
-
-async fn forget_old(
-    history: Arc<dyn history::History>,
-    clock: Arc<clock::Clock>,
-    keep: Duration,
-    stop: CancellationToken,
-) {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(FORGET_EVERY) => {}
-        }
-        let reading = clock.read();
-        if reading.doubted {
-            continue;
-        }
-        let history = Arc::clone(&history);
-        let before = reading.now - keep;
-        let done = tokio::task::spawn_blocking(move || worker::forget(&*history, before)).await;
-        if let Ok(Err(error)) = done {
-            error!(error = %format!("{error:#}"), "cannot delete what is past its retention");
-        }
-    }
 }
 
 async fn bind(field: &str, address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
@@ -358,11 +401,8 @@ fn check_config(path: &Path) -> anyhow::Result<()> {
     println!("{} is valid.", path.display());
     println!("Agents connect {how} to {}.", config.ingest);
     println!("The page and the API are at http://{}/.", config.api);
-    println!(
-        "Data lies in {}; samples are kept for {} days.",
-        config.data_dir.display(),
-        config.retention_raw.as_secs() / 86_400
-    );
+    println!("Data lies in {}.", config.data_dir.display());
+    println!("{}", config.describe_retention());
     for (code, office) in &config.registry.offices {
         let of = |(_, agent): &(&_, &registry::Agent)| agent.office == *code;
         let agents: Vec<_> = config.registry.agents.iter().filter(of).collect();

@@ -27,7 +27,12 @@ pub(crate) struct Metrics {
     pub(crate) open_incidents: Gauge,
     pub(crate) listeners: Gauge,
     pub(crate) missed_events: Counter,
-    pub(crate) database_bytes: Gauge,
+    pub(crate) history_readers: Gauge,
+    pub(crate) store_bytes: Family<Part, Gauge>,
+    pub(crate) damaged_entries: Gauge,
+    pub(crate) too_late_samples: Gauge,
+    pub(crate) disk_full: Gauge,
+    pub(crate) upkeep_failing: Gauge,
     pub(crate) offices: Family<State, Gauge>,
 }
 
@@ -35,6 +40,12 @@ pub(crate) struct Metrics {
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub(crate) struct Field {
     pub(crate) field: String,
+}
+
+/// Part of the store.
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct Part {
+    pub(crate) part: &'static str,
 }
 
 /// State of an office.
@@ -64,13 +75,19 @@ impl Metrics {
             open_incidents: Gauge::default(),
             listeners: Gauge::default(),
             missed_events: Counter::default(),
-            database_bytes: Gauge::default(),
+            history_readers: Gauge::default(),
+            store_bytes: Family::default(),
+            damaged_entries: Gauge::default(),
+            too_late_samples: Gauge::default(),
+            disk_full: Gauge::default(),
+            upkeep_failing: Gauge::default(),
             offices: Family::default(),
         };
         metrics.register();
         metrics
     }
 
+    #[allow(clippy::too_many_lines, reason = "a list")]
     fn register(&mut self) {
         let registry = &mut self.registry;
         registry.register("streams", "Agents connected now", self.streams.clone());
@@ -122,7 +139,7 @@ impl Metrics {
         );
         registry.register(
             "lost_records",
-            "Records of the log that the database had lost at the start",
+            "Records that the worker had seen and the log had lost at the start",
             self.lost_records.clone(),
         );
         registry.register(
@@ -150,12 +167,37 @@ impl Metrics {
             "Events that listeners were too slow for",
             self.missed_events.clone(),
         );
+        registry.register(
+            "history_readers",
+            "Streams of /api/v1/history being read now",
+            self.history_readers.clone(),
+        );
         registry.register("offices", "Offices by state", self.offices.clone());
         registry.register_with_unit(
-            "database",
-            "Database on disk",
+            "store",
+            "Store on disk, by part",
             Unit::Bytes,
-            self.database_bytes.clone(),
+            self.store_bytes.clone(),
+        );
+        registry.register(
+            "damaged_entries",
+            "Entries of blocks that could not be read since the start",
+            self.damaged_entries.clone(),
+        );
+        registry.register(
+            "too_late_samples",
+            "Samples left out since the start because their day is not kept any more",
+            self.too_late_samples.clone(),
+        );
+        registry.register(
+            "disk_full",
+            "1 while nothing is taken because the disk has no room",
+            self.disk_full.clone(),
+        );
+        registry.register(
+            "upkeep_failing",
+            "1 while finished days cannot be put into blocks, or old ones not deleted",
+            self.upkeep_failing.clone(),
         );
     }
 

@@ -1,13 +1,15 @@
 //! What people and programs ask: read-only views over registry, state and history.
 
 use crate::detect::{Agent, Link, Phase, Presence};
-use crate::history::{History, LinkId};
 use crate::incident::Incident;
+use crate::keys;
 use crate::registry::{Introduction, Registry};
-use crate::state::{State, get_json, keys, parse, scan_json};
 use anyhow::Context;
-use denyut_proto::{AgentId, OfficeCode, Outcome, Sample, UnixMillis};
+use denyut_proto::{AgentId, OfficeCode, Outcome, Role, Sample, TargetName, UnixMillis};
+use denyut_store::history::{History, LinkId, Row, Rows, RowsError};
+use denyut_store::state::{State, get_json, parse, scan_json};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use utoipa::ToSchema;
@@ -148,6 +150,15 @@ pub(crate) struct SampleView {
     pub(crate) failure: Option<String>,
 }
 
+/// Samples of a link, step by step.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct BucketsView {
+    /// What they were made of: `day`, `hour` or `minute` rollups, the coarsest that answers exactly, or the samples (`raw`).
+    #[schema(example = "hour")]
+    pub(crate) level: &'static str,
+    pub(crate) buckets: Vec<BucketView>,
+}
+
 /// All samples of a stretch of time, in numbers.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct BucketView {
@@ -160,7 +171,17 @@ pub(crate) struct BucketView {
     pub(crate) failed: u32,
     /// Samples that the agent could not take; they say nothing of the link.
     pub(crate) unobserved: u32,
-    /// Least, median, 95th percentile (nearest rank) and greatest RTT of the answered ones.
+    /// Those that were not answered, by reason.
+    #[schema(value_type = std::collections::BTreeMap<String, u32>)]
+    pub(crate) reasons: BTreeMap<&'static str, u32>,
+    /// Time for which the link was up, in ms. A sample speaks for the time until the next one, or for one usual interval if that is more
+    /// than two and a half away.
+    pub(crate) up_ms: u64,
+    /// Time for which it was down, in ms.
+    pub(crate) down_ms: u64,
+    /// Time, up to now, for which nobody can tell, in ms.
+    pub(crate) unobserved_ms: u64,
+    /// RTT of the answered ones.
     pub(crate) rtt_us: Option<RttView>,
 }
 
@@ -168,9 +189,12 @@ pub(crate) struct BucketView {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct RttView {
     pub(crate) min: u32,
+    /// Within 1.6 %.
     pub(crate) median: u32,
+    /// 95th percentile, nearest rank, within 1.6 %.
     pub(crate) p95: u32,
     pub(crate) max: u32,
+    pub(crate) sum: u64,
 }
 
 impl Query {
@@ -318,45 +342,71 @@ impl Query {
         Ok((samples, more))
     }
 
-    /// The link's samples in steps of `step_ms`, aligned to multiples of it; empty steps are left out.
+    /// The link's samples in steps of `step_ms`, aligned to multiples of it; `range` is widened to whole steps, and empty steps are
+    /// left out.
     pub(crate) fn buckets(
         &self,
         link: &LinkId,
         range: Range<UnixMillis>,
         step_ms: i64,
-    ) -> anyhow::Result<Vec<BucketView>> {
-        let mut buckets: Vec<BucketView> = Vec::new();
-        let mut rtts: Vec<u32> = Vec::new();
-        self.history.visit(link, range, &mut |sample| {
-            let from = UnixMillis(sample.at.0 - sample.at.0.rem_euclid(step_ms));
-            if buckets.last().is_none_or(|last| last.from_ms != from) {
-                if let Some(last) = buckets.last_mut() {
-                    last.rtt_us = RttView::of(&mut rtts);
-                }
-                buckets.push(BucketView {
-                    from_ms: from,
-                    ok: 0,
-                    failed: 0,
-                    unobserved: 0,
-                    rtt_us: None,
-                });
+        now: UnixMillis,
+    ) -> Result<BucketsView, RowsError> {
+        let Rows { level, rows } = self.history.rows(link, range, step_ms)?;
+        let buckets = rows
+            .iter()
+            .map(|row| BucketView::of(row, step_ms, now))
+            .collect();
+        Ok(BucketsView {
+            level: level.as_str(),
+            buckets,
+        })
+    }
+}
+
+/// Which links.
+#[derive(Debug, Default)]
+pub(crate) struct Selector {
+    /// A region code or its beginning, in whole parts.
+    pub(crate) region: Option<String>,
+    pub(crate) agent: Option<AgentId>,
+    pub(crate) target: Option<TargetName>,
+    pub(crate) role: Option<Role>,
+}
+
+impl Selector {
+    pub(crate) fn has_office(&self, office: &OfficeCode) -> bool {
+        self.region.as_deref().is_none_or(|region| {
+            let rest = office.as_str().strip_prefix(region);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        })
+    }
+}
+
+impl Query {
+    /// The links of an office that are asked for.
+    pub(crate) fn select(
+        &self,
+        selector: &Selector,
+        office: &OfficeCode,
+    ) -> anyhow::Result<Vec<LinkId>> {
+        let mut links = Vec::new();
+        for (id, agent) in &self.registry.agents {
+            if agent.office != *office || selector.agent.as_ref().is_some_and(|agent| agent != id) {
+                continue;
             }
-            if let Some(bucket) = buckets.last_mut() {
-                match sample.outcome {
-                    Outcome::Ok { rtt_us } => {
-                        bucket.ok += 1;
-                        rtts.push(rtt_us);
-                    }
-                    Outcome::Failed(failure) if failure.reason.is_local() => bucket.unobserved += 1,
-                    Outcome::Failed(_) => bucket.failed += 1,
+            for (key, link) in scan_json::<Link>(&*self.state, &keys::links_of(id))? {
+                let id = keys::parse_link(&key)
+                    .with_context(|| format!("the state holds a key that makes no sense: {key}"))?;
+                let target = selector
+                    .target
+                    .as_ref()
+                    .is_none_or(|target| *target == id.target);
+                if target && selector.role.is_none_or(|role| link.role == Some(role)) {
+                    links.push(id);
                 }
             }
-            true
-        })?;
-        if let Some(last) = buckets.last_mut() {
-            last.rtt_us = RttView::of(&mut rtts);
         }
-        Ok(buckets)
+        Ok(links)
     }
 }
 
@@ -433,44 +483,50 @@ impl SampleView {
     }
 }
 
-impl RttView {
-    /// Empties `rtts`; `None` if it was empty.
-    fn of(rtts: &mut Vec<u32>) -> Option<Self> {
-        rtts.sort_unstable();
-        let view = match rtts[..] {
-            [min, .., max] => Some(Self {
-                min,
-                median: rtts[(rtts.len() - 1) / 2],
-                // Nearest rank: the smallest that at least 95 % are not above.
-                p95: rtts[(rtts.len() * 95).div_ceil(100) - 1],
-                max,
+impl BucketView {
+    pub(crate) fn of(row: &Row, step_ms: i64, now: UnixMillis) -> Self {
+        let unobserved = row
+            .failed
+            .iter()
+            .filter(|(reason, _)| reason.is_local())
+            .map(|(_, count)| count)
+            .sum();
+        let past = (now.0 - row.start.0).clamp(0, step_ms).unsigned_abs();
+        Self {
+            from_ms: row.start,
+            ok: row.ok,
+            failed: row.failed.values().sum::<u32>() - unobserved,
+            unobserved,
+            reasons: row
+                .failed
+                .iter()
+                .map(|(reason, count)| (reason.as_str(), *count))
+                .collect(),
+            up_ms: row.up_ms,
+            down_ms: row.down_ms,
+            unobserved_ms: past.saturating_sub(row.up_ms + row.down_ms),
+            rtt_us: row.rtt.as_ref().map(|rtt| RttView {
+                min: rtt.min,
+                median: rtt.quantile(0.5),
+                p95: rtt.quantile(0.95),
+                max: rtt.max,
+                sum: rtt.sum,
             }),
-            [only] => Some(Self {
-                min: only,
-                median: only,
-                p95: only,
-                max: only,
-            }),
-            [] => None,
-        };
-        rtts.clear();
-        view
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Engine;
-    use crate::history::EmbeddedHistory;
-    use crate::state::EmbeddedState;
-    use denyut_proto::Reason;
+    use denyut_proto::{Reason, TargetSamples};
+    use denyut_store::Store;
 
     #[test]
     fn buckets_are_aligned_and_exact() {
         let dir = tempfile::tempdir().expect("tempdir");
-        let engine = Arc::new(Engine::open(dir.path()).expect("opens"));
-        let history = EmbeddedHistory::open(&engine).expect("opens");
+        let store = Store::open(dir.path(), UnixMillis(0)).expect("opens");
+        let history = store.history;
         let link = LinkId {
             agent: "a".parse().expect("an id"),
             target: "t".parse().expect("a name"),
@@ -488,21 +544,34 @@ mod tests {
                 outcome: Outcome::Failed(reason.into()),
             });
         }
-        history.append(&link, &samples).expect("appends");
+        let heartbeat = [TargetSamples {
+            target: link.target.clone(),
+            samples,
+        }];
+        history.append(1, &link.agent, &heartbeat).expect("appends");
         let query = Query {
             registry: Arc::default(),
-            history: Arc::new(history),
-            state: Arc::new(EmbeddedState::open(&engine).expect("opens")),
+            history,
+            state: store.state,
         };
         let buckets = query
-            .buckets(&link, UnixMillis(0)..UnixMillis(9_000), 1_000)
+            .buckets(
+                &link,
+                UnixMillis(0)..UnixMillis(9_000),
+                1_000,
+                UnixMillis(3_999),
+            )
             .expect("reads");
         assert_eq!(
             serde_json::to_value(&buckets).expect("JSON"),
-            serde_json::json!([
-                {"from_ms": 1000, "ok": 20, "failed": 0, "unobserved": 0, "rtt_us": {"min": 1, "median": 10, "p95": 19, "max": 20}},
-                {"from_ms": 3000, "ok": 0, "failed": 1, "unobserved": 1, "rtt_us": null},
-            ])
+            serde_json::json!({"level": "raw", "buckets": [
+                {"from_ms": 1000, "ok": 20, "failed": 0, "unobserved": 0, "reasons": {}, "up_ms": 951, "down_ms": 0, "unobserved_ms": 49,
+                    "rtt_us": {"min": 1, "median": 10, "p95": 19, "max": 20, "sum": 210}},
+                // The last answer speaks for one usual interval.
+                {"from_ms": 2000, "ok": 0, "failed": 0, "unobserved": 0, "reasons": {}, "up_ms": 29, "down_ms": 0, "unobserved_ms": 971, "rtt_us": null},
+                {"from_ms": 3000, "ok": 0, "failed": 1, "unobserved": 1, "reasons": {"timeout": 1, "not_permitted": 1}, "up_ms": 0, "down_ms": 49,
+                    "unobserved_ms": 950, "rtt_us": null},
+            ]})
         );
         let (some, more) = query
             .samples(&link, UnixMillis(0)..UnixMillis(9_000), 21)

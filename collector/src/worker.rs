@@ -5,26 +5,29 @@
 
 use crate::detect::{self, Detector, Event, Finding, Listening};
 use crate::events::{Bus, Happening};
-use crate::history::{History, LinkId};
 use crate::incident::{Incident, Incidents};
-use crate::log::{Body, Entry, Log, Position, Record};
+use crate::keys;
 use crate::metrics::Metrics;
-use crate::state::{Change, State, get_json, keys, scan_json};
-use anyhow::{Context, bail};
-use denyut_proto::{Heartbeat, Sample, UnixMillis, wire};
+use anyhow::Context;
+use denyut_proto::{Heartbeat, wire};
+use denyut_store::history::{History, LinkId};
+use denyut_store::log::{Body, Entry, Log, Position, Record};
+use denyut_store::state::{Change, State, get_json, scan_json};
 use prost::Message;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 use tokio::sync::watch;
 use tracing::{error, info};
 
 /// Records taken in one round. A heartbeat changes at most 67 keys (its agent, 32 links gone and 32 new, an
 /// incident and its place among the open ones), a tick's step 150: together within one batch of the state.
 const ROUND: usize = 5;
-/// Version of what lies in the state.
-const SCHEMA: u32 = 1;
+/// Records read at once when the history is made complete.
+const REPLAY: usize = 4096;
 
 /// Where the worker is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,7 +54,7 @@ pub(crate) struct Worker {
 /// What a round will change.
 #[derive(Default)]
 struct Round {
-    samples: BTreeMap<LinkId, Vec<Sample>>,
+    samples: usize,
     agents: BTreeSet<denyut_proto::AgentId>,
     links: BTreeSet<LinkId>,
     incidents: BTreeMap<u64, Incident>,
@@ -64,11 +67,22 @@ impl Worker {
         log: Arc<dyn Log>,
         history: Arc<dyn History>,
         state: Arc<dyn State>,
+        replay_from: Position,
         bus: Arc<Bus>,
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<Self> {
-        check_schema(&*state)?;
         let checkpoint: Checkpoint = get_json(&*state, keys::CHECKPOINT)?.unwrap_or_default();
+        let missing = checkpoint.position.saturating_sub(log.end());
+        if missing > 0 {
+            error!(
+                missing,
+                end = log.end(),
+                "the log lost its end (damage, or an older copy); agents send again what they still hold; restore a backup for the rest"
+            );
+            metrics.lost_records.inc_by(missing);
+            log.skip_past(checkpoint.position)?;
+        }
+        replay(&*log, &*history, replay_from..=checkpoint.position)?;
         let mut detector = Detector {
             listening: checkpoint.listening,
             ..Default::default()
@@ -80,6 +94,9 @@ impl Worker {
         for (key, link) in scan_json::<detect::Link>(&*state, keys::LINKS)? {
             let id = keys::parse_link(&key)
                 .with_context(|| format!("the state holds a key that makes no sense: {key}"))?;
+            if let Some(latest) = link.latest() {
+                history.note_latest(&id, latest)?;
+            }
             detector.links.insert(id, link);
         }
         let mut open = Vec::new();
@@ -140,19 +157,15 @@ impl Worker {
         let mut round = Round::default();
         let mut last = self.position;
         for (position, record) in records {
-            if self.take(position, record, &mut round) {
+            if self.take(position, &record, &mut round)? {
                 break; // the next round takes this record again
             }
             last = position;
         }
-        let samples: usize = round.samples.values().map(Vec::len).sum();
-        for (link, samples) in &round.samples {
-            self.history.append(link, samples)?;
-        }
         self.apply(last, &round)?;
         self.position = last;
         self.processed.store(last, Ordering::Release);
-        self.metrics.samples.inc_by(samples as u64);
+        self.metrics.samples.inc_by(round.samples as u64);
         self.metrics
             .open_incidents
             .set(i64::try_from(self.incidents.open_count()).unwrap_or(i64::MAX));
@@ -166,12 +179,19 @@ impl Worker {
     }
 
     /// Takes one record in; `true` when there is more in it than one round may change.
-    fn take(&mut self, position: Position, record: Record, round: &mut Round) -> bool {
+    fn take(
+        &mut self,
+        position: Position,
+        record: &Record,
+        round: &mut Round,
+    ) -> anyhow::Result<bool> {
         let arrival = record.arrival;
-        let step = match record.body {
+        let step = match &record.body {
             Body::Tick => self.detector.step(&Event::Tick { now: arrival }),
-            Body::Heartbeat(entry) => match decode(&entry) {
+            Body::Heartbeat(entry) => match decode(entry) {
                 Ok(heartbeat) => {
+                    self.history
+                        .append(position, &entry.agent, &heartbeat.samples)?;
                     let step = self.detector.step(&Event::Heartbeat {
                         office: &entry.office,
                         agent: &entry.agent,
@@ -179,14 +199,14 @@ impl Worker {
                         heartbeat: &heartbeat,
                         arrival,
                     });
-                    gather(&entry, heartbeat, round);
+                    gather(entry, &heartbeat, round);
                     step
                 }
                 Err(error) => {
                     // It was checked before it came in; only a bug or a flipped bit leads here. The rest goes on.
                     error!(position, agent = %entry.agent, seq = entry.seq, error = %format!("{error:#}"), "a record of the log cannot be read; it is passed over");
                     self.metrics.unreadable.inc();
-                    return false;
+                    return Ok(false);
                 }
             },
         };
@@ -202,7 +222,7 @@ impl Worker {
         }
         round.agents.extend(step.agents);
         round.links.extend(step.links);
-        step.more
+        Ok(step.more)
     }
 
     fn apply(&self, position: Position, round: &Round) -> anyhow::Result<()> {
@@ -265,62 +285,77 @@ fn happening(finding: &Finding) -> Happening {
     }
 }
 
-/// Puts a heartbeat's samples to the round's.
-fn gather(entry: &Entry, heartbeat: Heartbeat, round: &mut Round) {
-    for samples in heartbeat.samples {
-        let link = LinkId {
-            agent: entry.agent.clone(),
-            target: samples.target,
-        };
+/// Tells of a heartbeat's samples.
+fn gather(entry: &Entry, heartbeat: &Heartbeat, round: &mut Round) {
+    for samples in &heartbeat.samples {
+        round.samples += samples.samples.len();
         round.happenings.push(Happening::Samples {
             office: entry.office.clone(),
-            link: link.clone(),
+            link: LinkId {
+                agent: entry.agent.clone(),
+                target: samples.target.clone(),
+            },
             samples: samples.samples.clone(),
         });
-        round
-            .samples
-            .entry(link)
-            .or_default()
-            .extend(samples.samples);
     }
 }
 
-fn decode(entry: &Entry) -> anyhow::Result<Heartbeat> {
-    let wire = wire::Heartbeat::decode(entry.heartbeat.clone())?;
-    Ok(Heartbeat::try_from(wire)?.shifted(entry.shift_ms))
+/// The heartbeat of an entry, its clock corrected; decoded unless ingest did it a moment ago.
+fn decode(entry: &Entry) -> anyhow::Result<Arc<Heartbeat>> {
+    let heartbeat = match entry.decoded.get() {
+        Some(heartbeat) => Arc::clone(heartbeat),
+        None => Arc::new(Heartbeat::try_from(wire::Heartbeat::decode(
+            entry.heartbeat.clone(),
+        )?)?),
+    };
+    if entry.shift_ms == 0 {
+        return Ok(heartbeat);
+    }
+    Ok(Arc::new(
+        Arc::unwrap_or_clone(heartbeat).shifted(entry.shift_ms),
+    ))
 }
 
-fn check_schema(state: &dyn State) -> anyhow::Result<()> {
-    match get_json::<u32>(state, keys::SCHEMA)? {
-        Some(SCHEMA) => {}
-        Some(other) => bail!(
-            "the data folder has schema {other}, and this version reads {SCHEMA}; run the version that wrote it"
-        ),
-        None => {
-            let mut change = Change::default();
-            change.expect.push((keys::SCHEMA.to_owned(), None));
-            change.put_json(keys::SCHEMA.to_owned(), &SCHEMA)?;
-            state.apply(change)?;
+/// Puts into the history again what a crash took from it.
+fn replay(
+    log: &dyn Log,
+    history: &dyn History,
+    records: RangeInclusive<Position>,
+) -> anyhow::Result<()> {
+    let (mut from, end) = records.into_inner();
+    let began = Instant::now();
+    let mut count = 0u64;
+    while from <= end {
+        let part = log.read(from, REPLAY)?;
+        let Some((last, _)) = part.last() else {
+            break;
+        };
+        from = last + 1;
+        for (position, record) in part {
+            if let Body::Heartbeat(entry) = &record.body
+                && position <= end
+                && let Ok(heartbeat) = decode(entry)
+            {
+                history.append(position, &entry.agent, &heartbeat.samples)?;
+                count += 1;
+            }
         }
     }
-    Ok(())
-}
-
-/// Deletes what is older than `before` from the history, a part at a time.
-pub(crate) fn forget(history: &dyn History, before: UnixMillis) -> anyhow::Result<()> {
-    while !history.forget(before)? {}
+    info!(
+        heartbeats = count,
+        seconds = began.elapsed().as_secs_f64(),
+        "the history is complete again"
+    );
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::open_again;
-    use crate::history::EmbeddedHistory;
-    use crate::log::EmbeddedLog;
-    use crate::state::EmbeddedState;
-    use denyut_proto::{BootId, Outcome, Reason, TargetSamples};
+    use denyut_proto::{BootId, Outcome, Reason, Sample, TargetSamples, UnixMillis};
+    use denyut_store::Store;
     use std::path::Path;
+    use std::sync::OnceLock;
     use std::time::Duration;
 
     const START: i64 = 1_763_983_305_000;
@@ -358,6 +393,7 @@ mod tests {
                 seq: seq.unsigned_abs(),
                 heartbeat: wire::Heartbeat::from(&heartbeat).encode_to_vec().into(),
                 shift_ms: 0,
+                decoded: OnceLock::new(),
             })
         };
         let mut late = Vec::new();
@@ -381,22 +417,44 @@ mod tests {
         }
     }
 
-    fn worker(folder: &Path) -> (Worker, Arc<dyn State>, Arc<dyn History>) {
-        let engine = open_again(folder);
-        let log: Arc<dyn Log> = Arc::new(EmbeddedLog::open(Arc::clone(&engine)).expect("opens"));
-        let history: Arc<dyn History> = Arc::new(EmbeddedHistory::open(&engine).expect("opens"));
-        let state: Arc<dyn State> = Arc::new(EmbeddedState::open(&engine).expect("opens"));
-        if log.end() == 0 {
-            fill(&*log);
+    fn worker(folder: &Path) -> (Worker, Arc<Store>) {
+        let store = Arc::new(open_again(folder));
+        if store.log.end() == 0 {
+            fill(&*store.log);
         }
         let (bus, metrics) = (Arc::new(Bus::new()), Arc::new(Metrics::new()));
-        let worker = Worker::restore(log, Arc::clone(&history), Arc::clone(&state), bus, metrics);
-        (worker.expect("restores"), state, history)
+        let (log, history, state) = (
+            Arc::clone(&store.log),
+            Arc::clone(&store.history),
+            Arc::clone(&store.state),
+        );
+        let worker = Worker::restore(log, history, state, store.replay_from, bus, metrics);
+        (worker.expect("restores"), store)
+    }
+
+    /// Opens a store that may have been closed in this process a moment ago.
+    fn open_again(folder: &Path) -> Store {
+        let give_up = Instant::now() + Duration::from_secs(20);
+        loop {
+            match Store::open(folder, UnixMillis(START)) {
+                Ok(store) => return store,
+                Err(error) => assert!(
+                    Instant::now() < give_up && format!("{error:#}").contains("lock"),
+                    "{error:#}"
+                ),
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// Every key and value; every sample.
-    fn dump(state: &dyn State, history: &dyn History) -> (Vec<(String, String)>, Vec<Sample>) {
-        let all = state.scan("").expect("scans").into_iter();
+    fn dump(store: &Store) -> (Vec<(String, String)>, Vec<Sample>) {
+        let all = store
+            .state
+            .scan("")
+            .expect("scans")
+            .into_iter()
+            .filter(|(key, _)| key != "history");
         let all = all.map(|(key, value)| (key, String::from_utf8(value).expect("JSON")));
         let mut samples = Vec::new();
         for agent in ["a", "bb"] {
@@ -408,7 +466,8 @@ mod tests {
                 samples.push(sample);
                 true
             };
-            history
+            store
+                .history
                 .visit(&link, UnixMillis(0)..UnixMillis(i64::MAX), &mut visit)
                 .expect("reads");
         }
@@ -418,9 +477,9 @@ mod tests {
     #[test]
     fn stopping_anywhere_and_going_on_ends_in_the_same() {
         let whole = tempfile::tempdir().expect("tempdir");
-        let (mut uninterrupted, state, history) = worker(whole.path());
+        let (mut uninterrupted, store) = worker(whole.path());
         while uninterrupted.round().expect("works") {}
-        let expected = dump(&*state, &*history);
+        let expected = dump(&store);
         assert_eq!(expected.1.len(), 2 * 599);
         let incidents = expected
             .0
@@ -431,13 +490,13 @@ mod tests {
 
         let parts = tempfile::tempdir().expect("tempdir");
         for rounds in [1, 7, 60, 90, 150, usize::MAX] {
-            let (mut interrupted, state, history) = worker(parts.path());
+            let (mut interrupted, store) = worker(parts.path());
             let mut left = rounds;
             while left > 0 && interrupted.round().expect("works") {
                 left -= 1;
             }
             if rounds == usize::MAX {
-                assert_eq!(dump(&*state, &*history), expected);
+                assert_eq!(dump(&store), expected);
             }
         }
     }
@@ -446,13 +505,13 @@ mod tests {
     #[test]
     fn doing_it_again_changes_nothing() {
         let folder = tempfile::tempdir().expect("tempdir");
-        let (mut first, state, history) = worker(folder.path());
+        let (mut first, store) = worker(folder.path());
         for _ in 0..80 {
             assert!(first.round().expect("works"));
         }
-        let before: Vec<_> = state.scan("").expect("scans");
+        let before: Vec<_> = store.state.scan("").expect("scans");
         while first.round().expect("works") {}
-        let expected = dump(&*state, &*history);
+        let expected = dump(&store);
         // Back to where the state was, with the history ahead of it.
         let mut undo = Change {
             put: before.clone(),
@@ -464,10 +523,10 @@ mod tests {
             .map(|(key, _)| key.clone())
             .filter(|key| !before.iter().any(|(k, _)| k == key))
             .collect();
-        state.apply(undo).expect("applies");
-        drop((first, state, history));
-        let (mut again, state, history) = worker(folder.path());
+        store.state.apply(undo).expect("applies");
+        drop((first, store));
+        let (mut again, store) = worker(folder.path());
         while again.round().expect("works") {}
-        assert_eq!(dump(&*state, &*history), expected);
+        assert_eq!(dump(&store), expected);
     }
 }

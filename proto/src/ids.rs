@@ -1,26 +1,27 @@
-//! Names of things, checked once where they enter and then carried as types.
+//! Names of things, checked once where they enter and then carried as types. Copies share one text.
 
 use crate::Invalid;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// Which agent: 1 to 63 of `a-z`, `0-9` and `-`, not at the ends (a DNS label, so that it can stand in
 /// a certificate).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct AgentId(String);
+pub struct AgentId(Arc<str>);
 
 /// Name of a target: 1 to 32 of `a-z`, `0-9` and `-`, not at the ends.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct TargetName(String);
+pub struct TargetName(Arc<str>);
 
 /// Official region code (Kemendagri) of the office: province, regency, district and, for a village,
 /// village; `36.73.02` or `36.73.02.1001`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct OfficeCode(String);
+pub struct OfficeCode(Arc<str>);
 
 /// Which run of which machine a batch was made in.
 ///
@@ -95,7 +96,7 @@ macro_rules! text_id {
             fn from_str(text: &str) -> Result<Self, Invalid> {
                 let ok: fn(&str) -> bool = $ok;
                 if ok(text) {
-                    Ok(Self(text.to_owned()))
+                    Ok(Self(text.into()))
                 } else {
                     Err(Invalid::new($field, text, $problem, $fix))
                 }
@@ -111,7 +112,7 @@ macro_rules! text_id {
 
         impl From<$type> for String {
             fn from(id: $type) -> String {
-                id.0
+                id.0.as_ref().to_owned()
             }
         }
 

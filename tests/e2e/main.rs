@@ -2,6 +2,7 @@
 
 mod bad_config;
 mod bad_peers;
+mod care;
 mod deploy;
 mod durability;
 mod offices;

@@ -1,6 +1,7 @@
 //! The HTTP API, and the page that uses it.
 
 mod events;
+mod history;
 mod incidents;
 mod offices;
 mod ops;
@@ -8,7 +9,6 @@ mod problem;
 
 use crate::events::Bus;
 use crate::ingest::Gate;
-use crate::log::{Log, Position};
 use crate::metrics::Metrics;
 use crate::query::Query;
 use crate::web;
@@ -18,6 +18,8 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::routing::get;
 use denyut_proto::{Invalid, OfficeCode};
+use denyut_store::Store;
+use denyut_store::log::{Log, Position};
 use problem::Problem;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -39,7 +41,7 @@ pub(crate) struct Shared {
     pub(crate) processed: Arc<AtomicU64>,
     /// Where the log ended when the collector started: past it, the replay is done.
     pub(crate) replay_to: Position,
-    pub(crate) database_bytes: Box<dyn Fn() -> u64 + Send + Sync>,
+    pub(crate) store: Arc<Store>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -71,6 +73,7 @@ fn routes() -> (Router<Arc<Shared>>, utoipa::openapi::OpenApi) {
         .routes(routes!(incidents::list))
         .routes(routes!(incidents::show))
         .routes(routes!(events::stream))
+        .routes(routes!(history::stream))
         .routes(routes!(ops::healthy))
         .routes(routes!(ops::ready))
         .routes(routes!(ops::prometheus))
@@ -174,7 +177,7 @@ mod tests {
         let (_, document) = super::routes();
         let document = serde_json::to_value(&document).expect("JSON");
         let paths = document["paths"].as_object().expect("paths");
-        assert_eq!(paths.len(), 13);
+        assert_eq!(paths.len(), 14);
         for (path, methods) in paths {
             for (method, operation) in methods.as_object().expect("methods") {
                 assert!(

@@ -2,12 +2,12 @@
 
 use super::problem::Problem;
 use super::{Parameters, Path, Shared, State, blocking};
-use crate::history::LinkId;
 use crate::ingest::CommandError;
-use crate::query::{BucketView, LinkView, OfficeView, SampleView};
+use crate::query::{BucketsView, LinkView, OfficeView, SampleView};
 use axum::Json;
 use axum::http::{HeaderMap, StatusCode, header};
 use denyut_proto::{AgentId, Invalid, OfficeCode, TargetName, UnixMillis};
+use denyut_store::history::{LinkId, RowsError};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::sync::Arc;
@@ -138,11 +138,13 @@ pub(super) async fn samples(
     let range = time_range(parameters.from_ms, parameters.to_ms)?;
     let (link, _) = known_link(Arc::clone(&shared), path).await?;
     let answer = blocking(shared, move |shared| {
-        let (samples, more) = shared.query.samples(&link, range, SAMPLES_MAX)?;
-        let next_from_ms = samples
-            .last()
-            .filter(|_| more)
-            .map(|last| UnixMillis(last.at_ms.0 + 1));
+        let (mut samples, more) = shared.query.samples(&link, range, SAMPLES_MAX)?;
+        let mut next_from_ms = None;
+        if more && let Some(last) = samples.last().map(|last| last.at_ms) {
+            // Those of one time stay together: the next answer begins with them. (10,000 of one ms do not happen.)
+            samples.retain(|sample| sample.at_ms < last);
+            next_from_ms = Some(last);
+        }
         Ok(SamplesAnswer {
             samples,
             next_from_ms,
@@ -162,13 +164,13 @@ pub(super) async fn samples(
         ("target" = String, Path, example = "server"),
         BucketsParameters
     ),
-    responses((status = 200, body = Vec<BucketView>), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 404, body = Problem, content_type = "application/problem+json"))
+    responses((status = 200, body = BucketsView), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 404, body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn buckets(
     axum::extract::State(shared): State,
     Path(path): Path<(String, String, String)>,
     Parameters(parameters): Parameters<BucketsParameters>,
-) -> Result<Json<Vec<BucketView>>, Problem> {
+) -> Result<Json<BucketsView>, Problem> {
     let range = time_range(parameters.from_ms, parameters.to_ms)?;
     let step = parameters.step_ms.unwrap_or(300_000);
     if step < 1_000 {
@@ -186,12 +188,23 @@ pub(super) async fn buckets(
         .into());
     }
     let (link, _) = known_link(Arc::clone(&shared), path).await?;
-    Ok(Json(
-        blocking(shared, move |shared| {
-            shared.query.buckets(&link, range, step)
-        })
-        .await?,
-    ))
+    let now = shared.gate.clock.read().now;
+    let found = blocking(shared, move |shared| {
+        Ok(shared.query.buckets(&link, range, step, now))
+    })
+    .await?;
+    match found {
+        Ok(buckets) => Ok(Json(buckets)),
+        Err(RowsError::TooFine { level }) => {
+            let fix = format!(
+                "write a multiple of {} (a row of a {}), or a later time",
+                level.step_ms(),
+                level.as_str()
+            );
+            Err(Invalid::new("step_ms", step, "finer than what is left of that time", fix).into())
+        }
+        Err(RowsError::Store(error)) => Err(error.into()),
+    }
 }
 
 /// Ask the agent to probe a target at once; the sample comes as any other
@@ -263,7 +276,10 @@ async fn known_link(
     }
 }
 
-fn time_range(from_ms: Option<i64>, to_ms: Option<i64>) -> Result<Range<UnixMillis>, Invalid> {
+pub(super) fn time_range(
+    from_ms: Option<i64>,
+    to_ms: Option<i64>,
+) -> Result<Range<UnixMillis>, Invalid> {
     // ±10,000 years: every sum below fits.
     const FAR: i64 = 315_576_000_000_000;
     let to = to_ms.unwrap_or_else(|| UnixMillis::from(SystemTime::now()).0.saturating_add(1));

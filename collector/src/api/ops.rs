@@ -43,10 +43,23 @@ pub(super) async fn prometheus(
 ) -> Result<impl IntoResponse, Problem> {
     let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     shared.metrics.log_end.set(gauge(shared.log.end()));
-    shared
-        .metrics
-        .database_bytes
-        .set(gauge((shared.database_bytes)()));
+    let part = |part: &'static str, bytes: u64| {
+        let parts = &shared.metrics.store_bytes;
+        parts
+            .get_or_create(&metrics::Part { part })
+            .set(gauge(bytes));
+    };
+    let (levels, recent) = shared.store.history.bytes_by_level();
+    part("log", shared.store.log.bytes());
+    part("state", shared.store.state_bytes());
+    part("recent", recent);
+    for (level, bytes) in levels {
+        part(level.as_str(), bytes);
+    }
+    let history = &shared.store.history;
+    let metrics = &shared.metrics;
+    metrics.damaged_entries.set(gauge(history.damaged()));
+    metrics.too_late_samples.set(gauge(history.too_late()));
     let offices = blocking(Arc::clone(&shared), |shared| shared.query.offices()).await?;
     for state in ShownState::ALL {
         let count = offices

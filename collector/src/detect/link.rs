@@ -115,6 +115,19 @@ impl Link {
         }
     }
 
+    /// The last sample.
+    pub(crate) fn latest(&self) -> Option<Sample> {
+        let outcome = match (self.last_rtt_us, self.failure()) {
+            (Some(rtt_us), _) => Outcome::Ok { rtt_us },
+            (None, Some(failure)) => Outcome::Failed(failure),
+            (None, None) => return None,
+        };
+        Some(Sample {
+            at: self.last_at?,
+            outcome,
+        })
+    }
+
     /// Why the last sample failed, if it did.
     pub(crate) fn failure(&self) -> Option<Failure> {
         let (reason, detail) = self.last_failure?;

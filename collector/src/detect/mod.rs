@@ -8,8 +8,8 @@ mod link;
 
 pub(crate) use link::{Link, Phase};
 
-use crate::history::LinkId;
 use denyut_proto::{AgentId, BootId, Failure, Heartbeat, OfficeCode, Role, UnixMillis};
+use denyut_store::history::LinkId;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

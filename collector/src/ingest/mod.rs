@@ -7,16 +7,18 @@ pub(crate) use door::serve;
 
 use crate::clock::Clock;
 use crate::commit::Request;
-use crate::log::{Appended, Entry, Log};
+use crate::keys;
 use crate::metrics::{Field, Metrics};
 use crate::registry::{Agent, Introduction, Registry};
-use crate::state::{Change, State, keys};
 use denyut_proto::wire::{
     self, AgentMessage, CollectorMessage, agent_message, collector_message, ingest_server::Ingest,
 };
 use denyut_proto::{
     AgentId, BootId, Heartbeat, Invalid, MAX_HEARTBEAT_BYTES, PROTOCOL, TargetName, UnixMillis,
 };
+use denyut_store::history::History;
+use denyut_store::log::{Appended, Entry, Log};
+use denyut_store::state::{Change, State};
 use prost::Message;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -50,6 +52,7 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Gate {
     pub(crate) registry: Arc<Registry>,
     pub(crate) log: Arc<dyn Log>,
+    pub(crate) history: Arc<dyn History>,
     pub(crate) state: Arc<dyn State>,
     pub(crate) commits: mpsc::Sender<Request>,
     pub(crate) clock: Arc<Clock>,
@@ -80,7 +83,7 @@ pub(crate) enum CommandError {
 
 /// What becomes of an entry, in the order of arrival.
 enum Verdict {
-    Pending(u64, oneshot::Receiver<Appended>),
+    Pending(u64, oneshot::Receiver<Result<Appended, String>>),
     Refused(wire::Refusal),
 }
 
@@ -132,7 +135,7 @@ impl Gate {
     fn check(
         &self,
         speaker: &Speaker,
-        entry: wire::Entry,
+        entry: &wire::Entry,
         now: UnixMillis,
     ) -> Result<Entry, Invalid> {
         let boot = if entry.boot.is_empty() {
@@ -170,24 +173,33 @@ impl Gate {
                 shift_ms = off;
             }
         }
-        self.check_times(&heartbeat.shifted(shift_ms), now)?;
+        self.check_times(&heartbeat, shift_ms, now)?;
         Ok(Entry {
             office: speaker.office.office.clone(),
             agent: speaker.agent.clone(),
             boot,
             seq: entry.seq,
-            heartbeat: entry.heartbeat,
+            // A copy: the message's own bytes would keep all that was read from the connection with it.
+            heartbeat: bytes::Bytes::copy_from_slice(&entry.heartbeat),
             shift_ms,
+            decoded: Arc::new(heartbeat).into(),
         })
     }
 
-    fn check_times(&self, heartbeat: &Heartbeat, now: UnixMillis) -> Result<(), Invalid> {
-        let (oldest, latest) = (now - self.oldest, now + AHEAD_MAX);
+    fn check_times(
+        &self,
+        heartbeat: &Heartbeat,
+        shift_ms: i64,
+        now: UnixMillis,
+    ) -> Result<(), Invalid> {
+        let oldest = (now - self.oldest).max(self.history.kept_from());
+        let latest = now + AHEAD_MAX;
         let samples = heartbeat.samples.iter().flat_map(|target| {
             let times = target.samples.iter().map(|sample| sample.at);
             times.map(move |at| (Some(&target.target), at))
         });
         for (target, at) in std::iter::once((None, heartbeat.at)).chain(samples) {
+            let at = UnixMillis(at.0.saturating_add(shift_ms));
             // Written only when it is needed: this runs for every sample of the nation.
             let field = || match target {
                 None => "heartbeat.at".to_owned(),
@@ -205,11 +217,8 @@ impl Gate {
                 return Err(Invalid::new(
                     field(),
                     at,
-                    format!(
-                        "older than what is kept ({} days)",
-                        self.oldest.as_secs() / 86_400
-                    ),
-                    "set the office machine's clock, or raise `retention.raw` in the collector's configuration",
+                    format!("older than what is kept (from {oldest} on)"),
+                    "set the office machine's clock, or raise `retention.raw` or `retention.size` in the collector's configuration",
                 ));
             }
         }
@@ -314,11 +323,18 @@ async fn converse(
     gate.remember(&speaker.agent, introduction).await;
     let (verdicts, verdicts_rx) = mpsc::channel(UNACKED);
     let both = async {
-        let (read, acknowledged) = tokio::join!(
-            read_entries(gate, &speaker, inbound, verdicts),
-            acknowledge(gate, send, verdicts_rx),
-        );
-        read.and(acknowledged)
+        // What cannot be acknowledged ends the stream at once; what was read before an error is acknowledged first.
+        let failed = CancellationToken::new();
+        let read = failed.run_until_cancelled(read_entries(gate, &speaker, inbound, verdicts));
+        let acknowledged = async {
+            let done = acknowledge(gate, send, verdicts_rx).await;
+            if done.is_err() {
+                failed.cancel();
+            }
+            done
+        };
+        let (read, acknowledged) = tokio::join!(read, acknowledged);
+        read.unwrap_or(Ok(())).and(acknowledged)
     };
     // Whatever they wait for, a peer that does not read among it.
     let ended = tokio::select! {
@@ -400,7 +416,7 @@ async fn read_entries(
                 "the collector's clock jumped; it takes nothing until that is right",
             ));
         }
-        let verdict = match gate.check(speaker, entry, reading.now) {
+        let verdict = match gate.check(speaker, &entry, reading.now) {
             Ok(entry) => {
                 let (done, durable) = oneshot::channel();
                 if gate.commits.send(Request { entry, done }).await.is_err() {
@@ -441,8 +457,9 @@ async fn acknowledge(
             }
             Verdict::Pending(seq, durable) => {
                 match durable.await {
-                    Ok(Appended::New) => gate.metrics.entries.inc(),
-                    Ok(Appended::Duplicate) => gate.metrics.duplicates.inc(),
+                    Ok(Ok(Appended::New)) => gate.metrics.entries.inc(),
+                    Ok(Ok(Appended::Duplicate)) => gate.metrics.duplicates.inc(),
+                    Ok(Err(reason)) => return Err(Status::resource_exhausted(reason)),
                     Err(_) => {
                         return Err(Status::unavailable("the collector cannot write its log"));
                     }

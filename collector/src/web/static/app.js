@@ -94,7 +94,7 @@ async function loadPicture(link, row) {
   // What is there is final but for its last step.
   const known = pictures.get(key) ?? [];
   const from = Math.max(start, known.at(-1)?.from_ms ?? 0);
-  const fresh = await ask(`${pathOf(link)}/buckets?from_ms=${from}&step_ms=${step}`);
+  const { buckets: fresh } = await ask(`${pathOf(link)}/buckets?from_ms=${from}&step_ms=${step}`);
   if (step !== stepOf(hours * HOUR_MS)) return; // another stretch was chosen meanwhile
   const buckets = known.filter((bucket) => bucket.from_ms >= start && bucket.from_ms < from).concat(fresh);
   pictures.set(key, buckets);

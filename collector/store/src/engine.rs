@@ -14,33 +14,41 @@ use anyhow::{Context, anyhow};
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// Operations of one `apply_batch`, at most.
 pub(crate) const BATCH_MAX: usize = 512;
-/// Bytes of one value, at most.
-pub(crate) const VALUE_MAX: usize = 7 * 1024;
+/// Bytes of one value, at most: far below where sled writes it to a file of its own that it never syncs.
+pub(crate) const VALUE_MAX: usize = 64 * 1024;
 
 const CACHE_BYTES: u64 = 64 << 20;
 const FLUSH_EVERY_MS: u64 = 500;
 
+/// The database cannot be opened because what it holds is damaged.
+#[derive(Debug, thiserror::Error)]
+#[error("the database is damaged")]
+pub struct Damaged;
+
 /// An open database.
 #[derive(Debug)]
-pub(crate) struct Engine {
+pub struct Engine {
     db: sled::Db,
     /// The file that sled writes, and a handle of our own on it.
     path: PathBuf,
     file: File,
+    /// sled's `flush` is for one thread at a time.
+    syncing: Mutex<()>,
 }
 
 impl Engine {
     /// Opens the database in `path`, making it if needed.
-    pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
         let cannot = || format!("cannot open the database {}", path.display());
         let new = !path.join("db").exists();
         if !new {
             remove_half_snapshots(path).with_context(cannot)?;
         }
-        let db = open_db(path).with_context(cannot)?;
+        let db = open_db(path).map_err(|error| error.context(cannot()))?;
         if new {
             sync_all(path).with_context(cannot)?;
         }
@@ -49,11 +57,16 @@ impl Engine {
             .open(path.join("db"))
             .with_context(cannot)?;
         let path = path.join("db");
-        Ok(Self { db, path, file })
+        Ok(Self {
+            db,
+            path,
+            file,
+            syncing: Mutex::default(),
+        })
     }
 
     /// An error if the database file was deleted or replaced while it is open: what is written to it is lost.
-    pub(crate) fn check_present(&self) -> anyhow::Result<()> {
+    pub fn check_present(&self) -> anyhow::Result<()> {
         let gone = || format!("the database file {} is gone", self.path.display());
         let (there, ours) = (
             fs::metadata(&self.path).with_context(gone)?,
@@ -70,14 +83,15 @@ impl Engine {
         self.db.open_tree(name)
     }
 
-    /// Returns when everything written before the call would survive a power cut. Call from one thread only.
-    pub(crate) fn sync(&self) -> anyhow::Result<()> {
+    /// Returns when everything written before the call would survive a power cut.
+    pub fn sync(&self) -> anyhow::Result<()> {
+        let _syncing = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         self.db.flush().context("the database cannot write")?;
         self.file.sync_data().context("the database cannot sync")
     }
 
     /// Bytes of the database on disk.
-    pub(crate) fn bytes(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         self.db.size_on_disk().unwrap_or(0)
     }
 }
@@ -89,14 +103,9 @@ fn open_db(path: &Path) -> anyhow::Result<sled::Db> {
         .flush_every_ms(Some(FLUSH_EVERY_MS))
         .use_compression(false);
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open())) {
-        Ok(Err(error @ sled::Error::Corruption { .. })) => {
-            Err(anyhow!(error)
-                .context("the database is damaged; move it away and restore a backup"))
-        }
+        Ok(Err(error @ sled::Error::Corruption { .. })) => Err(anyhow!(error).context(Damaged)),
         Ok(opened) => Ok(opened?),
-        Err(_) => Err(anyhow!(
-            "sled panicked: the database is damaged; move it away and restore a backup"
-        )),
+        Err(_) => Err(anyhow!("sled panicked").context(Damaged)),
     }
 }
 
@@ -127,8 +136,8 @@ fn sync_all(path: &Path) -> anyhow::Result<()> {
 
 /// Opens a database that may have been closed in this process a moment ago: sled gives its lock up a little
 /// after the last handle is dropped.
-#[cfg(test)]
-pub(crate) fn open_again(path: &Path) -> std::sync::Arc<Engine> {
+#[doc(hidden)]
+pub fn open_again(path: &Path) -> std::sync::Arc<Engine> {
     let give_up = std::time::Instant::now() + std::time::Duration::from_secs(20);
     loop {
         match Engine::open(path) {

@@ -2,7 +2,7 @@
 
 /// Which sequences of one boot were appended: disjoint inclusive ranges, ascending, never touching.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Ranges(Vec<(u64, u64)>);
+pub(super) struct Ranges(Vec<(u64, u64)>);
 
 impl Ranges {
     /// Gaps come from heartbeats that an agent had to drop. Past this many, the oldest gap is closed: what is
@@ -10,7 +10,7 @@ impl Ranges {
     const MAX: usize = 64;
 
     /// Adds `seq`; `false` if it was there.
-    pub(crate) fn insert(&mut self, seq: u64) -> bool {
+    pub(super) fn insert(&mut self, seq: u64) -> bool {
         let after = self.0.partition_point(|(first, _)| *first <= seq);
         if after > 0 && self.0[after - 1].1 >= seq {
             return false;
@@ -33,13 +33,31 @@ impl Ranges {
         true
     }
 
+    /// Takes `seq` out again, if it is there.
+    pub(super) fn remove(&mut self, seq: u64) {
+        let Some(at) = self
+            .0
+            .iter()
+            .position(|(first, last)| (*first..=*last).contains(&seq))
+        else {
+            return;
+        };
+        let (first, last) = self.0.remove(at);
+        if seq < last {
+            self.0.insert(at, (seq + 1, last));
+        }
+        if first < seq {
+            self.0.insert(at, (first, seq - 1));
+        }
+    }
+
     /// The highest sequence.
-    pub(crate) fn highest(&self) -> Option<u64> {
+    pub(super) fn highest(&self) -> Option<u64> {
         self.0.last().map(|(_, last)| *last)
     }
 
     /// Flat: first, last, first, last …
-    pub(crate) fn to_flat(&self) -> Vec<u64> {
+    pub(super) fn to_flat(&self) -> Vec<u64> {
         self.0
             .iter()
             .flat_map(|(first, last)| [*first, *last])
@@ -47,7 +65,7 @@ impl Ranges {
     }
 
     /// The reverse of [`Ranges::to_flat`].
-    pub(crate) fn from_flat(flat: &[u64]) -> Self {
+    pub(super) fn from_flat(flat: &[u64]) -> Self {
         Self(
             flat.chunks_exact(2)
                 .map(|pair| (pair[0], pair[1]))
@@ -67,6 +85,10 @@ mod tests {
         fn it_is_a_set(seqs in prop::collection::vec(1u64..60, 0..200)) {
             let (mut ranges, mut model) = (Ranges::default(), BTreeSet::new());
             for seq in seqs {
+                if seq % 5 == 0 {
+                    ranges.remove(seq / 2);
+                    model.remove(&(seq / 2));
+                }
                 prop_assert_eq!(ranges.insert(seq), model.insert(seq));
                 prop_assert_eq!(ranges.highest(), model.last().copied());
             }

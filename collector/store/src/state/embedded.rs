@@ -1,22 +1,32 @@
 //! The state over sled: one tree, one writer at a time.
 
 use super::{Change, State, StateError};
-use crate::engine::{BATCH_MAX, Engine};
+use crate::engine::{BATCH_MAX, Engine, VALUE_MAX};
 use anyhow::{Context, anyhow};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub(crate) struct EmbeddedState {
+/// The state in a database.
+#[derive(Debug)]
+pub struct EmbeddedState {
     tree: sled::Tree,
     /// Between checking what a change expects and writing it, nobody else writes.
     writing: Mutex<()>,
 }
 
 impl EmbeddedState {
-    pub(crate) fn open(engine: &Arc<Engine>) -> anyhow::Result<Self> {
+    /// Opens the state's tree, making it if needed.
+    pub fn open(engine: &Arc<Engine>) -> anyhow::Result<Self> {
         Ok(Self {
             tree: engine.tree("state").context("cannot open the state")?,
             writing: Mutex::new(()),
         })
+    }
+}
+
+impl EmbeddedState {
+    /// While this is held, nothing changes.
+    pub(crate) fn hold(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -61,7 +71,13 @@ impl State for EmbeddedState {
                 change.put.len() + change.delete.len()
             )));
         }
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((key, value)) = change.put.iter().find(|(_, value)| value.len() > VALUE_MAX) {
+            return Err(StateError::Store(anyhow!(
+                "the value of `{key}` has {} bytes, more than {VALUE_MAX}",
+                value.len()
+            )));
+        }
+        let _writing = self.hold();
         for (key, expected) in change.expect {
             if self.get(&key)? != expected {
                 return Err(StateError::Conflict { key });

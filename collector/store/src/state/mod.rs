@@ -1,24 +1,25 @@
 //! The state: small things by key, changed atomically.
 
 mod embedded;
-pub(crate) mod keys;
 
-pub(crate) use embedded::EmbeddedState;
+pub use embedded::EmbeddedState;
 
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Several keys that change together or not at all.
 #[derive(Debug, Default)]
-pub(crate) struct Change {
+pub struct Change {
     /// The change happens only if each of these keys holds this now (`None`: nothing).
-    pub(crate) expect: Vec<(String, Option<Vec<u8>>)>,
-    pub(crate) put: Vec<(String, Vec<u8>)>,
-    pub(crate) delete: Vec<String>,
+    pub expect: Vec<(String, Option<Vec<u8>>)>,
+    /// What each of these keys holds afterwards.
+    pub put: Vec<(String, Vec<u8>)>,
+    /// Keys that hold nothing afterwards.
+    pub delete: Vec<String>,
 }
 
 impl Change {
     /// Puts a value as JSON.
-    pub(crate) fn put_json(&mut self, key: String, value: &impl Serialize) -> anyhow::Result<()> {
+    pub fn put_json(&mut self, key: String, value: &impl Serialize) -> anyhow::Result<()> {
         self.put.push((key, serde_json::to_vec(value)?));
         Ok(())
     }
@@ -26,20 +27,22 @@ impl Change {
 
 /// Why a change did not happen.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum StateError {
+pub enum StateError {
     /// A key does not hold what the change expects; read again and decide anew.
     #[error("`{key}` was changed by somebody else")]
     Conflict {
         /// The key.
         key: String,
     },
+    /// Writing failed.
     #[error(transparent)]
     Store(#[from] anyhow::Error),
 }
 
 /// The promise: a change is seen whole or not at all, also after a crash. It is durable after the engine's
 /// next sync; until then a crash may undo the last changes, newest first. Methods block.
-pub(crate) trait State: Send + Sync {
+pub trait State: Send + Sync {
+    /// What a key holds.
     fn get(&self, key: &str) -> anyhow::Result<Option<Vec<u8>>>;
 
     /// All keys that begin with `prefix`, ascending.
@@ -52,19 +55,17 @@ pub(crate) trait State: Send + Sync {
         visit: &mut dyn FnMut(&str, &[u8]) -> anyhow::Result<bool>,
     ) -> anyhow::Result<()>;
 
+    /// Changes all of it, or nothing.
     fn apply(&self, change: Change) -> Result<(), StateError>;
 }
 
 /// Reads a JSON value.
-pub(crate) fn get_json<T: DeserializeOwned>(
-    state: &dyn State,
-    key: &str,
-) -> anyhow::Result<Option<T>> {
+pub fn get_json<T: DeserializeOwned>(state: &dyn State, key: &str) -> anyhow::Result<Option<T>> {
     state.get(key)?.map(|value| parse(key, &value)).transpose()
 }
 
 /// Reads all JSON values whose keys begin with `prefix`.
-pub(crate) fn scan_json<T: DeserializeOwned>(
+pub fn scan_json<T: DeserializeOwned>(
     state: &dyn State,
     prefix: &str,
 ) -> anyhow::Result<Vec<(String, T)>> {
@@ -79,7 +80,7 @@ pub(crate) fn scan_json<T: DeserializeOwned>(
 }
 
 /// Reads a value that [`Change::put_json`] wrote.
-pub(crate) fn parse<T: DeserializeOwned>(key: &str, value: &[u8]) -> anyhow::Result<T> {
+pub fn parse<T: DeserializeOwned>(key: &str, value: &[u8]) -> anyhow::Result<T> {
     use anyhow::Context;
     serde_json::from_slice(value)
         .with_context(|| format!("the state is damaged, or of a newer version: `{key}`"))

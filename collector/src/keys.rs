@@ -1,10 +1,8 @@
 //! The keys of the state: what lies where.
 
-use crate::history::LinkId;
 use denyut_proto::{AgentId, OfficeCode};
+use denyut_store::history::LinkId;
 
-/// Version of everything below, as JSON.
-pub(crate) const SCHEMA: &str = "schema";
 /// The worker's place in the log.
 pub(crate) const CHECKPOINT: &str = "checkpoint";
 /// What the detector knows of an agent: [`crate::detect::Agent`].

@@ -1,0 +1,266 @@
+//! What was measured on many links at once, as a stream.
+
+use super::offices::time_range;
+use super::problem::Problem;
+use super::{Parameters, Shared, State};
+use crate::query::{BucketView, SampleView, Selector};
+use axum::body::Body;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use denyut_proto::{AgentId, Invalid, OfficeCode, Role, TargetName, UnixMillis};
+use denyut_store::history::{LinkId, RowsError};
+use serde::{Deserialize, Serialize};
+use std::convert::Infallible;
+use std::ops::Range;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use utoipa::{IntoParams, ToSchema};
+
+/// Bytes handed on at once.
+const PART: usize = 32 * 1024;
+/// Parts waiting for the client, at most: with the part being made, all the memory that an answer takes, however long it is.
+const PARTS: usize = 4;
+
+/// Which links, which time, in which steps.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct HistoryParameters {
+    /// Only offices of this region: a region code or its beginning (`36`, `36.73`, `36.73.02`).
+    office: Option<String>,
+    /// Only this agent.
+    agent: Option<String>,
+    /// Only targets of this name.
+    target: Option<String>,
+    /// Only targets of this role (`gateway`, `server`, `uplink`, `dns`, `central` or `collector`).
+    role: Option<String>,
+    /// From this time on (Unix ms); a day before `to_ms` when left out.
+    from_ms: Option<i64>,
+    /// Before this time (Unix ms); now when left out.
+    to_ms: Option<i64>,
+    /// Buckets of this length in ms (at least 1000), beginning at its multiples; samples when left out.
+    step_ms: Option<i64>,
+}
+
+/// One line of the answer.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct HistoryLine<'a> {
+    #[schema(value_type = String, example = "36.73.02")]
+    office: &'a OfficeCode,
+    #[schema(value_type = String, example = "cipocok-jaya-1")]
+    agent: &'a AgentId,
+    #[schema(value_type = String, example = "server")]
+    target: &'a TargetName,
+    #[serde(flatten)]
+    what: Line,
+}
+
+/// A sample, a bucket and what it was made of, or why the link has no more lines.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+enum Line {
+    Sample(SampleView),
+    Bucket {
+        level: &'static str,
+        #[serde(flatten)]
+        bucket: BucketView,
+    },
+    Error {
+        error: String,
+    },
+}
+
+/// What was measured on all links that are asked for, link by link, oldest first: one JSON object a line
+///
+/// However much it is, it is read as fast as it is taken; when the client goes away, reading stops. A line with `error` says why
+/// its link has no more.
+#[utoipa::path(
+    get,
+    path = "/api/v1/history",
+    params(HistoryParameters),
+    responses((status = 200, content_type = "application/x-ndjson", body = HistoryLine), (status = 400, body = Problem, content_type = "application/problem+json"))
+)]
+pub(super) async fn stream(
+    axum::extract::State(shared): State,
+    Parameters(parameters): Parameters<HistoryParameters>,
+) -> Result<Response, Problem> {
+    let range = time_range(parameters.from_ms, parameters.to_ms)?;
+    let step_ms = parameters.step_ms;
+    if let Some(step) = step_ms.filter(|step| *step < 1_000) {
+        return Err(Invalid::new("step_ms", step, "too short", "write at least 1000").into());
+    }
+    let selector = selector(&parameters)?;
+    let (send, receive) = mpsc::channel::<Bytes>(PARTS);
+    // Ends when all is read, or when the client goes away.
+    tokio::task::spawn_blocking(move || {
+        shared.metrics.history_readers.inc();
+        write(&shared, &selector, &range, step_ms, &send);
+        shared.metrics.history_readers.dec();
+    });
+    let body = Body::from_stream(ReceiverStream::new(receive).map(Ok::<_, Infallible>));
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+}
+
+fn selector(parameters: &HistoryParameters) -> Result<Selector, Invalid> {
+    let region = parameters.office.clone().map(|office| {
+        let sound = office
+            .split('.')
+            .all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
+        if sound {
+            Ok(office)
+        } else {
+            Err(Invalid::new(
+                "office",
+                &office,
+                "not a region code, nor the beginning of one",
+                "write it like `36`, `36.73` or `36.73.02`",
+            ))
+        }
+    });
+    let named = |field: &'static str| {
+        move |error: Invalid| Invalid {
+            field: field.into(),
+            ..error
+        }
+    };
+    Ok(Selector {
+        region: region.transpose()?,
+        agent: parameters
+            .agent
+            .as_deref()
+            .map(str::parse)
+            .transpose()
+            .map_err(named("agent"))?,
+        target: parameters
+            .target
+            .as_deref()
+            .map(str::parse)
+            .transpose()
+            .map_err(named("target"))?,
+        role: parameters
+            .role
+            .as_deref()
+            .map(|role| {
+                let roles = Role::ALL.iter().copied();
+                let known: Vec<&str> = Role::ALL.iter().map(|role| role.as_str()).collect();
+                let unknown = || {
+                    Invalid::new(
+                        "role",
+                        role,
+                        "not a role",
+                        format!("write one of {}", known.join(", ")),
+                    )
+                };
+                roles
+                    .into_iter()
+                    .find(|one| one.as_str() == role)
+                    .ok_or_else(unknown)
+            })
+            .transpose()?,
+    })
+}
+
+/// Writes the lines of all links; stops when nobody takes them.
+fn write(
+    shared: &Arc<Shared>,
+    selector: &Selector,
+    range: &Range<UnixMillis>,
+    step_ms: Option<i64>,
+    send: &mpsc::Sender<Bytes>,
+) {
+    let mut out = Writer {
+        part: Vec::with_capacity(PART),
+        send,
+    };
+    let now = shared.gate.clock.read().now;
+    let offices: Vec<OfficeCode> = shared
+        .query
+        .registry
+        .offices
+        .keys()
+        .filter(|office| selector.has_office(office))
+        .cloned()
+        .collect();
+    for office in &offices {
+        let links = match shared.query.select(selector, office) {
+            Ok(links) => links,
+            Err(error) => {
+                tracing::error!(%office, error = %format!("{error:#}"), "the links of an office cannot be read");
+                continue;
+            }
+        };
+        for link in &links {
+            let line = |what| HistoryLine {
+                office,
+                agent: &link.agent,
+                target: &link.target,
+                what,
+            };
+            let goes_on = match step_ms {
+                None => samples(shared, link, range, &mut |sample| {
+                    out.line(&line(Line::Sample(sample)))
+                }),
+                Some(step) => match shared.query.history.rows(link, range.clone(), step) {
+                    Ok(found) => Ok(found.rows.iter().all(|row| {
+                        let (level, bucket) =
+                            (found.level.as_str(), BucketView::of(row, step, now));
+                        out.line(&line(Line::Bucket { level, bucket }))
+                    })),
+                    Err(error @ RowsError::TooFine { .. }) => Ok(out.line(&line(Line::Error {
+                        error: format!("`step_ms`: {error}"),
+                    }))),
+                    Err(RowsError::Store(error)) => Err(error),
+                },
+            };
+            let goes_on = goes_on.unwrap_or_else(|error| {
+                tracing::error!(%link, error = %format!("{error:#}"), "the history of a link cannot be read");
+                out.line(&line(Line::Error { error: "the collector cannot read it; its log says why".into() }))
+            });
+            if !goes_on {
+                return;
+            }
+        }
+    }
+    out.flush();
+}
+
+/// Gives each sample to `tell` until it returns `false`; returns what it returned last.
+fn samples(
+    shared: &Arc<Shared>,
+    link: &LinkId,
+    range: &Range<UnixMillis>,
+    tell: &mut dyn FnMut(SampleView) -> bool,
+) -> anyhow::Result<bool> {
+    let mut goes_on = true;
+    shared
+        .query
+        .history
+        .visit(link, range.clone(), &mut |sample| {
+            goes_on = tell(SampleView::of(sample));
+            goes_on
+        })?;
+    Ok(goes_on)
+}
+
+struct Writer<'a> {
+    part: Vec<u8>,
+    send: &'a mpsc::Sender<Bytes>,
+}
+
+impl Writer<'_> {
+    /// Adds a line; `false` when nobody takes it any more.
+    fn line(&mut self, line: &HistoryLine<'_>) -> bool {
+        serde_json::to_writer(&mut self.part, line)
+            .expect("a line is plain JSON, and memory takes it");
+        self.part.push(b'\n');
+        self.part.len() < PART || self.flush()
+    }
+
+    fn flush(&mut self) -> bool {
+        let part = std::mem::replace(&mut self.part, Vec::with_capacity(PART));
+        part.is_empty() || self.send.blocking_send(part.into()).is_ok()
+    }
+}

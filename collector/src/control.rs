@@ -1,0 +1,130 @@
+//! The door for the operator's own commands while the collector runs: a socket in the data folder that only its user can open. One line
+//! asks, one line answers: `ok …` or `error …`.
+
+use anyhow::{Context, bail};
+use denyut_store::Store;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+/// A request is one short line, and must be there within this.
+const LINE_MAX: u64 = 8 * 1024;
+const ASKED_WITHIN: Duration = Duration::from_secs(5);
+
+/// What the commands work on.
+pub(crate) struct Control {
+    pub(crate) store: Arc<Store>,
+    pub(crate) processed: Arc<AtomicU64>,
+    pub(crate) clock: Arc<crate::clock::Clock>,
+    pub(crate) stop: CancellationToken,
+}
+
+/// The socket of a data folder.
+fn path_of(data_dir: &Path) -> PathBuf {
+    data_dir.join("control")
+}
+
+/// Serves until the token is cancelled.
+pub(crate) async fn serve(control: Arc<Control>, data_dir: PathBuf) -> anyhow::Result<()> {
+    let path = path_of(&data_dir);
+    // Ours alone, as the folder is locked: what is there is from a process that was killed.
+    std::fs::remove_file(&path).ok();
+    let listener = UnixListener::bind(&path)
+        .with_context(|| format!("cannot listen on {}", path.display()))?;
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = control.stop.cancelled() => break,
+        };
+        if let Ok((stream, _)) = accepted {
+            let control = Arc::clone(&control);
+            // Ends with its command, or with the process.
+            tokio::spawn(async move {
+                if let Err(error) = answer(&control, stream).await {
+                    info!(%error, "a command went unanswered");
+                }
+            });
+        }
+    }
+    std::fs::remove_file(&path).ok();
+    Ok(())
+}
+
+async fn answer(control: &Arc<Control>, stream: UnixStream) -> anyhow::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut line = String::new();
+    let mut read = BufReader::new(tokio::io::AsyncReadExt::take(read, LINE_MAX));
+    tokio::time::timeout(ASKED_WITHIN, read.read_line(&mut line)).await??;
+    let said = match line.trim_end().split_once(' ') {
+        Some(("backup", to)) => {
+            let (control, to) = (Arc::clone(control), PathBuf::from(to));
+            tokio::task::spawn_blocking(move || {
+                backup(
+                    &control.store,
+                    &to,
+                    control.processed.load(Ordering::Acquire),
+                    &control.clock,
+                )
+            })
+            .await?
+        }
+        _ => Err(anyhow::anyhow!(
+            "unknown command `{}`",
+            line.trim_end().escape_debug()
+        )),
+    };
+    let said = match said {
+        Ok(said) => format!("ok {said}\n"),
+        Err(error) => format!("error {error:#}\n"),
+    };
+    write.write_all(said.as_bytes()).await?;
+    Ok(())
+}
+
+/// Makes a backup; what to say of it.
+pub(crate) fn backup(
+    store: &Store,
+    to: &Path,
+    processed: u64,
+    clock: &crate::clock::Clock,
+) -> anyhow::Result<String> {
+    let manifest = store.backup(to, processed, clock.read().now)?;
+    let said = format!(
+        "{} files, {} (taken {}, up to record {})",
+        manifest.files.len(),
+        bytesize::ByteSize(manifest.bytes()).display().iec(),
+        manifest.taken,
+        manifest.position
+    );
+    info!(to = %to.display(), %said, "a backup was made");
+    Ok(said)
+}
+
+/// Asks the collector that runs on `data_dir`.
+pub(crate) async fn ask(data_dir: &Path, line: &str) -> anyhow::Result<String> {
+    let path = path_of(data_dir);
+    let stream = UnixStream::connect(&path).await.with_context(|| {
+        format!(
+            "a collector runs on {}, but {} cannot be opened; run this as its user",
+            data_dir.display(),
+            path.display()
+        )
+    })?;
+    let (read, mut write) = stream.into_split();
+    write.write_all(format!("{line}\n").as_bytes()).await?;
+    let mut answer = String::new();
+    BufReader::new(read).read_line(&mut answer).await?;
+    match answer.trim_end().split_once(' ') {
+        Some(("ok", said)) => Ok(said.to_owned()),
+        Some(("error", said)) => bail!("{said}"),
+        _ => bail!("the collector went away before it answered; see its log"),
+    }
+}

@@ -1,0 +1,234 @@
+//! Copies of a store: taken while it is written, and put back.
+//!
+//! # Form, version 1
+//!
+//! A backup is a folder: `raw/ minute/ hour/ day/` hold the blocks (hard links where that is possible: blocks never change), `log/` all
+//! segments, `state.dump` the state, and `backup.json` is written last: without it the backup is not whole. What was in no block yet is made again from
+//! the log when the restored store is opened.
+//!
+//! ```text
+//! state.dump = (tree varint length · name · key varint length · key · value varint length · value)* · crc32c u32 of all before
+//! ```
+
+use crate::engine::Engine;
+use crate::history::column::{Reader, put_varint};
+use crate::log::{Log, Position, sync_folder};
+use crate::store::{HISTORY, Store};
+use anyhow::{Context, bail, ensure};
+use denyut_proto::UnixMillis;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+
+const VERSION: u32 = 1;
+const MANIFEST: &str = "backup.json";
+/// Operations of one batch when the state is put back.
+const BATCH: usize = 256;
+
+/// What a backup says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    version: u32,
+    /// When it was begun (the collector's clock).
+    pub taken: UnixMillis,
+    /// The last record of the log in it.
+    pub position: Position,
+    /// Every file but this one, and its bytes.
+    pub files: Vec<(String, u64)>,
+}
+
+impl Manifest {
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|(_, bytes)| bytes).sum()
+    }
+}
+
+impl Store {
+    /// Copies everything into the new folder `to`. Readers and writers go on; upkeep waits.
+    pub fn backup(
+        &self,
+        to: &Path,
+        processed: Position,
+        now: UnixMillis,
+    ) -> anyhow::Result<Manifest> {
+        let cannot = || format!("cannot back up to {}", to.display());
+        if to.exists() && fs::read_dir(to).with_context(cannot)?.next().is_some() {
+            bail!(
+                "{} is not empty; name a folder that is, or that does not exist",
+                to.display()
+            );
+        }
+        fs::create_dir_all(to).with_context(cannot)?;
+        let quiet = self.history.pause_upkeep();
+        self.checkpoint(processed)?;
+        let from = self.history.keep_log_from();
+        let blocks = self.history.block_files();
+        let mut files = Vec::new();
+        // The state before the log: everything that it is ahead by is in the log.
+        let dump = self.dump_state(from)?;
+        write(&to.join("state.dump"), &dump).with_context(cannot)?;
+        files.push(("state.dump".to_owned(), dump.len() as u64));
+        let position = self.log.end();
+        for folder in ["log", "raw", "minute", "hour", "day"] {
+            fs::create_dir(to.join(folder)).with_context(cannot)?;
+        }
+        for path in self.log.files() {
+            let name = format!("log/{}", file_name(&path)?);
+            fs::copy(&path, to.join(&name)).with_context(cannot)?;
+            let file = File::open(to.join(&name))?;
+            file.sync_all().with_context(cannot)?;
+            files.push((name, file.metadata()?.len()));
+        }
+        for (level, path) in blocks {
+            let name = format!("{}/{}", level.as_str(), file_name(&path)?);
+            let copy = to.join(&name);
+            if fs::hard_link(&path, &copy).is_err() {
+                fs::copy(&path, &copy).with_context(cannot)?;
+                File::open(&copy)?.sync_all().with_context(cannot)?;
+            }
+            files.push((name, fs::metadata(&copy)?.len()));
+        }
+        drop(quiet);
+        for folder in ["log", "raw", "minute", "hour", "day"] {
+            sync_folder(&to.join(folder)).with_context(cannot)?;
+        }
+        let manifest = Manifest {
+            version: VERSION,
+            taken: now,
+            position,
+            files,
+        };
+        write(&to.join(MANIFEST), &serde_json::to_vec_pretty(&manifest)?).with_context(cannot)?;
+        sync_folder(to).with_context(cannot)?;
+        Ok(manifest)
+    }
+
+    /// All keys of the state and the links, as one moment saw them; `from` is where a restored store replays the log from.
+    fn dump_state(&self, from: Position) -> anyhow::Result<Vec<u8>> {
+        let mut out = Vec::new();
+        let mut put = |tree: &str, key: &[u8], value: &[u8]| {
+            for part in [tree.as_bytes(), key, value] {
+                put_varint(&mut out, part.len() as u64);
+                out.extend_from_slice(part);
+            }
+        };
+        let held = self.state.hold();
+        for item in &self.engine.tree("state")? {
+            let (key, value) = item.context("cannot read the state")?;
+            if key == HISTORY.as_bytes() {
+                put("state", &key, &serde_json::to_vec(&from)?);
+            } else {
+                put("state", &key, &value);
+            }
+        }
+        drop(held);
+        for tree in ["links", "history"] {
+            for item in &self.engine.tree(tree)? {
+                let (key, value) = item.with_context(|| format!("cannot read the {tree}"))?;
+                put(tree, &key, &value);
+            }
+        }
+        let crc = crc32c::crc32c(&out);
+        out.extend_from_slice(&crc.to_le_bytes());
+        Ok(out)
+    }
+}
+
+/// Puts a backup into the new data folder `to`.
+pub fn restore(from: &Path, to: &Path) -> anyhow::Result<Manifest> {
+    let manifest = fs::read(from.join(MANIFEST)).with_context(|| {
+        format!(
+            "{} is no whole backup: it has no {MANIFEST}",
+            from.display()
+        )
+    })?;
+    let manifest: Manifest = serde_json::from_slice(&manifest)
+        .with_context(|| format!("{} is damaged", from.join(MANIFEST).display()))?;
+    ensure!(
+        manifest.version == VERSION,
+        "{} is of version {}, and this program reads {VERSION}",
+        from.display(),
+        manifest.version
+    );
+    for (name, bytes) in &manifest.files {
+        let path = from.join(name);
+        let found = fs::metadata(&path)
+            .with_context(|| format!("the backup is not whole: {}", path.display()))?
+            .len();
+        ensure!(
+            found == *bytes,
+            "the backup is damaged: {} has {found} bytes instead of {bytes}",
+            path.display()
+        );
+    }
+    let cannot = || format!("cannot restore to {}", to.display());
+    for part in ["log", "state", "recent", "raw", "minute", "hour", "day"] {
+        ensure!(
+            !to.join(part).exists(),
+            "`data_dir`: {} is there; restore into a folder without a store",
+            to.join(part).display()
+        );
+    }
+    // The state last: a folder without it is refused, so a restore that was cut off is no store.
+    for (name, _) in manifest
+        .files
+        .iter()
+        .filter(|(name, _)| name != "state.dump")
+    {
+        let path = to.join(name);
+        fs::create_dir_all(path.parent().unwrap_or(to)).with_context(cannot)?;
+        fs::copy(from.join(name), &path).with_context(cannot)?;
+        File::open(&path)?.sync_all().with_context(cannot)?;
+    }
+    for folder in ["log", "raw", "minute", "hour", "day"] {
+        fs::create_dir_all(to.join(folder)).with_context(cannot)?;
+        sync_folder(&to.join(folder)).with_context(cannot)?;
+    }
+    restore_state(&from.join("state.dump"), to).with_context(cannot)?;
+    sync_folder(to).with_context(cannot)?;
+    Ok(manifest)
+}
+
+fn restore_state(dump: &Path, to: &Path) -> anyhow::Result<()> {
+    let bytes = fs::read(dump)?;
+    let damaged = || format!("{} is damaged", dump.display());
+    let (body, crc) = bytes.split_last_chunk::<4>().with_context(damaged)?;
+    ensure!(crc32c::crc32c(body) == u32::from_le_bytes(*crc), damaged());
+    let engine = Engine::open(&to.join("state"))?;
+    let mut read = Reader::new(body);
+    let mut batches: std::collections::BTreeMap<String, (sled::Batch, usize)> =
+        std::collections::BTreeMap::new();
+    while !read.is_empty() {
+        let mut part = || -> anyhow::Result<&[u8]> {
+            let length = read.count(body.len())?;
+            read.take(length)
+        };
+        let (tree, key, value) = (part()?, part()?, part()?);
+        let tree = std::str::from_utf8(tree).with_context(damaged)?;
+        let (batch, count) = batches.entry(tree.to_owned()).or_default();
+        batch.insert(key, value);
+        *count += 1;
+        if *count == BATCH {
+            engine.tree(tree)?.apply_batch(std::mem::take(batch))?;
+            *count = 0;
+        }
+    }
+    for (tree, (batch, _)) in batches {
+        engine.tree(&tree)?.apply_batch(batch)?;
+    }
+    engine.sync()
+}
+
+fn file_name(path: &Path) -> anyhow::Result<&str> {
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .with_context(|| format!("{} has no name", path.display()))
+}
+
+fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}

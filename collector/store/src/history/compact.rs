@@ -1,0 +1,464 @@
+//! Upkeep: generations become blocks, blocks are merged, and what is past its retention goes.
+//!
+//! Every step writes what is new, durably, before it takes the old away, and finds out by itself at the next start how far it had
+//! come: a block names the generation it was made of, or the blocks that it takes the place of.
+
+use super::block::Writer;
+use super::catalog::{self, Catalog, DayBlock};
+use super::column::{Effort, put_varint};
+use super::embedded::{EmbeddedHistory, lock};
+use super::generation::Generation;
+use super::rollup::{self, DAY_MS, Level, Row};
+use super::{Retention, codec};
+use anyhow::{Context, bail, ensure};
+use denyut_proto::{Sample, UnixMillis};
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tracing::info;
+
+/// A generation is frozen when its day is over for this long: most of what is late has come by then.
+const AFTER_MIDNIGHT: Duration = Duration::from_secs(3600);
+/// Or when it has grown past this.
+const GENERATION_BYTES: u64 = 2 << 30;
+/// More blocks of samples of one day than this are merged.
+const RAW_PARTS: usize = 4;
+/// More blocks of rows of one finished month than this are merged.
+const MONTH_PARTS: usize = 8;
+
+/// Blocks of one day being made of a generation.
+struct DayWriters {
+    raw: Writer,
+    hour: Writer,
+    day: Writer,
+}
+
+impl EmbeddedHistory {
+    /// Does what is due. It may take minutes; readers and writers go on meanwhile. `log_bytes`: what the log takes beside it; `room`: bytes
+    /// that may be written before something else has to stop.
+    pub fn upkeep(
+        &self,
+        now: UnixMillis,
+        retention: &Retention,
+        log_bytes: u64,
+        room: u64,
+    ) -> anyhow::Result<()> {
+        let _keeping_up = lock(&self.keeping_up);
+        // First what frees space.
+        self.retain(now, retention, log_bytes)?;
+        let active = Arc::clone(&self.catalog().active);
+        let over = (now - AFTER_MIDNIGHT).0.div_euclid(DAY_MS) > active.day;
+        if over || active.bytes() > GENERATION_BYTES {
+            if over {
+                // So that a day's samples are in one generation.
+                self.seal_all()?;
+            }
+            self.rotate(now)?;
+        }
+        while let Some(oldest) = self.catalog().frozen.first().cloned() {
+            // Blocks are smaller than what they are made of.
+            ensure!(
+                oldest.bytes() < room,
+                "there is no room to put a generation of {} MiB into blocks; free some space, or lower `retention.size`",
+                oldest.bytes() >> 20
+            );
+            self.compact(&oldest)?;
+        }
+        self.merge_days()?;
+        self.merge_months(now)
+    }
+
+    /// Puts everything into blocks at once.
+    pub fn compact_all(&self, now: UnixMillis) -> anyhow::Result<()> {
+        let _keeping_up = lock(&self.keeping_up);
+        self.seal_all()?;
+        self.rotate(now)?;
+        while let Some(oldest) = self.catalog().frozen.first().cloned() {
+            self.compact(&oldest)?;
+        }
+        Ok(())
+    }
+
+    /// Lets long work stop: the present call of [`Self::upkeep`] ends with an error, and nothing is lost by it.
+    pub fn stop_upkeep(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    fn check_stopped(&self) -> anyhow::Result<()> {
+        if self.stopped.load(Ordering::Relaxed) {
+            bail!("the history is being closed");
+        }
+        Ok(())
+    }
+
+    fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn compact(&self, generation: &Generation) -> anyhow::Result<()> {
+        let began = std::time::Instant::now();
+        let mut made = Vec::new();
+        let mut samples = 0;
+        for day in generation.days() {
+            self.check_stopped()?;
+            let id = self.next_id();
+            let path = |level| catalog::path_of(&self.folder, level, day, day, id);
+            let mut writers = DayWriters {
+                raw: Writer::create(&path(Level::Raw))?,
+                hour: Writer::create(&path(Level::Hour))?,
+                day: Writer::create(&path(Level::Day))?,
+            };
+            let catalog = self.catalog();
+            generation.each_link(day, &mut |link, of_link| {
+                self.check_stopped()?;
+                self.compact_link(&catalog, &mut writers, day, link, of_link)
+            })?;
+            samples += writers.raw.footer.items;
+            for (level, mut writer) in [
+                (Level::Raw, writers.raw),
+                (Level::Hour, writers.hour),
+                (Level::Day, writers.day),
+            ] {
+                writer.footer.generation = Some(generation.number);
+                writer.finish()?;
+                made.push((level, DayBlock::open(&path(level))?));
+            }
+        }
+        // In one step, so that a reader sees the one or the other.
+        self.change_catalog(|catalog| {
+            catalog
+                .frozen
+                .retain(|frozen| frozen.number != generation.number);
+            for (level, block) in made {
+                catalog.add(level, block);
+            }
+        });
+        info!(
+            generation = generation.number,
+            samples,
+            seconds = began.elapsed().as_secs_f64(),
+            "a generation was put into blocks"
+        );
+        generation.remove()
+    }
+
+    fn compact_link(
+        &self,
+        catalog: &Catalog,
+        writers: &mut DayWriters,
+        day: i64,
+        link: u32,
+        samples: &mut Vec<Sample>,
+    ) -> anyhow::Result<()> {
+        if !samples.windows(2).all(|pair| pair[0] < pair[1]) {
+            samples.sort_unstable();
+            samples.dedup();
+        }
+        let mut value = Vec::new();
+        for chunk in samples.chunks(codec::COUNT_MAX) {
+            codec::encode(link, chunk, Effort::Small, &mut value);
+        }
+        writers.raw.add(link, &value, samples.len() as u64)?;
+        // The rows are of all that is known of the day, blocks made before among it.
+        let before = samples.len();
+        for block in catalog.of_day(Level::Raw, day) {
+            if let Some(value) = self.entry(block, link) {
+                self.chunks(block, link, &value, samples);
+            }
+        }
+        if samples.len() > before {
+            samples.sort_unstable();
+            samples.dedup();
+        }
+        let mut hours = rollup::Rows::new(Level::Hour.step_ms());
+        hours.add_day(samples);
+        let hours = hours.into_vec();
+        let mut whole = rollup::Rows::new(DAY_MS);
+        whole.add_rows(&hours);
+        writers
+            .hour
+            .add(link, &item(day, &hours, Level::Hour), hours.len() as u64)?;
+        writers
+            .day
+            .add(link, &item(day, &whole.into_vec(), Level::Day), 1)
+    }
+
+    /// Late data makes a day many blocks: above a few they become one.
+    fn merge_days(&self) -> anyhow::Result<()> {
+        let catalog = self.catalog();
+        let mut by_day: BTreeMap<i64, Vec<Arc<DayBlock>>> = BTreeMap::new();
+        for block in catalog.blocks(Level::Raw) {
+            by_day
+                .entry(block.first)
+                .or_default()
+                .push(Arc::clone(block));
+        }
+        for (day, blocks) in by_day {
+            if blocks.len() <= RAW_PARTS {
+                continue;
+            }
+            let mut samples = Vec::new();
+            self.merge(Level::Raw, (day, day), &blocks, &mut |link, values| {
+                samples.clear();
+                for (block, value) in values {
+                    self.chunks(block, link, value, &mut samples);
+                }
+                samples.sort_unstable();
+                samples.dedup();
+                let mut out = Vec::new();
+                for chunk in samples.chunks(codec::COUNT_MAX) {
+                    codec::encode(link, chunk, Effort::Small, &mut out);
+                }
+                Ok((out, samples.len() as u64))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The rows of a finished month become one block, so that a year is a dozen of them.
+    fn merge_months(&self, now: UnixMillis) -> anyhow::Result<()> {
+        let catalog = self.catalog();
+        let present = catalog::month((now - AFTER_MIDNIGHT).0.div_euclid(DAY_MS));
+        for level in [Level::Hour, Level::Day] {
+            let mut by_month: BTreeMap<i64, Vec<Arc<DayBlock>>> = BTreeMap::new();
+            for block in catalog.blocks(level) {
+                by_month
+                    .entry(catalog::month(block.first))
+                    .or_default()
+                    .push(Arc::clone(block));
+            }
+            for (month, blocks) in by_month {
+                if month >= present || blocks.len() <= MONTH_PARTS {
+                    continue;
+                }
+                let first = blocks.iter().map(|block| block.first).min().unwrap_or(0);
+                let last = blocks.iter().map(|block| block.last).max().unwrap_or(0);
+                self.merge(level, (first, last), &blocks, &mut |_, values| {
+                    // Of each day the newest: it was made of everything that was known.
+                    let mut days: BTreeMap<i64, &[u8]> = BTreeMap::new();
+                    for (_, value) in values {
+                        days.extend(items(value)?);
+                    }
+                    let mut out = Vec::new();
+                    for (day, rows) in &days {
+                        put_item(&mut out, *day, rows);
+                    }
+                    Ok((out, days.len() as u64))
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes one block of several; `merge` is given each link's entries, oldest block first.
+    #[allow(clippy::type_complexity, reason = "named nowhere else")]
+    fn merge(
+        &self,
+        level: Level,
+        days: (i64, i64),
+        blocks: &[Arc<DayBlock>],
+        merge: &mut dyn FnMut(u32, &[(&DayBlock, Vec<u8>)]) -> anyhow::Result<(Vec<u8>, u64)>,
+    ) -> anyhow::Result<()> {
+        let path = catalog::path_of(&self.folder, level, days.0, days.1, self.next_id());
+        let mut writer = Writer::create(&path)?;
+        each_link(blocks, &mut |link, values| {
+            self.check_stopped()?;
+            let (value, items) = merge(link, values)?;
+            writer.add(link, &value, items)
+        })?;
+        writer.footer.replaces = blocks
+            .iter()
+            .map(|block| block.block.name().to_owned())
+            .collect();
+        writer.finish()?;
+        let merged = DayBlock::open(&path)?;
+        let ids: Vec<u64> = blocks.iter().map(|block| block.id).collect();
+        self.change_catalog(|catalog| {
+            catalog.remove(level, &ids);
+            catalog.add(level, merged);
+        });
+        info!(block = %path.display(), of = ids.len(), "blocks were merged");
+        delete(blocks)
+    }
+
+    /// Deletes what is past its retention; samples become rows of a minute first.
+    fn retain(&self, now: UnixMillis, retention: &Retention, log_bytes: u64) -> anyhow::Result<()> {
+        let limit = |keep: Duration| (now - keep).0.div_euclid(DAY_MS);
+        let expired = |level: Level, before: i64| -> Vec<Arc<DayBlock>> {
+            let catalog = self.catalog();
+            catalog
+                .blocks(level)
+                .iter()
+                .filter(|block| block.last < before)
+                .cloned()
+                .collect()
+        };
+        let mut days: BTreeMap<i64, Vec<Arc<DayBlock>>> = BTreeMap::new();
+        for block in expired(Level::Raw, limit(retention.raw)) {
+            days.entry(block.first).or_default().push(block);
+        }
+        for (day, blocks) in days {
+            if !self.let_go(day)? {
+                continue;
+            }
+            if retention.minute > retention.raw {
+                self.make_minutes(day, &blocks)?;
+            }
+            self.drop_blocks(Level::Raw, &blocks)?;
+        }
+        self.drop_blocks(
+            Level::Minute,
+            &expired(Level::Minute, limit(retention.minute)),
+        )?;
+        for (level, keep) in [(Level::Hour, retention.hour), (Level::Day, retention.day)] {
+            if let Some(keep) = keep {
+                self.drop_blocks(level, &expired(level, limit(keep)))?;
+            }
+        }
+        let Some(most) = retention.bytes else {
+            return Ok(());
+        };
+        while self.bytes().saturating_add(log_bytes) > most {
+            let catalog = self.catalog();
+            let oldest = |level: Level| {
+                catalog
+                    .blocks(level)
+                    .iter()
+                    .min_by_key(|block| block.first)
+                    .cloned()
+            };
+            let (level, block) = match (oldest(Level::Minute), oldest(Level::Raw)) {
+                (Some(block), _) => (Level::Minute, block),
+                // It goes when what is late of that day is in its rows.
+                (None, Some(block)) if !self.let_go(block.last)? => return Ok(()),
+                (None, Some(block)) => (Level::Raw, block),
+                (None, None) => {
+                    tracing::warn!(
+                        most,
+                        bytes = self.bytes(),
+                        log_bytes,
+                        "more is kept than `retention.size` allows, and nothing is left that may go"
+                    );
+                    return Ok(());
+                }
+            };
+            info!(block = %block.block.path.display(), "deleted, as `retention.size` is reached");
+            self.drop_blocks(level, &[block])?;
+        }
+        Ok(())
+    }
+
+    /// Makes the rows of a minute of a day's samples.
+    fn make_minutes(&self, day: i64, blocks: &[Arc<DayBlock>]) -> anyhow::Result<()> {
+        if self.catalog().of_day(Level::Minute, day).next().is_some() {
+            return Ok(());
+        }
+        let path = catalog::path_of(&self.folder, Level::Minute, day, day, self.next_id());
+        let mut writer = Writer::create(&path)?;
+        let mut samples = Vec::new();
+        each_link(blocks, &mut |link, values| {
+            self.check_stopped()?;
+            samples.clear();
+            for (block, value) in values {
+                self.chunks(block, link, value, &mut samples);
+            }
+            samples.sort_unstable();
+            samples.dedup();
+            let mut rows = rollup::Rows::new(Level::Minute.step_ms());
+            rows.add_day(&samples);
+            let rows = rows.into_vec();
+            writer.add(link, &item(day, &rows, Level::Minute), rows.len() as u64)
+        })?;
+        writer.finish()?;
+        let block = DayBlock::open(&path)?;
+        self.change_catalog(|catalog| catalog.add(Level::Minute, block));
+        Ok(())
+    }
+
+    fn drop_blocks(&self, level: Level, blocks: &[Arc<DayBlock>]) -> anyhow::Result<()> {
+        if blocks.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<u64> = blocks.iter().map(|block| block.id).collect();
+        self.change_catalog(|catalog| catalog.remove(level, &ids));
+        delete(blocks)
+    }
+}
+
+/// Gives each link's entries in these blocks, oldest block first; damaged ones are named and passed over.
+#[allow(clippy::type_complexity, reason = "named nowhere else")]
+fn each_link(
+    blocks: &[Arc<DayBlock>],
+    visit: &mut dyn FnMut(u32, &[(&DayBlock, Vec<u8>)]) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let sound = |slot: anyhow::Result<_>| {
+        slot.inspect_err(|error| tracing::error!(error = %format!("{error:#}"), "part of a block is damaged; it is left out"))
+            .ok()
+    };
+    let mut slots: Vec<_> = blocks
+        .iter()
+        .map(|block| block.block.slots().filter_map(sound).peekable())
+        .collect();
+    while let Some(link) = slots
+        .iter_mut()
+        .filter_map(|slots| Some(slots.peek()?.link))
+        .min()
+    {
+        let mut values = Vec::new();
+        for (block, slots) in blocks.iter().zip(&mut slots) {
+            if let Some(slot) = slots.next_if(|slot| slot.link == link)
+                && let Some(value) = sound_value(block, slot)
+            {
+                values.push((&**block, value));
+            }
+        }
+        if !values.is_empty() {
+            visit(link, &values)?;
+        }
+    }
+    Ok(())
+}
+
+fn sound_value(block: &DayBlock, slot: super::block::Slot) -> Option<Vec<u8>> {
+    block
+        .block
+        .value(slot)
+        .inspect_err(|error| tracing::error!(error = %format!("{error:#}"), "part of a block is damaged; it is left out"))
+        .ok()
+}
+
+fn item(day: i64, rows: &[Row], level: Level) -> Vec<u8> {
+    let mut encoded = Vec::new();
+    rollup::encode(rows, level, &mut encoded);
+    let mut out = Vec::with_capacity(encoded.len() + 8);
+    put_item(&mut out, day, &encoded);
+    out
+}
+
+fn put_item(out: &mut Vec<u8>, day: i64, rows: &[u8]) {
+    put_varint(out, day.cast_unsigned());
+    put_varint(out, rows.len() as u64);
+    out.extend_from_slice(rows);
+}
+
+/// The days in a rollup entry and their rows, undecoded.
+fn items(value: &[u8]) -> anyhow::Result<Vec<(i64, &[u8])>> {
+    let mut read = super::column::Reader::new(value);
+    let mut items = Vec::new();
+    while !read.is_empty() {
+        let day = read.varint()?.cast_signed();
+        let length = read.count(value.len())?;
+        items.push((day, read.take(length)?));
+    }
+    Ok(items)
+}
+
+fn delete(blocks: &[Arc<DayBlock>]) -> anyhow::Result<()> {
+    for block in blocks {
+        let path = &block.block.path;
+        fs::remove_file(path).with_context(|| format!("cannot delete {}", path.display()))?;
+    }
+    Ok(())
+}

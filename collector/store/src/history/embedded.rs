@@ -1,0 +1,756 @@
+//! The history in a data folder: open buffers, generations and blocks, and what is read of all three.
+
+use super::catalog::{Catalog, DayBlock};
+use super::column::Reader;
+use super::generation::{CLUSTER, Damaged, Generation};
+use super::links::Links;
+use super::open::Open;
+use super::rollup::{self, DAY_MS, Level};
+use super::{History, LinkId, Rows, RowsError, codec};
+use crate::engine::Engine;
+use crate::log::{Position, sync_folder};
+use crate::quarantine;
+use anyhow::Context;
+use denyut_proto::{AgentId, Sample, TargetSamples, UnixMillis};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Instant;
+use tracing::{error, warn};
+
+/// Clusters sealed in one round.
+const SEAL_ROUND: usize = 128;
+
+/// The history in a folder.
+#[derive(Debug)]
+pub struct EmbeddedHistory {
+    pub(super) folder: PathBuf,
+    /// Holds the links' numbers, and from when on samples are kept.
+    engine: Arc<Engine>,
+    kept: sled::Tree,
+    links: RwLock<Links>,
+    open: Mutex<Open>,
+    /// Held while blocks are made and deleted.
+    pub(super) keeping_up: Mutex<()>,
+    /// Held while chunks go into the active generation, and while that is replaced.
+    sealing: Mutex<()>,
+    catalog: RwLock<Arc<Catalog>>,
+    /// Of the next block.
+    pub(super) next_id: AtomicU64,
+    /// The history is being closed: long work stops at the next link.
+    pub(super) stopped: AtomicBool,
+    /// Entries of blocks that could not be read.
+    damaged: AtomicU64,
+}
+
+/// The tree `history` holds one key: from when on samples are kept (ms since 1970, big-endian).
+const KEPT_FROM: &str = "kept_from";
+
+/// An opened history.
+#[derive(Debug)]
+pub struct Opened {
+    /// The history.
+    pub history: EmbeddedHistory,
+    /// Records of the log from here on must be appended again, because what they had told was damaged and set aside.
+    pub again_from: Option<Position>,
+}
+
+impl EmbeddedHistory {
+    /// Opens the history in `folder`, making it if needed; `from`: where the log is replayed from, and `now` for what is made new.
+    pub fn open(
+        folder: &Path,
+        engine: Arc<Engine>,
+        from: Position,
+        now: UnixMillis,
+    ) -> anyhow::Result<Opened> {
+        let cannot = || format!("cannot open the history in {}", folder.display());
+        let recent = folder.join("recent");
+        for name in ["recent", "raw", "minute", "hour", "day"] {
+            fs::create_dir_all(folder.join(name)).with_context(cannot)?;
+        }
+        // What is synced inside of a folder is lost with it.
+        sync_folder(folder).with_context(cannot)?;
+        sweep(folder).with_context(cannot)?;
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&recent).with_context(cannot)? {
+            let entry = entry.with_context(cannot)?;
+            names.extend(entry.file_name().to_str().and_then(Generation::parse));
+        }
+        names.sort_unstable();
+        let numbers: BTreeSet<u64> = names.iter().map(|(number, ..)| *number).collect();
+        let (levels, next_id, newest) = load_blocks(folder, &numbers)?;
+        let mut again_from: Option<Position> = None;
+        let mut generations = Vec::new();
+        for (number, from, day) in names {
+            match Generation::open(&recent, number, from, day) {
+                Ok(generation) => generations.push(Arc::new(generation)),
+                Err(error) if error.is::<Damaged>() => {
+                    let path = Generation::path_of(&recent, number, from, day);
+                    let aside = quarantine(&path)?;
+                    error!(path = %path.display(), aside = %aside.display(), error = %format!("{error:#}"),
+                        "a generation is damaged; it is set aside, and made again from the log");
+                    again_from = Some(again_from.map_or(from, |again| again.min(from)));
+                }
+                Err(error) => return Err(error).with_context(cannot),
+            }
+        }
+        // Each holds everything up to where the next begins, and the last up to where the log is replayed from.
+        for (i, generation) in generations.iter().enumerate() {
+            let whole_to = generations.get(i + 1).map_or(from, |next| next.from);
+            let mark = generation.mark();
+            if mark < whole_to {
+                error!(path = %generation.path.display(), mark, whole_to, "a generation lost its newest chunks (damage, or an older copy); they are made again from the log");
+                again_from =
+                    Some(again_from.map_or(generation.from, |again| again.min(generation.from)));
+            }
+        }
+        let highest = numbers.last().copied().max(newest).unwrap_or(0);
+        let active = match generations.last() {
+            // Only the highest may be written on: those below it are on their way into blocks.
+            Some(last) if last.number == highest => generations.pop(),
+            _ => None,
+        };
+        let active = if let Some(active) = active {
+            active
+        } else {
+            let from = again_from.map_or(from, |again| again.min(from));
+            let day = now.0.div_euclid(DAY_MS);
+            Arc::new(Generation::create(&recent, highest + 1, from, day).with_context(cannot)?)
+        };
+        let links = Links::open(engine.tree("links").with_context(cannot)?).with_context(cannot)?;
+        let kept = engine.tree("history").with_context(cannot)?;
+        let kept_from = match kept.get(KEPT_FROM).with_context(cannot)? {
+            Some(value) => UnixMillis(i64::from_be_bytes(
+                value[..].try_into().with_context(cannot)?,
+            )),
+            None => UnixMillis(i64::MIN),
+        };
+        let history = Self {
+            folder: folder.to_owned(),
+            engine,
+            kept,
+            links: RwLock::new(links),
+            open: Mutex::new(Open::new(from, kept_from)),
+            keeping_up: Mutex::new(()),
+            sealing: Mutex::new(()),
+            catalog: RwLock::new(Arc::new(Catalog {
+                active,
+                frozen: generations,
+                levels,
+            })),
+            next_id: AtomicU64::new(next_id),
+            stopped: AtomicBool::new(false),
+            damaged: AtomicU64::new(0),
+        };
+        Ok(Opened {
+            history,
+            again_from,
+        })
+    }
+
+    /// The lowest position of the log that a rebuild may need: what lies below it is in blocks.
+    pub fn keep_log_from(&self) -> Position {
+        let catalog = self.catalog();
+        let oldest = catalog
+            .generations()
+            .map(|generation| generation.from)
+            .min();
+        oldest.unwrap_or(0).min(lock(&self.open).first())
+    }
+
+    /// Bytes on disk, without the log and the links.
+    pub fn bytes(&self) -> u64 {
+        let catalog = self.catalog();
+        let blocks: u64 = catalog
+            .levels
+            .values()
+            .flatten()
+            .map(|block| block.block.bytes)
+            .sum();
+        let generations: u64 = catalog
+            .generations()
+            .map(|generation| generation.bytes())
+            .sum();
+        blocks + generations
+    }
+
+    /// Bytes of the blocks of each level, and of the generations.
+    pub fn bytes_by_level(&self) -> (BTreeMap<Level, u64>, u64) {
+        let catalog = self.catalog();
+        let of = |blocks: &Vec<Arc<DayBlock>>| blocks.iter().map(|block| block.block.bytes).sum();
+        let levels = catalog
+            .levels
+            .iter()
+            .map(|(level, blocks)| (*level, of(blocks)));
+        (
+            levels.collect(),
+            catalog
+                .generations()
+                .map(|generation| generation.bytes())
+                .sum(),
+        )
+    }
+
+    /// Samples in the blocks of samples, counted when they were made.
+    pub fn samples_in_blocks(&self) -> u64 {
+        let catalog = self.catalog();
+        catalog
+            .blocks(Level::Raw)
+            .iter()
+            .map(|block| block.block.footer.items)
+            .sum()
+    }
+
+    /// While this is held, no block is made or deleted, and the log is kept from [`Self::keep_log_from`] on.
+    pub(crate) fn pause_upkeep(&self) -> MutexGuard<'_, ()> {
+        lock(&self.keeping_up)
+    }
+
+    /// Every block.
+    pub(crate) fn block_files(&self) -> Vec<(Level, PathBuf)> {
+        let catalog = self.catalog();
+        let levels = catalog.levels.iter();
+        levels
+            .flat_map(|(level, blocks)| {
+                blocks
+                    .iter()
+                    .map(|block| (*level, block.block.path.clone()))
+            })
+            .collect()
+    }
+
+    /// How many entries of blocks could not be read so far.
+    pub fn damaged(&self) -> u64 {
+        self.damaged.load(Ordering::Relaxed)
+    }
+
+    /// How many samples came too late: their day is not kept any more.
+    pub fn too_late(&self) -> u64 {
+        lock(&self.open).too_late
+    }
+
+    /// Takes nothing of this day or an earlier one from now on; `false` while something of it waits to be put into blocks. Only then may
+    /// its samples be deleted: what comes later would make the day's rows anew from itself alone.
+    pub(super) fn let_go(&self, day: i64) -> anyhow::Result<bool> {
+        let from = UnixMillis((day + 1).saturating_mul(DAY_MS));
+        let kept_from = {
+            let mut open = lock(&self.open);
+            open.kept_from = open.kept_from.max(from);
+            if open.holds_before(from) {
+                return Ok(false);
+            }
+            open.kept_from.0.to_be_bytes()
+        };
+        // In this order: what is open goes into a generation.
+        let catalog = self.catalog();
+        let waits = |generation: &Arc<Generation>| {
+            let days = generation.days();
+            days.first().is_some_and(|first| *first <= day)
+        };
+        if catalog.generations().any(waits) {
+            return Ok(false);
+        }
+        let before = self.kept.insert(KEPT_FROM, &kept_from)?;
+        if before.is_none_or(|before| before[..] != kept_from) {
+            self.engine.sync()?;
+        }
+        Ok(true)
+    }
+
+    /// How many links there are.
+    pub fn link_count(&self) -> usize {
+        self.links().len()
+    }
+
+    pub(super) fn catalog(&self) -> Arc<Catalog> {
+        Arc::clone(&self.catalog.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn change_catalog(&self, change: impl FnOnce(&mut Catalog)) {
+        let mut catalog = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
+        let mut new = (**catalog).clone();
+        change(&mut new);
+        *catalog = Arc::new(new);
+    }
+
+    pub(super) fn links(&self) -> RwLockReadGuard<'_, Links> {
+        self.links.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts what is open of these clusters of links into the active generation.
+    fn seal(&self, mut clusters: Vec<u32>) -> anyhow::Result<()> {
+        clusters.sort_unstable();
+        clusters.dedup();
+        for round in clusters.chunks(SEAL_ROUND) {
+            let _sealing = lock(&self.sealing);
+            let mut taken = Vec::with_capacity(round.len());
+            {
+                let mut open = lock(&self.open);
+                for number in round
+                    .iter()
+                    .flat_map(|cluster| cluster * CLUSTER..(cluster + 1) * CLUSTER)
+                {
+                    taken.extend(open.begin(number).map(|samples| (number, samples)));
+                }
+            }
+            let done = self.sync_links().and_then(|()| {
+                let mut sorted: Vec<(u32, std::borrow::Cow<'_, [Sample]>)> =
+                    Vec::with_capacity(taken.len());
+                for (number, samples) in &taken {
+                    sorted.push((*number, in_order(samples)));
+                }
+                let sorted: Vec<(u32, &[Sample])> =
+                    sorted.iter().map(|(n, samples)| (*n, &**samples)).collect();
+                self.catalog().active.add(&sorted)
+            });
+            let mut open = lock(&self.open);
+            for (number, samples) in taken {
+                // The last but the buffer's own, so that the buffer can be used again.
+                drop(samples);
+                match &done {
+                    Ok(()) => open.done(number),
+                    Err(_) => open.undo(number),
+                }
+            }
+            done?;
+        }
+        Ok(())
+    }
+
+    /// Seals all that is open.
+    pub fn seal_all(&self) -> anyhow::Result<()> {
+        let count = u32::try_from(self.link_count())?;
+        self.seal((0..count.div_ceil(CLUSTER)).collect())
+    }
+
+    /// A chunk names its link by number: the number must be on the disk before it.
+    fn sync_links(&self) -> anyhow::Result<()> {
+        if !self.links().unsynced {
+            return Ok(());
+        }
+        let mut links = self.links.write().unwrap_or_else(PoisonError::into_inner);
+        self.engine.sync()?;
+        links.unsynced = false;
+        Ok(())
+    }
+
+    /// Begins a new generation; the present one is frozen.
+    pub(super) fn rotate(&self, now: UnixMillis) -> anyhow::Result<()> {
+        let _sealing = lock(&self.sealing);
+        let old = Arc::clone(&self.catalog().active);
+        let from = lock(&self.open).first();
+        old.sync(from)?;
+        let day = now.0.div_euclid(DAY_MS);
+        let new = Arc::new(Generation::create(
+            &self.folder.join("recent"),
+            old.number + 1,
+            from,
+            day,
+        )?);
+        self.change_catalog(|catalog| {
+            let old = std::mem::replace(&mut catalog.active, new);
+            catalog.frozen.push(old);
+        });
+        Ok(())
+    }
+
+    fn number(&self, link: &LinkId) -> Option<u32> {
+        self.links().number(&link.agent, &link.target)
+    }
+
+    /// One link's samples of a day, sorted, each once.
+    fn day(
+        &self,
+        catalog: &Catalog,
+        number: u32,
+        day: i64,
+        open: &[Sample],
+    ) -> anyhow::Result<Vec<Sample>> {
+        let of_day = |sample: &&Sample| sample.at.0.div_euclid(DAY_MS) == day;
+        let mut samples: Vec<Sample> = open.iter().filter(of_day).copied().collect();
+        for generation in catalog.generations() {
+            generation.read(number, day, &mut samples)?;
+        }
+        for block in catalog.of_day(Level::Raw, day) {
+            if let Some(value) = self.entry(block, number) {
+                self.chunks(block, number, &value, &mut samples);
+            }
+        }
+        if !samples.is_sorted() {
+            samples.sort_unstable();
+        }
+        samples.dedup();
+        Ok(samples)
+    }
+
+    /// A link's entry in a block; what is damaged is named, counted, and passed over.
+    pub(super) fn entry(&self, block: &DayBlock, number: u32) -> Option<Vec<u8>> {
+        block.block.get(number).unwrap_or_else(|error| {
+            self.damaged.fetch_add(1, Ordering::Relaxed);
+            error!(error = %format!("{error:#}"), "part of a block is damaged; it is left out");
+            None
+        })
+    }
+
+    /// Appends the samples of an entry's chunks to `out`.
+    pub(super) fn chunks(
+        &self,
+        block: &DayBlock,
+        number: u32,
+        value: &[u8],
+        out: &mut Vec<Sample>,
+    ) {
+        let mut rest = value;
+        while !rest.is_empty() {
+            match codec::decode(rest, out) {
+                Ok(peek) => rest = &rest[peek.length..],
+                Err(error) => {
+                    self.damaged.fetch_add(1, Ordering::Relaxed);
+                    error!(block = %block.block.path.display(), link = number, %error, "a chunk is damaged; the rest of its entry is left out");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The finished rows of a link and day; `None` if there are none.
+    pub(super) fn finished(
+        &self,
+        catalog: &Catalog,
+        level: Level,
+        number: u32,
+        day: i64,
+    ) -> Option<Vec<rollup::Row>> {
+        // The newest block that knows of that day has the last word.
+        for block in catalog.of_day(level, day).rev() {
+            let Some(value) = self.entry(block, number) else {
+                continue;
+            };
+            let rows = rows_of(&value, day, level).unwrap_or_else(|error| {
+                self.damaged.fetch_add(1, Ordering::Relaxed);
+                error!(block = %block.block.path.display(), link = number, error = %format!("{error:#}"), "rows are damaged; they are left out");
+                None
+            });
+            if rows.is_some() {
+                return rows;
+            }
+        }
+        None
+    }
+}
+
+impl History for EmbeddedHistory {
+    fn append(
+        &self,
+        position: Position,
+        agent: &AgentId,
+        samples: &[TargetSamples],
+    ) -> anyhow::Result<()> {
+        let now = Instant::now();
+        let mut numbers = Vec::with_capacity(samples.len());
+        {
+            let links = self.links();
+            let known = links.of_agent(agent);
+            // An agent tells of its targets in the same order each time.
+            for (i, target) in samples.iter().enumerate() {
+                let here = known.get(i).filter(|(name, _)| *name == target.target);
+                let found = here.or_else(|| known.iter().find(|(name, _)| *name == target.target));
+                let Some((_, number)) = found else {
+                    break;
+                };
+                numbers.push(*number);
+            }
+        }
+        if numbers.len() < samples.len() {
+            let mut links = self.links.write().unwrap_or_else(PoisonError::into_inner);
+            numbers.clear();
+            for target in samples {
+                numbers.push(links.number_or_new(agent, &target.target)?);
+            }
+        }
+        let mut full = Vec::new();
+        {
+            let mut open = lock(&self.open);
+            for (number, target) in numbers.iter().zip(samples) {
+                open.push(*number, position, &target.samples, now);
+            }
+            open.next = open.next.max(position + 1);
+            if open.full.len() >= SEAL_ROUND {
+                full = std::mem::take(&mut open.full);
+            } else {
+                full.extend(open.too_much());
+            }
+        }
+        self.seal(full)
+    }
+
+    fn checkpoint(&self) -> anyhow::Result<Position> {
+        let old = {
+            let mut open = lock(&self.open);
+            let mut old = std::mem::take(&mut open.full);
+            old.extend(open.old(Instant::now()));
+            old
+        };
+        self.seal(old)?;
+        // Whatever is not open now is in a generation, and durable below.
+        let safe = lock(&self.open).first();
+        self.sync_links()?;
+        self.catalog().active.sync(safe)?;
+        Ok(safe)
+    }
+
+    fn visit(
+        &self,
+        link: &LinkId,
+        range: Range<UnixMillis>,
+        visit: &mut dyn FnMut(Sample) -> bool,
+    ) -> anyhow::Result<()> {
+        let Some(number) = self.number(link) else {
+            return Ok(());
+        };
+        // In this order, see `super`.
+        let mut open = Vec::new();
+        lock(&self.open).read(number, &mut open);
+        let catalog = self.catalog();
+        let mut days: BTreeSet<i64> = open
+            .iter()
+            .map(|sample| sample.at.0.div_euclid(DAY_MS))
+            .collect();
+        for generation in catalog.generations() {
+            days.extend(generation.days());
+        }
+        for block in catalog.blocks(Level::Raw) {
+            days.extend(block.first..=block.last);
+        }
+        let (first, last) = (
+            range.start.0.div_euclid(DAY_MS),
+            range.end.0.saturating_sub(1).div_euclid(DAY_MS),
+        );
+        if first > last {
+            return Ok(());
+        }
+        for day in days.range(first..=last) {
+            for sample in self.day(&catalog, number, *day, &open)? {
+                if range.contains(&sample.at) && !visit(sample) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn rows(
+        &self,
+        link: &LinkId,
+        range: Range<UnixMillis>,
+        step_ms: i64,
+    ) -> Result<Rows, RowsError> {
+        let step_ms = step_ms.max(1);
+        // All levels' steps divide the next one's, so the coarsest that divides the step answers exactly.
+        let divides = |level: &&Level| step_ms % level.step_ms() == 0;
+        let level = *Level::ALL.iter().rev().find(divides).unwrap_or(&Level::Raw);
+        let Some(number) = self.number(link) else {
+            return Ok(Rows {
+                level,
+                rows: Vec::new(),
+            });
+        };
+        let start = range.start.0.div_euclid(step_ms) * step_ms;
+        let end = -(-range.end.0).div_euclid(step_ms) * step_ms;
+        let mut open = Vec::new();
+        lock(&self.open).read(number, &mut open);
+        let catalog = self.catalog();
+        // Days whose rows are not final: their samples are asked.
+        let mut fresh: BTreeSet<i64> = open
+            .iter()
+            .map(|sample| sample.at.0.div_euclid(DAY_MS))
+            .collect();
+        for generation in catalog.generations() {
+            fresh.extend(generation.days());
+        }
+        let mut days = fresh.clone();
+        let raw: BTreeSet<i64> = catalog
+            .blocks(Level::Raw)
+            .iter()
+            .flat_map(|block| block.first..=block.last)
+            .collect();
+        days.extend(&raw);
+        for blocks in catalog.levels.values() {
+            days.extend(blocks.iter().flat_map(|block| block.first..=block.last));
+        }
+        let mut rows = rollup::Rows::new(step_ms);
+        let (first, last) = (
+            start.div_euclid(DAY_MS),
+            end.saturating_sub(1).div_euclid(DAY_MS),
+        );
+        if first > last {
+            return Ok(Rows {
+                level,
+                rows: Vec::new(),
+            });
+        }
+        for day in days.range(first..=last).copied() {
+            if level >= Level::Hour
+                && !fresh.contains(&day)
+                && let Some(finished) = self.finished(&catalog, level, number, day)
+            {
+                rows.add_rows(&finished);
+                continue;
+            }
+            if raw.contains(&day) || fresh.contains(&day) {
+                let samples = self.day(&catalog, number, day, &open)?;
+                rows.add_day(&samples);
+                continue;
+            }
+            // Its samples are gone: the coarsest rows that fit, or finer ones where those are all there is.
+            let left = Level::ALL
+                .iter()
+                .rev()
+                .filter(|level| **level != Level::Raw);
+            let mut finer = None;
+            let mut found = false;
+            for candidate in left {
+                if let Some(finished) = self.finished(&catalog, *candidate, number, day) {
+                    if *candidate <= level {
+                        rows.add_rows(&finished);
+                        found = true;
+                        break;
+                    }
+                    finer = Some(*candidate);
+                }
+            }
+            if let (false, Some(level)) = (found, finer) {
+                return Err(RowsError::TooFine { level });
+            }
+        }
+        let mut rows = rows.into_vec();
+        rows.retain(|row| (start..end).contains(&row.start.0));
+        Ok(Rows { level, rows })
+    }
+
+    fn latest(&self, visit: &mut dyn FnMut(&LinkId, Sample) -> bool) {
+        let latest = lock(&self.open).latest();
+        let links = self.links();
+        for (number, sample) in (0..).zip(latest) {
+            if let (Some(sample), Some(link)) = (sample, links.name(number))
+                && !visit(link, sample)
+            {
+                return;
+            }
+        }
+    }
+
+    fn kept_from(&self) -> UnixMillis {
+        lock(&self.open).kept_from
+    }
+
+    fn note_latest(&self, link: &LinkId, sample: Sample) -> anyhow::Result<()> {
+        let mut links = self.links.write().unwrap_or_else(PoisonError::into_inner);
+        let number = links.number_or_new(&link.agent, &link.target)?;
+        lock(&self.open).note(number, sample, Instant::now());
+        Ok(())
+    }
+}
+
+/// Sorted, each once.
+fn in_order(samples: &[Sample]) -> std::borrow::Cow<'_, [Sample]> {
+    if samples.windows(2).all(|pair| pair[0] < pair[1]) {
+        return samples.into();
+    }
+    let mut samples = samples.to_vec();
+    samples.sort_unstable();
+    samples.dedup();
+    samples.into()
+}
+
+/// The rows of a day in a rollup entry, if the day is there. An entry is `(day varint · length varint · rows)*`.
+pub(super) fn rows_of(
+    value: &[u8],
+    day: i64,
+    level: Level,
+) -> anyhow::Result<Option<Vec<rollup::Row>>> {
+    let mut read = Reader::new(value);
+    while !read.is_empty() {
+        let of = read.varint()?.cast_signed();
+        let length = read.count(value.len())?;
+        let bytes = read.take(length)?;
+        if of == day {
+            return rollup::decode(bytes, day * DAY_MS, level).map(Some);
+        }
+    }
+    Ok(None)
+}
+
+/// Removes what a crash left half done.
+fn sweep(folder: &Path) -> anyhow::Result<()> {
+    for name in ["recent", "raw", "minute", "hour", "day"] {
+        for entry in fs::read_dir(folder.join(name))? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "new") {
+                fs::remove_file(&path)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+type Loaded = (BTreeMap<Level, Vec<Arc<DayBlock>>>, u64, Option<u64>);
+
+/// All blocks but those that are not needed: made of a generation that is still there (it will be put into blocks again), or
+/// replaced by another. With the next id, and the highest generation that was ever put into blocks.
+fn load_blocks(folder: &Path, generations: &BTreeSet<u64>) -> anyhow::Result<Loaded> {
+    let mut levels = BTreeMap::new();
+    let (mut next_id, mut newest) = (1, None);
+    for level in Level::ALL {
+        let mut blocks = Vec::new();
+        for entry in fs::read_dir(folder.join(level.as_str()))? {
+            let path = entry?.path();
+            if path
+                .extension()
+                .is_none_or(|extension| extension != "block")
+            {
+                continue;
+            }
+            match DayBlock::open(&path) {
+                Ok(block) => blocks.push(block),
+                Err(error) => {
+                    let aside = quarantine(&path)?;
+                    error!(aside = %aside.display(), error = %format!("{error:#}"), "a block is damaged; it is set aside");
+                }
+            }
+        }
+        let replaced: BTreeSet<String> = blocks
+            .iter()
+            .flat_map(|block| block.block.footer.replaces.clone())
+            .collect();
+        let mut kept = Vec::new();
+        for block in blocks {
+            next_id = next_id.max(block.id + 1);
+            newest = newest.max(block.block.footer.generation);
+            let again = block
+                .block
+                .footer
+                .generation
+                .is_some_and(|number| generations.contains(&number));
+            if again || replaced.contains(block.block.name()) {
+                warn!(block = %block.block.path.display(), "a block that a crash left over is removed");
+                fs::remove_file(&block.block.path)?;
+            } else {
+                kept.push(Arc::new(block));
+            }
+        }
+        kept.sort_by_key(|block| block.id);
+        levels.insert(level, kept);
+    }
+    Ok((levels, next_id, newest))
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

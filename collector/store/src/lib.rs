@@ -1,0 +1,35 @@
+//! The collector's embedded engine: three narrow promises, [`log`], [`history`] and [`state`], kept in one data folder.
+//!
+//! ```text
+//! log/       what arrived, in order: plain segments, synced per group (see `log::segment`)
+//! recent/    sealed chunks of the present day: sled, one database per generation
+//! raw/ minute/ hour/ day/    immutable blocks of finished days
+//! state/     registry, checkpoints, incidents, and the links' numbers: sled
+//! ```
+//!
+//! Nothing here knows the network, the detector or a user interface.
+
+mod backup;
+pub mod engine;
+pub mod history;
+pub mod log;
+mod migrate;
+pub mod state;
+mod store;
+pub mod verify;
+
+pub use backup::{Manifest, restore};
+pub use store::Store;
+
+/// Renames a file or folder so that nobody takes it for whole.
+pub(crate) fn quarantine(path: &std::path::Path) -> anyhow::Result<std::path::PathBuf> {
+    use anyhow::Context;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let aside = (0..1_000)
+        .map(|n| path.with_file_name(format!("{name}.quarantine-{n}")))
+        .find(|aside| !aside.exists())
+        .context("no name is free")?;
+    std::fs::rename(path, &aside)
+        .with_context(|| format!("cannot set {} aside", path.display()))?;
+    Ok(aside)
+}
