@@ -4,29 +4,48 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::{claim_data_dir, control};
 use anyhow::{Context, bail};
-use denyut_store::{Store, verify};
+use denyut_store::Store;
+use denyut_store::verify::{self, Report};
 use std::path::{Path, PathBuf};
 
-/// Says what is damaged; fails if anything is.
-pub(crate) fn verify(config: &Config) -> anyhow::Result<()> {
+/// Says what is damaged in the data folder, or in the backup; fails if anything is.
+pub(crate) fn verify(config: &Config, backup: Option<&Path>) -> anyhow::Result<()> {
+    if let Some(backup) = backup {
+        let (manifest, report) = denyut_store::verify_backup(backup)?;
+        println!("backup   taken {}", manifest.taken);
+        return judge(
+            &report,
+            "make another backup, or restore what is whole of this one by `restore --damaged`",
+        );
+    }
     let data_dir = existing(&config.data_dir)?;
     // While a collector runs, its state is its own.
     let lock = claim_data_dir(data_dir);
     let report = verify::verify(data_dir, lock.is_ok())?;
+    if lock.is_ok() {
+        println!("state    {} keys", report.keys);
+    } else {
+        println!(
+            "state    not looked at: a collector runs (and has in memory what is not yet in the history's files)"
+        );
+    }
+    judge(
+        &report,
+        "stop the collector and run `denyut-collector repair`, or restore a backup",
+    )
+}
+
+fn judge(report: &Report, fix: &str) -> anyhow::Result<()> {
     println!(
         "log      {} records in {}",
         report.log.records,
         size(report.log.bytes)
     );
     println!(
-        "history  {} samples and rows in {} files",
-        report.items, report.files
+        "history  {} samples and rows in {}",
+        report.items,
+        count(report.files, "file")
     );
-    if lock.is_ok() {
-        println!("state    {} keys", report.keys);
-    } else {
-        println!("state    not looked at: a collector runs");
-    }
     for wrong in &report.damage {
         println!("damaged  {wrong}");
     }
@@ -34,24 +53,26 @@ pub(crate) fn verify(config: &Config) -> anyhow::Result<()> {
         println!("Nothing is damaged.");
         return Ok(());
     }
-    bail!(
-        "{} places are damaged; stop the collector and run `denyut-collector repair`, or restore a backup",
-        report.damage.len()
-    )
+    let places = count(report.damage.len() as u64, "damaged place");
+    bail!("{places}; {fix}")
 }
 
-/// Mends what can be mended, and says what was done.
+/// Mends what can be mended, and says what was done; fails if something is left.
 pub(crate) fn repair(config: &Config) -> anyhow::Result<()> {
     let data_dir = existing(&config.data_dir)?;
-    let _lock = claim_data_dir(data_dir)?;
-    let done = verify::repair(data_dir)?;
-    for line in &done {
+    let _lock = claim_stopped(data_dir)?;
+    let repaired = verify::repair(data_dir)?;
+    for line in &repaired.done {
         println!("{line}");
     }
-    if done.is_empty() {
-        println!("Nothing is damaged.");
-    } else {
+    if !repaired.done.is_empty() {
         println!("What was damaged is kept as *.quarantine-*; delete it when nobody needs it.");
+    }
+    if !repaired.left.is_empty() {
+        bail!("this cannot be mended: {}", repaired.left.join("; "));
+    }
+    if repaired.done.is_empty() {
+        println!("Nothing is damaged.");
     }
     Ok(())
 }
@@ -77,16 +98,27 @@ pub(crate) fn backup(config: &Config, to: &Path) -> anyhow::Result<()> {
         runtime.block_on(control::ask(data_dir, &format!("backup {}", to.display())))?
     };
     println!("Backed up to {}: {said}.", to.display());
-    Ok(())
+    let (_, report) = denyut_store::verify_backup(&to)?;
+    judge(
+        &report,
+        "it holds what is whole; run `denyut-collector verify`, and keep older backups",
+    )
 }
 
-/// Puts a backup into an empty data folder.
-pub(crate) fn restore(config: &Config, from: &Path) -> anyhow::Result<()> {
-    let _lock = claim_data_dir(&config.data_dir)?;
+/// Puts a backup into an empty data folder; a damaged one only if that is wanted.
+pub(crate) fn restore(config: &Config, from: &Path, damaged: bool) -> anyhow::Result<()> {
+    let (_, report) = denyut_store::verify_backup(from)?;
+    if !damaged {
+        judge(
+            &report,
+            "restore another backup, or what is whole of this one by `--damaged`",
+        )?;
+    }
+    let _lock = claim_stopped(&config.data_dir)?;
     let manifest = denyut_store::restore(from, &config.data_dir)?;
     println!(
-        "Restored {} files, {}, as of {}. Start the collector: it goes on from there, and agents send what is newer and still in their spools.",
-        manifest.files.len(),
+        "Restored {}, {}, as of {}. Start the collector: it goes on from there, and agents send what is newer and still in their spools.",
+        count(manifest.files.len() as u64, "file"),
         size(manifest.bytes()),
         manifest.taken
     );
@@ -101,6 +133,15 @@ fn existing(data_dir: &PathBuf) -> anyhow::Result<&PathBuf> {
         );
     }
     Ok(data_dir)
+}
+
+/// The data folder's lock, for what needs the collector stopped.
+fn claim_stopped(data_dir: &Path) -> anyhow::Result<std::fs::File> {
+    claim_data_dir(data_dir).context("this needs the collector stopped")
+}
+
+fn count(n: u64, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 fn size(bytes: u64) -> String {

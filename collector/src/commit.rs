@@ -55,7 +55,7 @@ impl Room {
         let full = (free < self.reserve).then(|| {
             let mib = |bytes: u64| bytes >> 20;
             format!(
-                "the collector's disk has {} MiB left, and {} MiB are `disk.reserve`; free some space there, or lower `retention.size`",
+                "the collector's disk has {} MiB left, and {} MiB are `disk.reserve`; free some space there, or lower `disk.reserve` or `retention.size`",
                 mib(free),
                 mib(self.reserve)
             )

@@ -61,12 +61,16 @@ enum Command {
         #[command(flatten)]
         file: ConfigFile,
     },
-    /// Check the data folder for damage; works while the collector runs, but for its state
+    /// Check the data folder for damage; works while the collector runs, but for its state. Exits with 1 if anything is damaged
     Verify {
         #[command(flatten)]
         file: ConfigFile,
+        /// Check this backup instead
+        #[arg(long, value_name = "FOLDER")]
+        backup: Option<PathBuf>,
     },
-    /// Mend what is damaged in the data folder; the collector must be stopped
+    /// Mend what is damaged in the data folder; the collector must be stopped. What is damaged is kept beside it as
+    /// *.quarantine-*. Exits with 1 if something cannot be mended
     Repair {
         #[command(flatten)]
         file: ConfigFile,
@@ -86,6 +90,9 @@ enum Command {
         /// A folder that `backup` made
         #[arg(long, value_name = "FOLDER")]
         from: PathBuf,
+        /// Also a damaged backup: what is whole of it
+        #[arg(long)]
+        damaged: bool,
     },
     /// Print the version
     Version,
@@ -115,8 +122,8 @@ fn main() -> ExitCode {
             done
         }),
         Command::CheckConfig { file } => check_config(&file.config),
-        Command::Verify { file } => {
-            Config::load(&file.config).and_then(|config| care::verify(&config))
+        Command::Verify { file, backup } => {
+            Config::load(&file.config).and_then(|config| care::verify(&config, backup.as_deref()))
         }
         Command::Repair { file } => {
             Config::load(&file.config).and_then(|config| care::repair(&config))
@@ -124,9 +131,11 @@ fn main() -> ExitCode {
         Command::Backup { file, to } => {
             Config::load(&file.config).and_then(|config| care::backup(&config, &to))
         }
-        Command::Restore { file, from } => {
-            Config::load(&file.config).and_then(|config| care::restore(&config, &from))
-        }
+        Command::Restore {
+            file,
+            from,
+            damaged,
+        } => Config::load(&file.config).and_then(|config| care::restore(&config, &from, damaged)),
         Command::Version => {
             println!("denyut-collector {}", env!("CARGO_PKG_VERSION"));
             Ok(())
@@ -382,7 +391,7 @@ fn claim_data_dir(path: &Path) -> anyhow::Result<File> {
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(std::fs::TryLockError::WouldBlock) => bail!(
-            "`data_dir` = `{}`: another denyut-collector runs on it; stop that one or give this one a folder of its own",
+            "`data_dir` = `{}`: another denyut-collector uses it; stop that one, or name another folder",
             path.display()
         ),
         Err(std::fs::TryLockError::Error(error)) => {

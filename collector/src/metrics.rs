@@ -29,7 +29,7 @@ pub(crate) struct Metrics {
     pub(crate) missed_events: Counter,
     pub(crate) history_readers: Gauge,
     pub(crate) store_bytes: Family<Part, Gauge>,
-    pub(crate) damaged_entries: Gauge,
+    pub(crate) damaged: Gauge,
     pub(crate) too_late_samples: Gauge,
     pub(crate) disk_full: Gauge,
     pub(crate) upkeep_failing: Gauge,
@@ -77,7 +77,7 @@ impl Metrics {
             missed_events: Counter::default(),
             history_readers: Gauge::default(),
             store_bytes: Family::default(),
-            damaged_entries: Gauge::default(),
+            damaged: Gauge::default(),
             too_late_samples: Gauge::default(),
             disk_full: Gauge::default(),
             upkeep_failing: Gauge::default(),
@@ -180,9 +180,9 @@ impl Metrics {
             self.store_bytes.clone(),
         );
         registry.register(
-            "damaged_entries",
-            "Entries of blocks that could not be read since the start",
-            self.damaged_entries.clone(),
+            "damaged",
+            "How often something damaged was met in the log or the history since the start",
+            self.damaged.clone(),
         );
         registry.register(
             "too_late_samples",

@@ -9,11 +9,10 @@ use crate::incident::{Incident, Incidents};
 use crate::keys;
 use crate::metrics::Metrics;
 use anyhow::Context;
-use denyut_proto::{Heartbeat, wire};
+use denyut_proto::Heartbeat;
 use denyut_store::history::{History, LinkId};
 use denyut_store::log::{Body, Entry, Log, Position, Record};
 use denyut_store::state::{Change, State, get_json, scan_json};
-use prost::Message;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -188,7 +187,7 @@ impl Worker {
         let arrival = record.arrival;
         let step = match &record.body {
             Body::Tick => self.detector.step(&Event::Tick { now: arrival }),
-            Body::Heartbeat(entry) => match decode(entry) {
+            Body::Heartbeat(entry) => match entry.heartbeat() {
                 Ok(heartbeat) => {
                     self.history
                         .append(position, &entry.agent, &heartbeat.samples)?;
@@ -300,22 +299,6 @@ fn gather(entry: &Entry, heartbeat: &Heartbeat, round: &mut Round) {
     }
 }
 
-/// The heartbeat of an entry, its clock corrected; decoded unless ingest did it a moment ago.
-fn decode(entry: &Entry) -> anyhow::Result<Arc<Heartbeat>> {
-    let heartbeat = match entry.decoded.get() {
-        Some(heartbeat) => Arc::clone(heartbeat),
-        None => Arc::new(Heartbeat::try_from(wire::Heartbeat::decode(
-            entry.heartbeat.clone(),
-        )?)?),
-    };
-    if entry.shift_ms == 0 {
-        return Ok(heartbeat);
-    }
-    Ok(Arc::new(
-        Arc::unwrap_or_clone(heartbeat).shifted(entry.shift_ms),
-    ))
-}
-
 /// Puts into the history again what a crash took from it.
 fn replay(
     log: &dyn Log,
@@ -334,7 +317,7 @@ fn replay(
         for (position, record) in part {
             if let Body::Heartbeat(entry) = &record.body
                 && position <= end
-                && let Ok(heartbeat) = decode(entry)
+                && let Ok(heartbeat) = entry.heartbeat()
             {
                 history.append(position, &entry.agent, &heartbeat.samples)?;
                 count += 1;
@@ -352,8 +335,9 @@ fn replay(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use denyut_proto::{BootId, Outcome, Reason, Sample, TargetSamples, UnixMillis};
+    use denyut_proto::{BootId, Outcome, Reason, Sample, TargetSamples, UnixMillis, wire};
     use denyut_store::Store;
+    use prost::Message;
     use std::path::Path;
     use std::sync::OnceLock;
     use std::time::Duration;

@@ -222,10 +222,7 @@ async fn two_on_one_data_folder_are_told_apart() {
             collector.dir.path().display()
         ),
     );
-    says(
-        &said,
-        &["`data_dir`", "another denyut-collector runs on it"],
-    );
+    says(&said, &["`data_dir`", "another denyut-collector uses it"]);
     let agent = Agent::start(None, AGENT);
     let running = || async { agent.status().map(|_| ()) };
     denyut_tests::eventually(

@@ -113,13 +113,47 @@ async fn a_backup_taken_while_it_runs_is_the_same_when_it_is_restored() {
     let lost = collector.metric("denyut_lost_records_total").await;
     assert_eq!(lost, 0);
 
-    // A backup that lost a file is refused by name.
+    // A backup that is damaged is refused by name, and what is whole of it can be had all the same.
     collector.terminate();
     fs::rename(
         collector.dir.path().join("data"),
         collector.dir.path().join("lost-again"),
     )
     .expect("moves");
+    let segment = only_file(&Path::new(to).join("log"));
+    flip(
+        &segment,
+        fs::metadata(&segment).expect("is there").len() / 2,
+    );
+    let found = run(&config, &["verify", "--backup", to]);
+    assert_eq!(found.status.code(), Some(1));
+    assert!(
+        said(&found).contains("damaged  ") && said(&found).contains("log: it ends at record"),
+        "{}",
+        said(&found)
+    );
+    let refused = run(&config, &["restore", "--from", to]);
+    assert!(said(&refused).contains("`--damaged`"), "{}", said(&refused));
+    assert!(succeeds(&config, &["restore", "--damaged", "--from", to]).contains("Restored"));
+    fs::rename(
+        collector.dir.path().join("data"),
+        collector.dir.path().join("lost-once-more"),
+    )
+    .expect("moves");
+
+    // A backup whose list leads elsewhere, or that lost a file.
+    let manifest = Path::new(to).join("backup.json");
+    let text = fs::read_to_string(&manifest).expect("reads");
+    for elsewhere in ["/etc/passwd", "log/../../x", "log/..", "other/x", "log/a/b"] {
+        fs::write(&manifest, text.replace("state.dump", elsewhere)).expect("writes");
+        let refused = run(&config, &["restore", "--damaged", "--from", to]);
+        assert!(
+            said(&refused).contains("is no file of a backup"),
+            "{}",
+            said(&refused)
+        );
+    }
+    fs::write(&manifest, text).expect("writes");
     fs::remove_file(Path::new(to).join("state.dump")).expect("removes");
     let refused = run(&config, &["restore", "--from", to]);
     assert!(
@@ -136,7 +170,7 @@ async fn damage_is_named_and_mended() {
     let config = config_of(&collector);
     let busy = run(&config, &["repair"]);
     assert!(
-        !busy.status.success() && said(&busy).contains("another denyut-collector runs"),
+        !busy.status.success() && said(&busy).contains("another denyut-collector uses"),
         "{}",
         said(&busy)
     );
@@ -145,12 +179,7 @@ async fn damage_is_named_and_mended() {
     assert!(succeeds(&config, &["repair"]).contains("Nothing is damaged."));
     // One bit in the middle of the log, and one in the sealed chunks.
     let data = collector.dir.path().join("data");
-    let segment = fs::read_dir(data.join("log"))
-        .expect("reads")
-        .next()
-        .expect("a segment")
-        .expect("an entry")
-        .path();
+    let segment = only_file(&data.join("log"));
     flip(
         &segment,
         fs::metadata(&segment).expect("is there").len() / 2,
@@ -168,6 +197,38 @@ async fn damage_is_named_and_mended() {
     collector.launch().await;
     // The history had the samples by then; the log lost some records that nobody needs any more.
     deliver(&collector, 101).await;
+    collector.terminate();
+
+    // A log that lost its end is known by the state that was made of it.
+    let segment = only_file(&data.join("log"));
+    let whole = fs::read(&segment).expect("reads");
+    fs::write(&segment, &whole[..whole.len() - 3]).expect("writes");
+    let found = run(&config, &["verify"]);
+    assert_eq!(found.status.code(), Some(1));
+    assert!(said(&found).contains("its end is lost"), "{}", said(&found));
+    let left = run(&config, &["repair"]);
+    assert!(
+        !left.status.success() && said(&left).contains("cannot be mended"),
+        "{}",
+        said(&left)
+    );
+    fs::write(&segment, whole).expect("writes");
+
+    // A state that cannot be read is no success either.
+    fs::write(data.join("state/db"), b"no database").expect("writes");
+    let left = run(&config, &["repair"]);
+    assert!(
+        !left.status.success()
+            && said(&left).contains("cannot be mended")
+            && said(&left).contains("restore a backup"),
+        "{}",
+        said(&left)
+    );
+}
+
+fn only_file(folder: &Path) -> PathBuf {
+    let mut files = fs::read_dir(folder).expect("reads");
+    files.next().expect("a file").expect("an entry").path()
 }
 
 fn flip(path: &Path, at: u64) {

@@ -29,7 +29,7 @@ const PARTS: usize = 4;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct HistoryParameters {
-    /// Only offices of this region: a region code or its beginning (`36`, `36.73`, `36.73.02`).
+    /// Only offices of this region: a region code or its first parts (`36`, `36.73`, `36.73.02`); a region without offices has no links.
     office: Option<String>,
     /// Only this agent.
     agent: Option<String>,

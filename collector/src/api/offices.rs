@@ -154,7 +154,9 @@ pub(super) async fn samples(
     Ok(Json(answer))
 }
 
-/// The samples of a link in numbers, step by step; steps without a sample are left out
+/// The samples of a link in numbers, step by step, at most 2,000 steps; steps without a sample are left out
+///
+/// Steps begin at their multiples since 1970 UTC, and the time that is asked for is widened to whole ones.
 #[utoipa::path(
     get,
     path = "/api/v1/offices/{office}/links/{agent}/{target}/buckets",

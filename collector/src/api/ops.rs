@@ -58,7 +58,8 @@ pub(super) async fn prometheus(
     }
     let history = &shared.store.history;
     let metrics = &shared.metrics;
-    metrics.damaged_entries.set(gauge(history.damaged()));
+    let damaged = history.damaged() + shared.store.log.damaged();
+    metrics.damaged.set(gauge(damaged));
     metrics.too_late_samples.set(gauge(history.too_late()));
     let offices = blocking(Arc::clone(&shared), |shared| shared.query.offices()).await?;
     for state in ShownState::ALL {

@@ -13,7 +13,8 @@
 use crate::engine::Engine;
 use crate::history::column::{Reader, put_varint};
 use crate::log::{Log, Position, sync_folder};
-use crate::store::{HISTORY, Store};
+use crate::store::{PLACE, Place, Store};
+use crate::verify::{Report, verify_files};
 use anyhow::{Context, bail, ensure};
 use denyut_proto::UnixMillis;
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,9 @@ use std::path::Path;
 
 const VERSION: u32 = 1;
 const MANIFEST: &str = "backup.json";
+const DUMP: &str = "state.dump";
+/// Folders of a backup.
+const FOLDERS: [&str; 5] = ["log", "raw", "minute", "hour", "day"];
 /// Operations of one batch when the state is put back.
 const BATCH: usize = 256;
 
@@ -68,10 +72,10 @@ impl Store {
         let mut files = Vec::new();
         // The state before the log: everything that it is ahead by is in the log.
         let dump = self.dump_state(from)?;
-        write(&to.join("state.dump"), &dump).with_context(cannot)?;
-        files.push(("state.dump".to_owned(), dump.len() as u64));
+        write(&to.join(DUMP), &dump).with_context(cannot)?;
+        files.push((DUMP.to_owned(), dump.len() as u64));
         let position = self.log.end();
-        for folder in ["log", "raw", "minute", "hour", "day"] {
+        for folder in FOLDERS {
             fs::create_dir(to.join(folder)).with_context(cannot)?;
         }
         for path in self.log.files() {
@@ -91,7 +95,7 @@ impl Store {
             files.push((name, fs::metadata(&copy)?.len()));
         }
         drop(quiet);
-        for folder in ["log", "raw", "minute", "hour", "day"] {
+        for folder in FOLDERS {
             sync_folder(&to.join(folder)).with_context(cannot)?;
         }
         let manifest = Manifest {
@@ -117,8 +121,10 @@ impl Store {
         let held = self.state.hold();
         for item in &self.engine.tree("state")? {
             let (key, value) = item.context("cannot read the state")?;
-            if key == HISTORY.as_bytes() {
-                put("state", &key, &serde_json::to_vec(&from)?);
+            if key == PLACE.as_bytes() {
+                let place: Place = serde_json::from_slice(&value)?;
+                let place = Place { from, ..place };
+                put("state", &key, &serde_json::to_vec(&place)?);
             } else {
                 put("state", &key, &value);
             }
@@ -136,8 +142,26 @@ impl Store {
     }
 }
 
-/// Puts a backup into the new data folder `to`.
-pub fn restore(from: &Path, to: &Path) -> anyhow::Result<Manifest> {
+/// Checks a backup: every file is there, and nothing in it is damaged.
+pub fn verify_backup(from: &Path) -> anyhow::Result<(Manifest, Report)> {
+    let manifest = read_manifest(from)?;
+    let mut report = verify_files(from)?;
+    if let Err(error) = read_dump(&from.join(DUMP)) {
+        report.damage.push(format!("{error:#}"));
+    }
+    if report.log.end < manifest.position {
+        report.damage.push(format!(
+            "{}: it ends at record {}, and was taken at {}",
+            from.join("log").display(),
+            report.log.end,
+            manifest.position
+        ));
+    }
+    Ok((manifest, report))
+}
+
+/// The manifest; an error if a file that it names is not there, or of another length.
+fn read_manifest(from: &Path) -> anyhow::Result<Manifest> {
     let manifest = fs::read(from.join(MANIFEST)).with_context(|| {
         format!(
             "{} is no whole backup: it has no {MANIFEST}",
@@ -153,17 +177,44 @@ pub fn restore(from: &Path, to: &Path) -> anyhow::Result<Manifest> {
         manifest.version
     );
     for (name, bytes) in &manifest.files {
-        let path = from.join(name);
-        let found = fs::metadata(&path)
-            .with_context(|| format!("the backup is not whole: {}", path.display()))?
-            .len();
+        // As `backup` names them: a file of one of the folders, and nothing that leads elsewhere.
+        let known = name == DUMP
+            || name.split_once('/').is_some_and(|(folder, file)| {
+                FOLDERS.contains(&folder) && !file.contains(['/', '\\']) && file != ".."
+            });
         ensure!(
-            found == *bytes,
-            "the backup is damaged: {} has {found} bytes instead of {bytes}",
-            path.display()
+            known,
+            "the backup is damaged: {MANIFEST} names `{}`, which is no file of a backup",
+            name.escape_debug()
+        );
+        let path = from.join(name);
+        let found = fs::symlink_metadata(&path)
+            .with_context(|| format!("the backup is not whole: {}", path.display()))?;
+        ensure!(
+            found.is_file() && found.len() == *bytes,
+            "the backup is damaged: {} has {} bytes instead of {bytes}",
+            path.display(),
+            found.len()
         );
     }
+    Ok(manifest)
+}
+
+/// Puts a backup into the data folder `to`, in which there must be no store. What was begun and not finished is begun anew.
+pub fn restore(from: &Path, to: &Path) -> anyhow::Result<Manifest> {
+    let manifest = read_manifest(from)?;
+    let dump = read_dump(&from.join(DUMP))?;
     let cannot = || format!("cannot restore to {}", to.display());
+    let new = to.join("restoring");
+    if new.exists() {
+        fs::remove_dir_all(&new).with_context(cannot)?;
+        // One that was cut off while it put its parts into place; the state comes last.
+        for part in FOLDERS.map(|folder| to.join(folder)) {
+            if part.exists() && !to.join("state").exists() {
+                fs::remove_dir_all(part).with_context(cannot)?;
+            }
+        }
+    }
     for part in ["log", "state", "recent", "raw", "minute", "hour", "day"] {
         ensure!(
             !to.join(part).exists(),
@@ -171,31 +222,39 @@ pub fn restore(from: &Path, to: &Path) -> anyhow::Result<Manifest> {
             to.join(part).display()
         );
     }
-    // The state last: a folder without it is refused, so a restore that was cut off is no store.
-    for (name, _) in manifest
-        .files
-        .iter()
-        .filter(|(name, _)| name != "state.dump")
-    {
-        let path = to.join(name);
-        fs::create_dir_all(path.parent().unwrap_or(to)).with_context(cannot)?;
+    fs::create_dir_all(&new).with_context(cannot)?;
+    for folder in FOLDERS {
+        fs::create_dir(new.join(folder)).with_context(cannot)?;
+    }
+    for (name, _) in manifest.files.iter().filter(|(name, _)| name != DUMP) {
+        let path = new.join(name);
         fs::copy(from.join(name), &path).with_context(cannot)?;
         File::open(&path)?.sync_all().with_context(cannot)?;
     }
-    for folder in ["log", "raw", "minute", "hour", "day"] {
-        fs::create_dir_all(to.join(folder)).with_context(cannot)?;
-        sync_folder(&to.join(folder)).with_context(cannot)?;
+    for folder in FOLDERS {
+        sync_folder(&new.join(folder)).with_context(cannot)?;
     }
-    restore_state(&from.join("state.dump"), to).with_context(cannot)?;
+    restore_state(&dump, &new).with_context(cannot)?;
+    // The state last: a folder without it is refused, so a restore that was cut off is no store.
+    for part in FOLDERS.into_iter().chain(["state"]) {
+        fs::rename(new.join(part), to.join(part)).with_context(cannot)?;
+    }
+    fs::remove_dir(&new).with_context(cannot)?;
     sync_folder(to).with_context(cannot)?;
     Ok(manifest)
 }
 
-fn restore_state(dump: &Path, to: &Path) -> anyhow::Result<()> {
-    let bytes = fs::read(dump)?;
+/// A dump without its checksum, checked.
+fn read_dump(dump: &Path) -> anyhow::Result<Vec<u8>> {
     let damaged = || format!("{} is damaged", dump.display());
+    let mut bytes = fs::read(dump).with_context(|| format!("cannot read {}", dump.display()))?;
     let (body, crc) = bytes.split_last_chunk::<4>().with_context(damaged)?;
     ensure!(crc32c::crc32c(body) == u32::from_le_bytes(*crc), damaged());
+    bytes.truncate(bytes.len() - 4);
+    Ok(bytes)
+}
+
+fn restore_state(body: &[u8], to: &Path) -> anyhow::Result<()> {
     let engine = Engine::open(&to.join("state"))?;
     let mut read = Reader::new(body);
     let mut batches: std::collections::BTreeMap<String, (sled::Batch, usize)> =
@@ -206,7 +265,7 @@ fn restore_state(dump: &Path, to: &Path) -> anyhow::Result<()> {
             read.take(length)
         };
         let (tree, key, value) = (part()?, part()?, part()?);
-        let tree = std::str::from_utf8(tree).with_context(damaged)?;
+        let tree = std::str::from_utf8(tree).context("a tree whose name is not text")?;
         let (batch, count) = batches.entry(tree.to_owned()).or_default();
         batch.insert(key, value);
         *count += 1;

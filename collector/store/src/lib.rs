@@ -18,7 +18,7 @@ pub mod state;
 mod store;
 pub mod verify;
 
-pub use backup::{Manifest, restore};
+pub use backup::{Manifest, restore, verify_backup};
 pub use store::Store;
 
 /// Renames a file or folder so that nobody takes it for whole.

@@ -269,7 +269,10 @@ fn ages(read: &mut Reader<'_>, count: usize) -> anyhow::Result<Vec<i64>> {
         jumps.push((read.count(count)?, small(read.varint()?)?));
     }
     let base = unzigzag(read.varint()?);
-    ensure!(base.abs() < SPAN_MAX_MS, "a chunk that spans too much time");
+    ensure!(
+        base.unsigned_abs() < SPAN_MAX_MS.unsigned_abs(),
+        "a chunk that spans too much time"
+    );
     let residues = column::decode(read, count)?;
     let mut jumps = jumps.into_iter();
     let mut jump = jumps.next();
@@ -289,8 +292,7 @@ fn ages(read: &mut Reader<'_>, count: usize) -> anyhow::Result<Vec<i64>> {
         }
         let age = slot
             .checked_mul(step)
-            .and_then(|age| age.checked_add(base))
-            .map(|age| age + i64::from(residue))
+            .and_then(|age| age.checked_add(base + i64::from(residue)))
             .filter(|age| (0..SPAN_MAX_MS).contains(age))
             .context("a chunk that spans too much time")?;
         ages.push(age);
@@ -397,6 +399,15 @@ mod tests {
                 prop_assert!(out.len() <= COUNT_MAX && out.is_sorted());
             }
         }
+    }
+
+    /// What the fuzzer found: a base of −2⁶³ has no magnitude.
+    #[test]
+    fn the_least_base_is_refused() {
+        let mut body = vec![8, 0x3b, 1, 8, 0x26];
+        put_varint(&mut body, zigzag(i64::MIN));
+        body.extend_from_slice(&[0; 8]);
+        assert!(decode_body(UnixMillis(0), &body, &mut Vec::new()).is_err());
     }
 
     /// The form is what is on people's disks: these bytes must decode for ever.

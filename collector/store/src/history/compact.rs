@@ -64,7 +64,9 @@ impl EmbeddedHistory {
                 "there is no room to put a generation of {} MiB into blocks; free some space, or lower `retention.size`",
                 oldest.bytes() >> 20
             );
-            self.compact(&oldest)?;
+            if !self.compact(&oldest)? {
+                break;
+            }
         }
         self.merge_days()?;
         self.merge_months(now)
@@ -76,7 +78,9 @@ impl EmbeddedHistory {
         self.seal_all()?;
         self.rotate(now)?;
         while let Some(oldest) = self.catalog().frozen.first().cloned() {
-            self.compact(&oldest)?;
+            if !self.compact(&oldest)? {
+                break;
+            }
         }
         Ok(())
     }
@@ -97,7 +101,12 @@ impl EmbeddedHistory {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn compact(&self, generation: &Generation) -> anyhow::Result<()> {
+    /// `false` if it is damaged: what it lost must be told again first.
+    fn compact(&self, generation: &Generation) -> anyhow::Result<bool> {
+        generation.check_sums()?;
+        if generation.is_hurt() {
+            return Ok(false);
+        }
         let began = std::time::Instant::now();
         let mut made = Vec::new();
         let mut samples = 0;
@@ -141,7 +150,11 @@ impl EmbeddedHistory {
             seconds = began.elapsed().as_secs_f64(),
             "a generation was put into blocks"
         );
-        generation.remove()
+        if generation.was_hurt() {
+            self.damaged.fetch_add(1, Ordering::Relaxed);
+        }
+        generation.remove()?;
+        Ok(true)
     }
 
     fn compact_link(

@@ -42,8 +42,8 @@ pub struct EmbeddedHistory {
     pub(super) next_id: AtomicU64,
     /// The history is being closed: long work stops at the next link.
     pub(super) stopped: AtomicBool,
-    /// Entries of blocks that could not be read.
-    damaged: AtomicU64,
+    /// How often an entry of a block could not be read, and damaged generations that are in blocks by now.
+    pub(super) damaged: AtomicU64,
 }
 
 /// The tree `history` holds one key: from when on samples are kept (ms since 1970, big-endian).
@@ -222,9 +222,28 @@ impl EmbeddedHistory {
             .collect()
     }
 
-    /// How many entries of blocks could not be read so far.
+    /// How often something damaged was met since the start: an entry of a block at each read, a generation once.
     pub fn damaged(&self) -> u64 {
-        self.damaged.load(Ordering::Relaxed)
+        let catalog = self.catalog();
+        let generations = catalog.generations();
+        let hurt = generations.filter(|generation| generation.was_hurt());
+        self.damaged.load(Ordering::Relaxed) + hurt.count() as u64
+    }
+
+    /// From where on the log must be told again, because damage was found in what it was told into. [`Self::mended`] says that it was.
+    pub(crate) fn hurt_from(&self) -> Option<Position> {
+        let catalog = self.catalog();
+        let hurt = catalog.generations().filter(|one| one.is_hurt());
+        hurt.map(|generation| generation.from).min()
+    }
+
+    /// The log was told again from `from` on.
+    pub(crate) fn mended(&self, from: Position) {
+        let catalog = self.catalog();
+        let mended = catalog
+            .generations()
+            .filter(|generation| generation.is_hurt() && generation.from >= from);
+        mended.for_each(|generation| generation.mended());
     }
 
     /// How many samples came too late: their day is not kept any more.

@@ -33,6 +33,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tracing::error;
 
@@ -64,7 +65,15 @@ pub(super) struct Generation {
     pub(super) path: PathBuf,
     file: File,
     inner: Mutex<Inner>,
+    health: AtomicU8,
 }
+
+/// No damage was found in it.
+const SOUND: u8 = 0;
+/// Some was, and what is lost must be told again.
+const HURT: u8 = 1;
+/// It was.
+const MENDED: u8 = 2;
 
 #[derive(Debug)]
 struct Inner {
@@ -121,6 +130,7 @@ impl Generation {
                 directory: BTreeMap::new(),
                 mark: from,
             }),
+            health: AtomicU8::new(SOUND),
         })
     }
 
@@ -149,6 +159,7 @@ impl Generation {
             path,
             file,
             inner: Mutex::new(inner),
+            health: AtomicU8::new(SOUND),
         })
     }
 
@@ -169,6 +180,7 @@ impl Generation {
             path,
             file,
             inner: Mutex::new(inner),
+            health: AtomicU8::new(SOUND),
         })
     }
 
@@ -296,11 +308,7 @@ impl Generation {
             }
         }
         for (offset, length) in places {
-            decode(
-                &self.value(offset, length)?,
-                link,
-                std::slice::from_mut(out),
-            );
+            self.decode((offset, length), link, std::slice::from_mut(out))?;
         }
         Ok(())
     }
@@ -330,11 +338,88 @@ impl Generation {
         for (cluster, places) in clusters {
             links.iter_mut().for_each(Vec::clear);
             for (offset, length) in places {
-                decode(&self.value(offset, length)?, cluster * CLUSTER, &mut links);
+                self.decode((offset, length), cluster * CLUSTER, &mut links)?;
             }
             for (link, samples) in (cluster * CLUSTER..).zip(&mut links) {
                 if !samples.is_empty() {
                     visit(link, samples)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends the samples of the chunks in a value to `links`, the first of which is link `first`; others are passed over. What is damaged is
+    /// left out.
+    fn decode(
+        &self,
+        (offset, length): (u64, u32),
+        first: u32,
+        links: &mut [Vec<Sample>],
+    ) -> anyhow::Result<()> {
+        let value = self.value(offset, length)?;
+        let mut rest = &value[..];
+        while !rest.is_empty() {
+            let glance = match codec::glance(rest) {
+                Ok(glance) => glance,
+                Err(error) => {
+                    self.hurt(offset, &error);
+                    return Ok(());
+                }
+            };
+            let at = glance.link.checked_sub(first);
+            if let Some(out) = at.and_then(|at| links.get_mut(at as usize))
+                && let Err(error) = codec::decode(rest, out)
+            {
+                self.hurt(offset, &error);
+            }
+            rest = &rest[glance.length..];
+        }
+        Ok(())
+    }
+
+    /// Named once: `verify` finds the rest.
+    fn hurt(&self, offset: u64, error: &anyhow::Error) {
+        let health = &self.health;
+        if health
+            .compare_exchange(SOUND, HURT, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+        {
+            error!(path = %self.path.display(), offset, %error, "a generation is damaged; what it lost will be told again from the log");
+        }
+    }
+
+    /// Whether damage was found in it.
+    pub(super) fn was_hurt(&self) -> bool {
+        self.health.load(Ordering::Relaxed) != SOUND
+    }
+
+    /// Whether damage was found in it and the log did not tell again what it held.
+    pub(super) fn is_hurt(&self) -> bool {
+        self.health.load(Ordering::Relaxed) == HURT
+    }
+
+    /// The log told again everything that it held.
+    pub(super) fn mended(&self) {
+        self.health.store(MENDED, Ordering::Relaxed);
+    }
+
+    /// Checks every chunk by its checksum, and remembers whether it is hurt.
+    pub(super) fn check_sums(&self) -> anyhow::Result<()> {
+        let places: Vec<(u64, u32)> = {
+            let inner = self.inner();
+            inner.directory.values().flatten().copied().collect()
+        };
+        for (offset, length) in places {
+            let value = self.value(offset, length)?;
+            let mut rest = &value[..];
+            while !rest.is_empty() {
+                match codec::peek(rest) {
+                    Ok(peek) => rest = &rest[peek.length..],
+                    Err(error) => {
+                        self.hurt(offset, &error);
+                        return Ok(());
+                    }
                 }
             }
         }
@@ -487,31 +572,4 @@ fn frame_at(file: &File, at: u64, bytes: u64) -> anyhow::Result<Option<Frame>> {
     );
     let mark = u64::from(word(&frame, 9)) | u64::from(word(&frame, 13)) << 32;
     Ok(Some((frame[8], mark, entries, offset)))
-}
-
-/// Appends the samples of the chunks in a value to `links`, the first of which is link `first`; others are passed over. What is damaged is
-/// named and left out.
-fn decode(value: &[u8], first: u32, links: &mut [Vec<Sample>]) {
-    let mut rest = value;
-    while !rest.is_empty() {
-        let length = match codec::glance(rest) {
-            Ok(glance) => {
-                let out = glance
-                    .link
-                    .checked_sub(first)
-                    .and_then(|at| links.get_mut(at as usize));
-                if let Some(out) = out
-                    && let Err(error) = codec::decode(rest, out)
-                {
-                    error!(link = glance.link, %error, "a chunk is damaged; it is left out");
-                }
-                glance.length
-            }
-            Err(error) => {
-                error!(%error, "chunks are damaged; they are left out");
-                return;
-            }
-        };
-        rest = &rest[length..];
-    }
 }

@@ -42,6 +42,8 @@ pub struct EmbeddedLog {
     /// First position → file.
     segments: Mutex<BTreeMap<Position, PathBuf>>,
     segment_bytes: u64,
+    /// Damaged places that were met.
+    damaged: AtomicU64,
 }
 
 /// What a look through the log found.
@@ -51,6 +53,8 @@ pub struct LogReport {
     pub records: u64,
     /// Bytes of all segments.
     pub bytes: u64,
+    /// The position of the last whole record.
+    pub end: Position,
     /// What is wrong, each with its file and place.
     pub damage: Vec<String>,
 }
@@ -119,6 +123,7 @@ impl EmbeddedLog {
             reader: Mutex::default(),
             segments: Mutex::new(list(folder).with_context(cannot)?),
             segment_bytes,
+            damaged: AtomicU64::new(0),
         };
         log.recover().with_context(cannot)?;
         Ok(log)
@@ -169,6 +174,16 @@ impl EmbeddedLog {
             .sum()
     }
 
+    /// How many damaged places were met since the start.
+    pub fn damaged(&self) -> u64 {
+        self.damaged.load(Ordering::Relaxed)
+    }
+
+    fn met_damage(&self, path: &Path, at: u64, bytes: u64) {
+        self.damaged.fetch_add(1, Ordering::Relaxed);
+        error!(segment = %path.display(), at, bytes, "the log is damaged; what stood there is lost");
+    }
+
     /// The first position that is still there, or the next to be given.
     pub fn begin(&self) -> Position {
         lock(&self.segments)
@@ -198,6 +213,8 @@ impl EmbeddedLog {
                 let wrong = match segment.next()? {
                     Found::End => break,
                     Found::Frame(header, payload) => {
+                        let last = header.first + u64::from(header.records);
+                        report.end = report.end.max(last.saturating_sub(1));
                         let sound = match header.kind {
                             Kind::Head => unpack_head(&header, &payload).map(drop),
                             Kind::Group => unpack_group(&header, &payload).map(drop),
@@ -325,7 +342,7 @@ impl EmbeddedLog {
                         break;
                     }
                     Found::Damage { bytes } | Found::Torn { bytes } => {
-                        error!(segment = %path.display(), at, bytes, "the log is damaged; what stood there is lost");
+                        self.met_damage(path, at, bytes);
                     }
                 }
             }
@@ -494,7 +511,7 @@ impl EmbeddedLog {
                     }
                 }
                 Found::Damage { bytes } => {
-                    error!(segment = %cursor.segment.path.display(), at, bytes, "the log is damaged; what stood there is lost");
+                    self.met_damage(&cursor.segment.path, at, bytes);
                 }
                 found @ (Found::Torn { .. } | Found::End) => {
                     let next = {
@@ -517,7 +534,7 @@ impl EmbeddedLog {
                         return Ok(false);
                     };
                     if let Found::Torn { bytes } = found {
-                        error!(segment = %cursor.segment.path.display(), at, bytes, "the log is damaged; what stood there is lost");
+                        self.met_damage(&cursor.segment.path, at, bytes);
                     }
                     cursor.segment = Segment::open(&path)?;
                 }

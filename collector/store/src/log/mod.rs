@@ -9,7 +9,8 @@ pub(crate) use embedded::sync_folder;
 pub use embedded::{EmbeddedLog, LogReport};
 
 use bytes::Bytes;
-use denyut_proto::{AgentId, BootId, Heartbeat, OfficeCode, UnixMillis};
+use denyut_proto::{AgentId, BootId, Heartbeat, OfficeCode, UnixMillis, wire};
+use prost::Message;
 use std::sync::{Arc, OnceLock};
 
 /// A place in the log; the first record has 1. Positions ascend, and none is used twice.
@@ -51,6 +52,24 @@ pub struct Entry {
     pub shift_ms: i64,
     /// The same heartbeat as whoever checked it decoded it, without the shift: so that it is decoded once. Not stored.
     pub decoded: OnceLock<Arc<Heartbeat>>,
+}
+
+impl Entry {
+    /// The heartbeat, its clock corrected; decoded unless somebody did it before.
+    pub fn heartbeat(&self) -> anyhow::Result<Arc<Heartbeat>> {
+        let heartbeat = match self.decoded.get() {
+            Some(heartbeat) => Arc::clone(heartbeat),
+            None => Arc::new(Heartbeat::try_from(wire::Heartbeat::decode(
+                self.heartbeat.clone(),
+            )?)?),
+        };
+        if self.shift_ms == 0 {
+            return Ok(heartbeat);
+        }
+        Ok(Arc::new(
+            Arc::unwrap_or_clone(heartbeat).shifted(self.shift_ms),
+        ))
+    }
 }
 
 impl PartialEq for Entry {
