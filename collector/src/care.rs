@@ -81,12 +81,6 @@ pub(crate) fn repair(config: &Config) -> anyhow::Result<()> {
 pub(crate) fn backup(config: &Config, to: &Path) -> anyhow::Result<()> {
     let data_dir = existing(&config.data_dir)?;
     let to = std::path::absolute(to).context("`--to` is no path")?;
-    if to.starts_with(data_dir) {
-        bail!(
-            "`--to` = `{}`: it lies in the data folder; name another, on another disk best",
-            to.display()
-        );
-    }
     let said = if let Ok(_lock) = claim_data_dir(data_dir) {
         let clock = Clock::start();
         let store = Store::open(data_dir, clock.read().now)?;
@@ -95,7 +89,7 @@ pub(crate) fn backup(config: &Config, to: &Path) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        runtime.block_on(control::ask(data_dir, &format!("backup {}", to.display())))?
+        runtime.block_on(control::ask(data_dir, &control::Ask::Backup(to.clone())))?
     };
     println!("Backed up to {}: {said}.", to.display());
     let (_, report) = denyut_store::verify_backup(&to)?;

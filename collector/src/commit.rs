@@ -1,7 +1,7 @@
 //! The one thread that writes the log: gathers what the streams accepted, appends it, syncs, and only then
 //! lets it be acknowledged. What arrives while the disk is busy goes into the next group.
 //!
-//! Where the disk has no room, nothing is taken: the agents are told why and keep their spools, and reading goes on. It is asked again every
+//! Where the disk has no room, nothing is taken: the agents are told why and keep their spools, and reading goes on. It is asked again at least every
 //! second, so that all goes on by itself when there is room.
 
 use crate::clock::Clock;
@@ -9,6 +9,7 @@ use crate::metrics::Metrics;
 use denyut_store::Store;
 use denyut_store::log::{AppendError, Appended, Body, Entry, Log, Position};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info};
@@ -37,6 +38,8 @@ pub(crate) struct Room {
     reserve: u64,
     /// Why nothing is taken.
     full: Option<String>,
+    /// The same for those who can wait with what they write.
+    shared: Arc<AtomicBool>,
 }
 
 impl Room {
@@ -45,13 +48,19 @@ impl Room {
             store,
             reserve,
             full: None,
+            shared: Arc::default(),
         }
+    }
+
+    /// Whether nothing is taken.
+    pub(crate) fn is_full(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.shared)
     }
 
     /// Asks the disk.
     fn ask(&mut self) -> anyhow::Result<()> {
         self.store.check_present()?;
-        let free = self.store.room()?;
+        let free = self.store.room(self.reserve)?;
         let full = (free < self.reserve).then(|| {
             let mib = |bytes: u64| bytes >> 20;
             format!(
@@ -74,6 +83,7 @@ impl Room {
             }
             _ => {}
         }
+        self.shared.store(full.is_some(), Ordering::Relaxed);
         self.full = full;
     }
 }
@@ -102,8 +112,9 @@ impl Committer {
             let ticking = Instant::now() >= next_tick;
             if ticking {
                 next_tick = Instant::now() + TICK;
-                self.room.ask()?;
             }
+            // Before each group: who fills the disk may be quick.
+            self.room.ask()?;
             self.metrics.disk_full.set(self.room.full.is_some().into());
             self.commit(std::mem::take(&mut group), ticking)?;
         }
@@ -140,6 +151,10 @@ impl Committer {
             .observe(began.elapsed().as_secs_f64());
         self.end.send_replace(self.log.end());
         for (done, appended) in waiting.into_iter().zip(appended) {
+            match appended {
+                Appended::New => self.metrics.entries.inc(),
+                Appended::Duplicate => self.metrics.duplicates.inc(),
+            };
             if done.send(Ok(appended)).is_err() {
                 // The stream went away; the agent will send the entry again and hear that it is there.
                 self.metrics.unheard_acks.inc();

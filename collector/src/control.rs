@@ -1,8 +1,9 @@
-//! The door for the operator's own commands while the collector runs: a socket in the data folder that only its user can open. One line
-//! asks, one line answers: `ok …` or `error …`.
+//! The door for the operator's own commands while the collector runs: a socket in the data folder that only its user can open. One line of
+//! JSON asks ([`Ask`]), one line answers: `ok …` or `error …`.
 
 use anyhow::{Context, bail};
 use denyut_store::Store;
+use serde::{Deserialize, Serialize};
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,14 @@ use tracing::info;
 /// A request is one short line, and must be there within this.
 const LINE_MAX: u64 = 8 * 1024;
 const ASKED_WITHIN: Duration = Duration::from_secs(5);
+
+/// A request.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Ask {
+    /// Make a backup in this folder.
+    Backup(PathBuf),
+}
 
 /// What the commands work on.
 pub(crate) struct Control {
@@ -63,9 +72,15 @@ async fn answer(control: &Arc<Control>, stream: UnixStream) -> anyhow::Result<()
     let mut line = String::new();
     let mut read = BufReader::new(tokio::io::AsyncReadExt::take(read, LINE_MAX));
     tokio::time::timeout(ASKED_WITHIN, read.read_line(&mut line)).await??;
-    let said = match line.trim_end().split_once(' ') {
-        Some(("backup", to)) => {
-            let (control, to) = (Arc::clone(control), PathBuf::from(to));
+    // A line without its end is from somebody who went away while asking.
+    let asked = if line.ends_with('\n') {
+        serde_json::from_str(&line).context("not a command")
+    } else {
+        Err(anyhow::anyhow!("not a whole line"))
+    };
+    let said = match asked {
+        Ok(Ask::Backup(to)) => {
+            let control = Arc::clone(control);
             tokio::task::spawn_blocking(move || {
                 backup(
                     &control.store,
@@ -76,10 +91,7 @@ async fn answer(control: &Arc<Control>, stream: UnixStream) -> anyhow::Result<()
             })
             .await?
         }
-        _ => Err(anyhow::anyhow!(
-            "unknown command `{}`",
-            line.trim_end().escape_debug()
-        )),
+        Err(error) => Err(error),
     };
     let said = match said {
         Ok(said) => format!("ok {said}\n"),
@@ -96,6 +108,7 @@ pub(crate) fn backup(
     processed: u64,
     clock: &crate::clock::Clock,
 ) -> anyhow::Result<String> {
+    check_target(store.folder(), to)?;
     let manifest = store.backup(to, processed, clock.read().now)?;
     let said = format!(
         "{} files, {} (taken {}, up to record {})",
@@ -108,8 +121,40 @@ pub(crate) fn backup(
     Ok(said)
 }
 
+/// A backup goes to a folder of its own, whatever way its path takes.
+fn check_target(data_dir: &Path, to: &Path) -> anyhow::Result<()> {
+    let parent = to
+        .parent()
+        .filter(|_| to.is_absolute() && to.file_name().is_some());
+    let parent = parent.with_context(|| {
+        format!(
+            "`--to` = `{}`: not the absolute path of a folder",
+            to.display()
+        )
+    })?;
+    let parent = parent.canonicalize().with_context(|| {
+        format!(
+            "`--to` = `{}`: {} must be there",
+            to.display(),
+            parent.display()
+        )
+    })?;
+    let data_dir = data_dir.canonicalize().context("the data folder")?;
+    if parent
+        .join(to.file_name().unwrap_or_default())
+        .starts_with(&data_dir)
+    {
+        bail!(
+            "`--to` = `{}`: it lies in the data folder; name another, on another disk best",
+            to.display()
+        );
+    }
+    Ok(())
+}
+
 /// Asks the collector that runs on `data_dir`.
-pub(crate) async fn ask(data_dir: &Path, line: &str) -> anyhow::Result<String> {
+pub(crate) async fn ask(data_dir: &Path, ask: &Ask) -> anyhow::Result<String> {
+    let line = serde_json::to_string(ask).context("`--to` must be text (UTF-8)")?;
     let path = path_of(data_dir);
     let stream = UnixStream::connect(&path).await.with_context(|| {
         format!(

@@ -6,7 +6,7 @@ use crate::on_thread;
 use denyut_store::Store;
 use denyut_store::history::Retention;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -28,6 +28,8 @@ pub(crate) struct Keeper {
     pub(crate) retention: Retention,
     /// Bytes of the disk that are left to others.
     pub(crate) reserve: u64,
+    /// The disk has no room.
+    pub(crate) full: Arc<AtomicBool>,
     pub(crate) metrics: Arc<Metrics>,
 }
 
@@ -57,6 +59,13 @@ impl Keeper {
     fn checkpoint(&self, runtime: &Handle, mut stop: watch::Receiver<()>) -> anyhow::Result<()> {
         loop {
             let stopped = wait(runtime, &mut stop, CHECKPOINT_EVERY);
+            // Nothing new comes in, and what did is in the log.
+            if self.full.load(Ordering::Relaxed) {
+                if stopped {
+                    return Ok(());
+                }
+                continue;
+            }
             // Read before the sync: what the worker wrote by then is durable after it.
             let processed = self.processed.load(Ordering::Acquire);
             self.store.checkpoint(processed)?;

@@ -33,7 +33,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -189,11 +189,13 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let mut worker_task = on_thread("worker", move |runtime| worker.run(runtime, end_rx));
 
     let (commits, requests) = mpsc::channel(commit::QUEUE);
+    let room = Room::new(Arc::clone(&store), config.reserve);
+    let full = room.is_full();
     let committer = commit::Committer {
         log: Arc::clone(&log),
         requests,
         end,
-        room: Room::new(Arc::clone(&store), config.reserve),
+        room,
         clock: Arc::clone(&clock),
         metrics: Arc::clone(&metrics),
     };
@@ -224,6 +226,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         processed: Arc::clone(&processed),
         replay_to,
         store: Arc::clone(&store),
+        history_readers: Arc::new(Semaphore::new(api::HISTORY_READERS)),
         stop: stop.clone(),
     });
     let mut api_task = tokio::spawn(api::serve(shared, api_listener));
@@ -244,6 +247,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         clock,
         retention: config.retention,
         reserve: config.reserve,
+        full,
         metrics,
     };
     let (stop_keeper, stopped) = watch::channel(());

@@ -81,6 +81,16 @@ impl Worker {
             metrics.lost_records.inc_by(missing);
             log.skip_past(checkpoint.position)?;
         }
+        if log.begin() > checkpoint.position + 1 {
+            let missing = log.begin() - checkpoint.position - 1;
+            error!(
+                missing,
+                position = checkpoint.position,
+                begin = log.begin(),
+                "the log does not reach back to where the detector stands (an older state); what lies between is in the history, but was not judged"
+            );
+            metrics.lost_records.inc_by(missing);
+        }
         replay(&*log, &*history, replay_from..=checkpoint.position)?;
         let mut detector = Detector {
             listening: checkpoint.listening,

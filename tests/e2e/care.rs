@@ -5,6 +5,7 @@ use denyut_proto::wire::{self, collector_message::Kind};
 use denyut_tests::peer::{Peer, entry, heartbeat};
 use denyut_tests::{Collector, eventually, now_ms, program};
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -79,7 +80,7 @@ async fn a_backup_taken_while_it_runs_is_the_same_when_it_is_restored() {
         "{}",
         said(&again)
     );
-    let inside = collector.dir.path().join("data/backup");
+    let inside = collector.dir.path().join("data/raw/../backup");
     let inside = run(&config, &["backup", "--to", inside.to_str().expect("text")]);
     assert!(
         said(&inside).contains("lies in the data folder"),
@@ -277,8 +278,8 @@ async fn a_full_disk_refuses_with_a_reason_and_goes_on_when_there_is_room() {
     };
     collector.launch().await;
     deliver(&collector, 1).await;
-    let ballast = data.join("ballast");
-    fs::write(&ballast, vec![1; 34 << 20]).expect("fills the disk");
+    let others = data.join("others");
+    fs::write(&others, vec![1; 34 << 20]).expect("fills the disk");
     eventually(
         "it says that it is full",
         Duration::from_secs(10),
@@ -305,7 +306,22 @@ async fn a_full_disk_refuses_with_a_reason_and_goes_on_when_there_is_room() {
         collector.json("/api/v1/incidents").await,
         serde_json::json!([])
     );
-    fs::remove_file(&ballast).expect("removes");
+    // Even when others fill it to the last byte, and at a start.
+    let mut more = fs::File::create(data.join("more")).expect("creates");
+    while more.write_all(&[1; 4096]).is_ok() {}
+    drop(more);
+    collector.kill();
+    collector.launch().await;
+    assert_eq!(
+        collector.samples(OFFICE.0, OFFICE.1, "self").await.len(),
+        50
+    );
+    eventually("it is full again", Duration::from_secs(10), || async {
+        (collector.metric("denyut_disk_full").await == 1).then_some(())
+    })
+    .await;
+    fs::remove_file(data.join("more")).expect("removes");
+    fs::remove_file(&others).expect("removes");
     eventually("it goes on by itself", Duration::from_secs(10), || async {
         (collector.metric("denyut_disk_full").await == 0).then_some(())
     })

@@ -5,15 +5,17 @@ use super::problem::Problem;
 use super::{Parameters, Shared, State};
 use crate::query::{BucketView, SampleView, Selector};
 use axum::body::Body;
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use denyut_proto::{AgentId, Invalid, OfficeCode, Role, TargetName, UnixMillis};
-use denyut_store::history::{LinkId, RowsError};
+use denyut_store::history::{Level, LinkId, RowsError};
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
@@ -21,8 +23,12 @@ use utoipa::{IntoParams, ToSchema};
 
 /// Bytes handed on at once.
 const PART: usize = 32 * 1024;
-/// Parts waiting for the client, at most: with the part being made, all the memory that an answer takes, however long it is.
+/// Parts waiting for the client, at most: with the part being made, and a day of a link, all the memory that an answer takes, however long it is.
 const PARTS: usize = 4;
+/// Answers written at once, at most: each holds a thread for as long as its client takes.
+pub(super) const READERS: usize = 16;
+/// A client that takes nothing for this long is given up.
+const TAKEN_WITHIN: Duration = Duration::from_secs(30);
 
 /// Which links, which time, in which steps.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -81,7 +87,11 @@ enum Line {
     get,
     path = "/api/v1/history",
     params(HistoryParameters),
-    responses((status = 200, content_type = "application/x-ndjson", body = HistoryLine), (status = 400, body = Problem, content_type = "application/problem+json"))
+    responses(
+        (status = 200, content_type = "application/x-ndjson", body = HistoryLine),
+        (status = 400, body = Problem, content_type = "application/problem+json"),
+        (status = 503, body = Problem, content_type = "application/problem+json", description = "too many are read at once")
+    )
 )]
 pub(super) async fn stream(
     axum::extract::State(shared): State,
@@ -93,12 +103,25 @@ pub(super) async fn stream(
         return Err(Invalid::new("step_ms", step, "too short", "write at least 1000").into());
     }
     let selector = selector(&parameters)?;
+    let Ok(reading) = Arc::clone(&shared.history_readers).try_acquire_owned() else {
+        return Err(Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("{READERS} are reading the history; ask again when one of them is done"),
+        ));
+    };
     let (send, receive) = mpsc::channel::<Bytes>(PARTS);
-    // Ends when all is read, or when the client goes away.
+    let runtime = Handle::current();
+    // Ends when all is read, or when the client goes away or takes nothing.
     tokio::task::spawn_blocking(move || {
         shared.metrics.history_readers.inc();
-        write(&shared, &selector, &range, step_ms, &send);
+        let mut out = Writer {
+            part: Vec::with_capacity(PART),
+            send: &send,
+            runtime: &runtime,
+        };
+        write(&shared, &selector, &range, step_ms, &mut out);
         shared.metrics.history_readers.dec();
+        drop(reading);
     });
     let body = Body::from_stream(ReceiverStream::new(receive).map(Ok::<_, Infallible>));
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
@@ -169,12 +192,8 @@ fn write(
     selector: &Selector,
     range: &Range<UnixMillis>,
     step_ms: Option<i64>,
-    send: &mpsc::Sender<Bytes>,
+    out: &mut Writer<'_>,
 ) {
-    let mut out = Writer {
-        part: Vec::with_capacity(PART),
-        send,
-    };
     let now = shared.gate.clock.read().now;
     let offices: Vec<OfficeCode> = shared
         .query
@@ -203,17 +222,28 @@ fn write(
                 None => samples(shared, link, range, &mut |sample| {
                     out.line(&line(Line::Sample(sample)))
                 }),
-                Some(step) => match shared.query.history.rows(link, range.clone(), step) {
-                    Ok(found) => Ok(found.rows.iter().all(|row| {
-                        let (level, bucket) =
-                            (found.level.as_str(), BucketView::of(row, step, now));
-                        out.line(&line(Line::Bucket { level, bucket }))
-                    })),
-                    Err(error @ RowsError::TooFine { .. }) => Ok(out.line(&line(Line::Error {
-                        error: format!("`step_ms`: {error}"),
-                    }))),
-                    Err(RowsError::Store(error)) => Err(error),
-                },
+                Some(step) => {
+                    let level = Level::exact(step).as_str();
+                    let mut goes_on = true;
+                    let done =
+                        shared
+                            .query
+                            .history
+                            .visit_rows(link, range.clone(), step, &mut |row| {
+                                let bucket = BucketView::of(row, step, now);
+                                goes_on = out.line(&line(Line::Bucket { level, bucket }));
+                                goes_on
+                            });
+                    match done {
+                        Ok(()) => Ok(goes_on),
+                        Err(error @ RowsError::TooFine { .. }) => {
+                            Ok(out.line(&line(Line::Error {
+                                error: format!("`step_ms`: {error}"),
+                            })))
+                        }
+                        Err(RowsError::Store(error)) => Err(error),
+                    }
+                }
             };
             let goes_on = goes_on.unwrap_or_else(|error| {
                 tracing::error!(%link, error = %format!("{error:#}"), "the history of a link cannot be read");
@@ -248,6 +278,7 @@ fn samples(
 struct Writer<'a> {
     part: Vec<u8>,
     send: &'a mpsc::Sender<Bytes>,
+    runtime: &'a Handle,
 }
 
 impl Writer<'_> {
@@ -261,6 +292,10 @@ impl Writer<'_> {
 
     fn flush(&mut self) -> bool {
         let part = std::mem::replace(&mut self.part, Vec::with_capacity(PART));
-        part.is_empty() || self.send.blocking_send(part.into()).is_ok()
+        if part.is_empty() {
+            return true;
+        }
+        let sent = self.send.send_timeout(part.into(), TAKEN_WITHIN);
+        self.runtime.block_on(sent).is_ok()
     }
 }

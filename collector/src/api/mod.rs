@@ -24,12 +24,16 @@ use problem::Problem;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::compression::CompressionLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
+
+/// Streams of the history that may be read at once.
+pub(crate) const HISTORY_READERS: usize = history::READERS;
 
 /// What the handlers share.
 pub(crate) struct Shared {
@@ -42,6 +46,8 @@ pub(crate) struct Shared {
     /// Where the log ended when the collector started: past it, the replay is done.
     pub(crate) replay_to: Position,
     pub(crate) store: Arc<Store>,
+    /// One permit for each stream of the history that may be read at once.
+    pub(crate) history_readers: Arc<Semaphore>,
     pub(crate) stop: CancellationToken,
 }
 

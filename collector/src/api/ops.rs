@@ -58,8 +58,7 @@ pub(super) async fn prometheus(
     }
     let history = &shared.store.history;
     let metrics = &shared.metrics;
-    let damaged = history.damaged() + shared.store.log.damaged();
-    metrics.damaged.set(gauge(damaged));
+    metrics.damaged.set(gauge(shared.store.damaged()));
     metrics.too_late_samples.set(gauge(history.too_late()));
     let offices = blocking(Arc::clone(&shared), |shared| shared.query.offices()).await?;
     for state in ShownState::ALL {

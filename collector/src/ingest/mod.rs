@@ -192,6 +192,7 @@ impl Gate {
         shift_ms: i64,
         now: UnixMillis,
     ) -> Result<(), Invalid> {
+        // `kept_from` is never before 1970.
         let oldest = (now - self.oldest).max(self.history.kept_from());
         let latest = now + AHEAD_MAX;
         let samples = heartbeat.samples.iter().flat_map(|target| {
@@ -327,7 +328,7 @@ async fn converse(
         let failed = CancellationToken::new();
         let read = failed.run_until_cancelled(read_entries(gate, &speaker, inbound, verdicts));
         let acknowledged = async {
-            let done = acknowledge(gate, send, verdicts_rx).await;
+            let done = acknowledge(send, verdicts_rx).await;
             if done.is_err() {
                 failed.cancel();
             }
@@ -444,7 +445,6 @@ async fn read_entries(
 
 /// Tells the agent, in order, what is durable; one acknowledgement for as many as are ready.
 async fn acknowledge(
-    gate: &Gate,
     send: &mpsc::Sender<Result<CollectorMessage, Status>>,
     mut verdicts: mpsc::Receiver<Verdict>,
 ) -> Result<(), Status> {
@@ -457,13 +457,12 @@ async fn acknowledge(
             }
             Verdict::Pending(seq, durable) => {
                 match durable.await {
-                    Ok(Ok(Appended::New)) => gate.metrics.entries.inc(),
-                    Ok(Ok(Appended::Duplicate)) => gate.metrics.duplicates.inc(),
+                    Ok(Ok(Appended::New | Appended::Duplicate)) => {}
                     Ok(Err(reason)) => return Err(Status::resource_exhausted(reason)),
                     Err(_) => {
                         return Err(Status::unavailable("the collector cannot write its log"));
                     }
-                };
+                }
                 seq
             }
         };

@@ -12,8 +12,9 @@
 
 use crate::engine::Engine;
 use crate::history::column::{Reader, put_varint};
+use crate::history::ledger::Ledger;
 use crate::log::{Log, Position, sync_folder};
-use crate::store::{PLACE, Place, Store};
+use crate::store::Store;
 use crate::verify::{Report, verify_files};
 use anyhow::{Context, bail, ensure};
 use denyut_proto::UnixMillis;
@@ -65,7 +66,10 @@ impl Store {
             );
         }
         fs::create_dir_all(to).with_context(cannot)?;
+        // Only one of two that come at once makes it.
+        fs::create_dir(to.join(FOLDERS[0])).with_context(cannot)?;
         let quiet = self.history.pause_upkeep();
+        let uncut = self.log.pause_cut();
         self.checkpoint(processed)?;
         let from = self.history.keep_log_from();
         let blocks = self.history.block_files();
@@ -75,7 +79,7 @@ impl Store {
         write(&to.join(DUMP), &dump).with_context(cannot)?;
         files.push((DUMP.to_owned(), dump.len() as u64));
         let position = self.log.end();
-        for folder in FOLDERS {
+        for folder in &FOLDERS[1..] {
             fs::create_dir(to.join(folder)).with_context(cannot)?;
         }
         for path in self.log.files() {
@@ -85,6 +89,7 @@ impl Store {
             file.sync_all().with_context(cannot)?;
             files.push((name, file.metadata()?.len()));
         }
+        drop(uncut);
         for (level, path) in blocks {
             let name = format!("{}/{}", level.as_str(), file_name(&path)?);
             let copy = to.join(&name);
@@ -121,19 +126,18 @@ impl Store {
         let held = self.state.hold();
         for item in &self.engine.tree("state")? {
             let (key, value) = item.context("cannot read the state")?;
-            if key == PLACE.as_bytes() {
-                let place: Place = serde_json::from_slice(&value)?;
-                let place = Place { from, ..place };
-                put("state", &key, &serde_json::to_vec(&place)?);
-            } else {
-                put("state", &key, &value);
-            }
+            put("state", &key, &value);
         }
         drop(held);
-        for tree in ["links", "history"] {
-            for item in &self.engine.tree(tree)? {
-                let (key, value) = item.with_context(|| format!("cannot read the {tree}"))?;
-                put(tree, &key, &value);
+        for item in &self.engine.tree("links")? {
+            let (key, value) = item.context("cannot read the links")?;
+            put("links", &key, &value);
+        }
+        let from = from.to_be_bytes();
+        for item in &self.engine.tree("history")? {
+            let (key, value) = item.context("cannot read the history's ledger")?;
+            if let Some(value) = Ledger::for_backup(&key, &value, &from) {
+                put("history", &key, value);
             }
         }
         let crc = crc32c::crc32c(&out);

@@ -4,6 +4,8 @@
 //! - `flush()` asks the system to write, but not the disk to keep: [`Engine::sync`] adds an `fdatasync` of
 //!   the database file.
 //! - A new database's files and folders are never synced: they are, right after it is made.
+//! - At each open it writes a snapshot, whose name it does not sync, and then overwrites segments that nothing in the snapshot points to. Without
+//!   that snapshot the rest is found empty: the folder is synced after each open.
 //! - A snapshot that a kill left half-written (`snap.*.generating`) would be taken for damage: it is deleted first.
 //! - Garbage is collected only in the background flush: it stays on.
 //! - A batch of thousands of operations takes gigabytes, values near 128 KiB leave the database file: see
@@ -51,6 +53,10 @@ impl Engine {
         let db = open_db(path).map_err(|error| error.context(cannot()))?;
         if new {
             sync_all(path).with_context(cannot)?;
+        } else {
+            File::open(path)
+                .and_then(|folder| folder.sync_all())
+                .with_context(cannot)?;
         }
         let file = File::options()
             .write(true)

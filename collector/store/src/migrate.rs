@@ -44,6 +44,9 @@ pub(crate) fn bring_up(folder: &Path, now: UnixMillis) -> anyhow::Result<()> {
             "the data folder is of an older version and is brought up to this one"
         );
         let new = folder.join("migrating");
+        if !new.exists() {
+            crate::store::refuse_half(folder)?;
+        }
         for path in PARTS
             .iter()
             .map(|part| folder.join(part))

@@ -7,23 +7,31 @@ use crate::state::{Change, EmbeddedState, State, get_json};
 use anyhow::{Context, bail};
 use denyut_proto::UnixMillis;
 use serde::{Deserialize, Serialize};
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use tracing::info;
+use std::sync::{Arc, Mutex, PoisonError};
+use tracing::{error, info};
 
 /// Key of the store's [`Place`].
 pub(crate) const PLACE: &str = "place";
+/// File that holds the serial of the last checkpoint, beside the state: a state that went back cannot say so itself.
+pub(crate) const SERIAL: &str = "checkpoint";
 /// Records read at once when the history is told again.
 const REPLAY: usize = 4096;
 
-/// Where log and history stand.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+/// A file of this size is given back when others have filled the disk: what must still be written, or the next start could not be. (The database writes
+/// at most a few MB at a time.)
+const BALLAST: &str = "ballast";
+const BALLAST_BYTES: u64 = 8 << 20;
+
+/// How far the state is.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(crate) struct Place {
-    /// The first position whose record must be appended again after a crash.
-    pub(crate) from: Position,
     /// The last position that the state was made of.
     pub(crate) processed: Position,
+    /// Counts checkpoints.
+    pub(crate) serial: u64,
 }
 
 /// One for a data folder.
@@ -39,6 +47,9 @@ pub struct Store {
     pub state: Arc<EmbeddedState>,
     /// Records from here on must be appended to the history again before anything else is.
     pub replay_from: Position,
+    /// The last serial, and the file that holds it.
+    checkpoints: Mutex<(u64, File)>,
+    went_back: u64,
 }
 
 impl Store {
@@ -51,38 +62,64 @@ impl Store {
             )
         })?;
         refuse_half(folder)?;
+        if room(folder)? < BALLAST_BYTES {
+            release_ballast(folder)?;
+        }
         let engine = Arc::new(Engine::open(&folder.join("state"))?);
         let state = Arc::new(EmbeddedState::open(&engine)?);
         crate::migrate::check(&state)?;
         let log = Arc::new(EmbeddedLog::open(&folder.join("log"))?);
-        let place: Option<Place> = get_json(&*state, PLACE)?;
-        let from = place.map_or_else(|| log.begin(), |place| place.from);
-        let opened = EmbeddedHistory::open(folder, Arc::clone(&engine), from, now)?;
-        let replay_from = opened.again_from.map_or(from, |again| again.min(from));
+        let place: Place = get_json(&*state, PLACE)?.unwrap_or_default();
+        let went_back = read_serial(folder)?.saturating_sub(place.serial);
+        if went_back > 0 {
+            error!(
+                checkpoints = went_back,
+                "the state is older than it was (damage, or an older copy); it is made again from the log, as far as that reaches back"
+            );
+        }
+        let opened = EmbeddedHistory::open(folder, Arc::clone(&engine), log.begin(), now)?;
+        let serial = File::options()
+            .create(true)
+            .write(true)
+            .truncate(false)
+            .open(folder.join(SERIAL))
+            .with_context(|| format!("cannot write {}", folder.join(SERIAL).display()))?;
         Ok(Self {
             folder: folder.to_owned(),
             engine,
             log,
             history: Arc::new(opened.history),
             state,
-            replay_from,
+            replay_from: opened.replay_from,
+            checkpoints: Mutex::new((place.serial + went_back, serial)),
+            went_back: u64::from(went_back > 0),
         })
     }
 
     /// Makes durable what was done up to the record `processed`, and deletes what of the log is not needed any more.
     pub fn checkpoint(&self, processed: Position) -> anyhow::Result<()> {
         let safe = self.history.checkpoint()?;
+        let mut checkpoints = self
+            .checkpoints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let serial = checkpoints.0 + 1;
         let mut change = Change::default();
-        let place = Place {
-            from: safe,
-            processed,
-        };
-        change.put_json(PLACE.to_owned(), &place)?;
+        change.put_json(PLACE.to_owned(), &Place { processed, serial })?;
         self.state.apply(change)?;
         self.engine.check_present()?;
         self.engine.sync()?;
+        write_serial(&checkpoints.1, serial)
+            .with_context(|| format!("cannot write {}", self.folder.join(SERIAL).display()))?;
+        checkpoints.0 = serial;
+        drop(checkpoints);
         let keep = self.history.keep_log_from();
         self.log.cut(safe.min(processed + 1).min(keep))
+    }
+
+    /// How often something damaged was met since the start.
+    pub fn damaged(&self) -> u64 {
+        self.history.damaged() + self.log.damaged() + self.went_back
     }
 
     /// Tells the history again what damage took from it, puts finished days into blocks and deletes what is past its retention. It may take
@@ -94,17 +131,19 @@ impl Store {
         retention: &Retention,
         reserve: u64,
     ) -> anyhow::Result<()> {
-        self.mend()?;
-        let room = self.room()?.saturating_sub(reserve / 2);
+        self.mend(now)?;
+        let room = self.room(reserve)?.saturating_sub(reserve / 2);
         self.history
             .upkeep(now, retention, self.log.bytes() + self.engine.bytes(), room)
     }
 
     /// The log keeps what generations were made of for as long as they live.
-    fn mend(&self) -> anyhow::Result<()> {
+    fn mend(&self, now: UnixMillis) -> anyhow::Result<()> {
         let Some(hurt) = self.history.hurt_from() else {
             return Ok(());
         };
+        // What is told again goes into a generation that says from where on it may have come.
+        self.history.rotate(now, hurt)?;
         let (end, mut from) = (self.log.end(), hurt);
         while from <= end {
             let part = self.log.read(from, REPLAY)?;
@@ -130,6 +169,11 @@ impl Store {
         Ok(())
     }
 
+    /// Where it lies.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Bytes on disk.
     pub fn bytes(&self) -> u64 {
         self.log.bytes() + self.history.bytes() + self.engine.bytes()
@@ -140,11 +184,17 @@ impl Store {
         self.engine.bytes()
     }
 
-    /// Bytes that the folder's disk has left for us.
-    pub fn room(&self) -> anyhow::Result<u64> {
-        let disk =
-            rustix::fs::statvfs(&self.folder).context("cannot ask the disk for its free space")?;
-        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+    /// Bytes that the folder's disk has left for us. Where that is little, the ballast is given back, and taken again when there is more than `reserve`.
+    pub fn room(&self, reserve: u64) -> anyhow::Result<u64> {
+        let free = room(&self.folder)?;
+        if free < BALLAST_BYTES / 2 {
+            release_ballast(&self.folder)?;
+            return room(&self.folder);
+        }
+        if free > reserve.saturating_add(2 * BALLAST_BYTES) {
+            keep_ballast(&self.folder)?;
+        }
+        Ok(free)
     }
 
     /// The folder's files are there, and `state` is where it was.
@@ -155,8 +205,55 @@ impl Store {
     }
 }
 
+fn room(folder: &Path) -> anyhow::Result<u64> {
+    let disk = rustix::fs::statvfs(folder).context("cannot ask the disk for its free space")?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+fn keep_ballast(folder: &Path) -> anyhow::Result<()> {
+    let path = folder.join(BALLAST);
+    if path.exists() {
+        return Ok(());
+    }
+    let kept = File::create(&path).and_then(|file| {
+        // Not a hole: its blocks are there to be given back.
+        let none = rustix::fs::FallocateFlags::empty();
+        Ok(rustix::fs::fallocate(&file, none, 0, BALLAST_BYTES)?)
+    });
+    // A file system that cannot do it has none; a disk that filled up meanwhile neither.
+    if kept.is_err() {
+        release_ballast(folder)?;
+    }
+    Ok(())
+}
+
+fn release_ballast(folder: &Path) -> anyhow::Result<()> {
+    match fs::remove_file(folder.join(BALLAST)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).context("cannot remove the ballast")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The serial of the last checkpoint; 0 when nobody knows it.
+pub(crate) fn read_serial(folder: &Path) -> anyhow::Result<u64> {
+    let path = folder.join(SERIAL);
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(text.trim().parse().unwrap_or(0)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// One write of a fixed length, so that it is there or not.
+fn write_serial(file: &File, serial: u64) -> std::io::Result<()> {
+    file.write_all_at(format!("{serial:020}\n").as_bytes(), 0)?;
+    file.sync_data()
+}
+
 /// Refuses a folder whose state is gone: the rest of it means nothing without the links' numbers.
-fn refuse_half(folder: &Path) -> anyhow::Result<()> {
+pub(crate) fn refuse_half(folder: &Path) -> anyhow::Result<()> {
     let database = folder.join("state/db");
     if database.exists() {
         return Ok(());
@@ -246,11 +343,9 @@ mod tests {
         count
     }
 
-    /// A bit of a sealed chunk is flipped while the log still has it: it is noticed, counted, and told again; nothing is lost in the block.
-    #[test]
-    fn what_damage_took_is_told_again() {
-        let folder = tempfile::tempdir().expect("tempdir");
-        let store = open(folder.path());
+    /// A store with 300 samples in a sealed chunk, of which one bit is flipped.
+    fn damaged(folder: &Path) -> Store {
+        let store = open(folder);
         let bodies = (1..=300).map(|seq| {
             Body::Heartbeat(Entry {
                 office: "36.73.02".parse().expect("a code"),
@@ -278,23 +373,32 @@ mod tests {
         store.history.seal_all().expect("seals");
         store.checkpoint(300).expect("checkpoints");
         drop(store);
-        let chunks = fs::read_dir(folder.path().join("recent")).expect("reads");
+        let chunks = fs::read_dir(folder.join("recent")).expect("reads");
         let path = chunks.last().expect("one").expect("one").path();
         let mut bytes = fs::read(&path).expect("reads");
         bytes[200] ^= 1;
         fs::write(&path, bytes).expect("writes");
+        open(folder)
+    }
 
-        let store = open(folder.path());
+    /// The log still has what the damage took: it is noticed, counted, and told again.
+    #[test]
+    fn what_damage_took_is_told_again() {
+        let folder = tempfile::tempdir().expect("tempdir");
+        let store = damaged(folder.path());
         assert!(count(&store) < 300);
-        assert_eq!(store.history.damaged(), 1);
+        assert_eq!(store.damaged(), 1);
         store
             .upkeep(UnixMillis(DAY + 1), &KEEP, 0)
             .expect("keeps up");
         assert_eq!((count(&store), store.history.hurt_from()), (300, None));
-        // And when nobody read it before its day is over.
-        store.checkpoint(300).expect("checkpoints");
-        drop(store);
-        let store = open(folder.path());
+    }
+
+    /// Also when nobody read it before its day was over.
+    #[test]
+    fn damage_does_not_get_into_blocks() {
+        let folder = tempfile::tempdir().expect("tempdir");
+        let store = damaged(folder.path());
         let next_day = UnixMillis(DAY + 86_400_000 + 7_200_000);
         store.upkeep(next_day, &KEEP, 0).expect("keeps up");
         assert_eq!(
@@ -303,10 +407,36 @@ mod tests {
             "not before it is told again"
         );
         store.upkeep(next_day, &KEEP, 0).expect("keeps up");
-        assert_eq!((store.history.damaged(), count(&store)), (1, 300));
-        store
-            .upkeep(UnixMillis(next_day.0 + 86_400_000), &KEEP, 0)
-            .expect("keeps up");
+        assert_eq!((store.damaged(), count(&store)), (1, 300));
+        let day_after = UnixMillis(next_day.0 + 86_400_000);
+        store.upkeep(day_after, &KEEP, 0).expect("keeps up");
         assert_eq!((count(&store), store.history.bytes_by_level().1), (300, 0));
+    }
+
+    /// A state that is older than it was cannot say so; the serial beside it does.
+    #[test]
+    fn a_state_that_went_back_is_noticed() {
+        let folder = tempfile::tempdir().expect("tempdir");
+        let store = open(folder.path());
+        store.checkpoint(0).expect("checkpoints");
+        drop(store);
+        let store = open(folder.path());
+        assert_eq!(
+            (store.damaged(), read_serial(folder.path()).expect("reads")),
+            (0, 1)
+        );
+        store.checkpoint(0).expect("checkpoints");
+        let mut change = Change::default();
+        let place = Place {
+            processed: 0,
+            serial: 1,
+        };
+        change.put_json(PLACE.to_owned(), &place).expect("is JSON");
+        store.state.apply(change).expect("applies");
+        drop(store);
+        let store = open(folder.path());
+        assert_eq!(store.damaged(), 1);
+        store.checkpoint(0).expect("checkpoints");
+        assert_eq!(read_serial(folder.path()).expect("reads"), 3);
     }
 }

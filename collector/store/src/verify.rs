@@ -5,10 +5,11 @@
 
 use crate::engine::Engine;
 use crate::history;
-use crate::log::{EmbeddedLog, LogReport, Position};
-use crate::store::{PLACE, Place};
-use anyhow::{Context, bail, ensure};
+use crate::log::{EmbeddedLog, LogReport};
+use crate::store::{PLACE, Place, read_serial};
+use anyhow::{Context, bail};
 use std::path::Path;
+use std::sync::Arc;
 
 /// What a look through a data folder found.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -38,8 +39,8 @@ pub struct Repaired {
 pub fn verify(folder: &Path, state: bool) -> anyhow::Result<Report> {
     let mut report = verify_files(folder)?;
     if state {
-        match check_state(folder, report.log.end) {
-            Ok(keys) => report.keys = keys,
+        match open_state(folder) {
+            Ok(engine) => check_state(folder, &engine, &mut report)?,
             Err(error) => report.damage.push(format!("{error:#}")),
         }
     }
@@ -59,47 +60,69 @@ pub(crate) fn verify_files(folder: &Path) -> anyhow::Result<Report> {
 
 /// Mends what is damaged in `folder`, which nobody may have open.
 pub fn repair(folder: &Path) -> anyhow::Result<Repaired> {
+    let state = open_state(folder);
     let mut repaired = Repaired {
         done: EmbeddedLog::repair(&folder.join("log"))?,
         left: Vec::new(),
     };
-    repaired.done.extend(history::repair(folder)?);
-    let end = EmbeddedLog::verify(&folder.join("log"))?.end;
-    if let Err(error) = check_state(folder, end) {
-        repaired.left.push(format!("{error:#}"));
+    let done = history::repair(folder, state.as_ref().ok())?;
+    repaired.done.extend(done);
+    match state {
+        Ok(engine) => {
+            let mut report = Report {
+                log: EmbeddedLog::verify(&folder.join("log"))?,
+                ..Report::default()
+            };
+            check_state(folder, &engine, &mut report)?;
+            repaired.left = report.damage;
+        }
+        Err(error) => repaired.left.push(format!("{error:#}")),
     }
     Ok(repaired)
 }
 
-/// Reads the state; what it was made of must be in the log, which ends at `log_end`.
-fn check_state(folder: &Path, log_end: Position) -> anyhow::Result<u64> {
+fn open_state(folder: &Path) -> anyhow::Result<Arc<Engine>> {
     let path = folder.join("state");
     if !path.join("db").exists() {
         bail!("{} is gone; restore a backup", path.display());
     }
-    let engine = Engine::open(&path).context("restore a backup")?;
-    let mut keys = 0;
+    Ok(Arc::new(Engine::open(&path).context("restore a backup")?))
+}
+
+/// Reads the state, and holds what it says must be there against what is.
+fn check_state(folder: &Path, engine: &Arc<Engine>, report: &mut Report) -> anyhow::Result<()> {
+    let path = folder.join("state");
     for name in ["state", "links", "history"] {
         for item in &engine.tree(name)? {
-            item.with_context(|| {
-                format!(
-                    "{}: `{name}` cannot be read; restore a backup",
+            if let Err(error) = item {
+                report.damage.push(format!(
+                    "{}: `{name}` cannot be read; restore a backup: {error}",
                     path.display()
-                )
-            })?;
-            keys += 1;
+                ));
+                return Ok(());
+            }
+            report.keys += 1;
         }
     }
     if let Some(value) = engine.tree("state")?.get(PLACE)? {
         let place: Place = serde_json::from_slice(&value)
             .with_context(|| format!("{}: `{PLACE}` makes no sense", path.display()))?;
-        ensure!(
-            place.processed <= log_end,
-            "{}: it ends at record {log_end}, and the state was made of all up to {}: its end is lost; agents send again what they still hold, and for the rest \
-             restore a backup",
-            folder.join("log").display(),
-            place.processed
-        );
+        if place.processed > report.log.end {
+            report.damage.push(format!(
+                "{}: it ends at record {}, and the state was made of all up to {}: its end is lost; agents send again what they still hold, and for the rest \
+                 restore a backup",
+                folder.join("log").display(),
+                report.log.end,
+                place.processed
+            ));
+        }
+        let behind = read_serial(folder)?.saturating_sub(place.serial);
+        if behind > 0 {
+            report.damage.push(format!(
+                "{}: it is {behind} checkpoints older than it was; it is made again from the log at the next start, as far as that reaches back",
+                path.display()
+            ));
+        }
     }
-    Ok(keys)
+    history::check_ledger(folder, engine, &mut report.damage)
 }

@@ -104,8 +104,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes the rest; the block is there, durably, when this returns.
-    pub(super) fn finish(mut self) -> anyhow::Result<()> {
+    /// Writes the rest; the block is there, durably, when this returns its path.
+    pub(super) fn finish(mut self) -> anyhow::Result<PathBuf> {
         for slots in self.slots.chunks(SLOTS) {
             let mut page = Vec::with_capacity(PAGE);
             page.extend_from_slice(&[0; 4]);
@@ -135,7 +135,7 @@ impl Writer {
         fs::rename(&new, &self.path)?;
         self.finished = true;
         sync_folder(self.path.parent().unwrap_or(Path::new(".")))?;
-        Ok(())
+        Ok(std::mem::take(&mut self.path))
     }
 }
 

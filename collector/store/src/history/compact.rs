@@ -10,14 +10,16 @@ use super::embedded::{EmbeddedHistory, lock};
 use super::generation::Generation;
 use super::rollup::{self, DAY_MS, Level, Row};
 use super::{Retention, codec};
+use crate::log::Position;
+use crate::quarantine;
 use anyhow::{Context, bail, ensure};
 use denyut_proto::{Sample, UnixMillis};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tracing::info;
+use tracing::{error, info};
 
 /// A generation is frozen when its day is over for this long: most of what is late has come by then.
 const AFTER_MIDNIGHT: Duration = Duration::from_secs(3600);
@@ -55,7 +57,7 @@ impl EmbeddedHistory {
                 // So that a day's samples are in one generation.
                 self.seal_all()?;
             }
-            self.rotate(now)?;
+            self.rotate(now, Position::MAX)?;
         }
         while let Some(oldest) = self.catalog().frozen.first().cloned() {
             // Blocks are smaller than what they are made of.
@@ -76,7 +78,7 @@ impl EmbeddedHistory {
     pub fn compact_all(&self, now: UnixMillis) -> anyhow::Result<()> {
         let _keeping_up = lock(&self.keeping_up);
         self.seal_all()?;
-        self.rotate(now)?;
+        self.rotate(now, Position::MAX)?;
         while let Some(oldest) = self.catalog().frozen.first().cloned() {
             if !self.compact(&oldest)? {
                 break;
@@ -131,8 +133,7 @@ impl EmbeddedHistory {
                 (Level::Day, writers.day),
             ] {
                 writer.footer.generation = Some(generation.number);
-                writer.finish()?;
-                made.push((level, DayBlock::open(&path(level))?));
+                made.push((level, self.finish(level, writer)?));
             }
         }
         // In one step, so that a reader sees the one or the other.
@@ -154,7 +155,17 @@ impl EmbeddedHistory {
             self.damaged.fetch_add(1, Ordering::Relaxed);
         }
         generation.remove()?;
+        self.ledger.remove_generation(generation.number)?;
+        // Before a block that names it may be merged into one that does not.
+        self.ledger.sync()?;
         Ok(true)
+    }
+
+    /// Finishes a block and enters it into the ledger.
+    fn finish(&self, level: Level, writer: Writer) -> anyhow::Result<DayBlock> {
+        let block = DayBlock::open(&writer.finish()?)?;
+        self.ledger.put_block(level, block.block.name())?;
+        Ok(block)
     }
 
     fn compact_link(
@@ -276,7 +287,7 @@ impl EmbeddedHistory {
     ) -> anyhow::Result<()> {
         let path = catalog::path_of(&self.folder, level, days.0, days.1, self.next_id());
         let mut writer = Writer::create(&path)?;
-        each_link(blocks, &mut |link, values| {
+        let hurt = self.each_link(blocks, &mut |link, values| {
             self.check_stopped()?;
             let (value, items) = merge(link, values)?;
             writer.add(link, &value, items)
@@ -285,15 +296,9 @@ impl EmbeddedHistory {
             .iter()
             .map(|block| block.block.name().to_owned())
             .collect();
-        writer.finish()?;
-        let merged = DayBlock::open(&path)?;
-        let ids: Vec<u64> = blocks.iter().map(|block| block.id).collect();
-        self.change_catalog(|catalog| {
-            catalog.remove(level, &ids);
-            catalog.add(level, merged);
-        });
-        info!(block = %path.display(), of = ids.len(), "blocks were merged");
-        delete(blocks)
+        let merged = self.finish(level, writer)?;
+        info!(block = %path.display(), of = blocks.len(), "blocks were merged");
+        self.replace_blocks(level, blocks, &hurt, Some(merged))
     }
 
     /// Deletes what is past its retention; samples become rows of a minute first.
@@ -316,10 +321,11 @@ impl EmbeddedHistory {
             if !self.let_go(day)? {
                 continue;
             }
+            let mut hurt = BTreeSet::new();
             if retention.minute > retention.raw {
-                self.make_minutes(day, &blocks)?;
+                hurt = self.make_minutes(day, &blocks)?;
             }
-            self.drop_blocks(Level::Raw, &blocks)?;
+            self.replace_blocks(Level::Raw, &blocks, &hurt, None)?;
         }
         self.drop_blocks(
             Level::Minute,
@@ -333,20 +339,19 @@ impl EmbeddedHistory {
         let Some(most) = retention.bytes else {
             return Ok(());
         };
+        // The last days may still get samples, and their rows are made of them.
+        let last = self.catalog().active.day.min(now.0.div_euclid(DAY_MS)) - 2;
         while self.bytes().saturating_add(log_bytes) > most {
             let catalog = self.catalog();
             let oldest = |level: Level| {
-                catalog
-                    .blocks(level)
-                    .iter()
-                    .min_by_key(|block| block.first)
-                    .cloned()
+                let days = catalog.blocks(level).iter().map(|block| block.first);
+                days.min().filter(|day| *day <= last)
             };
-            let (level, block) = match (oldest(Level::Minute), oldest(Level::Raw)) {
-                (Some(block), _) => (Level::Minute, block),
+            let (level, day) = match (oldest(Level::Minute), oldest(Level::Raw)) {
+                (Some(day), _) => (Level::Minute, day),
                 // It goes when what is late of that day is in its rows.
-                (None, Some(block)) if !self.let_go(block.last)? => return Ok(()),
-                (None, Some(block)) => (Level::Raw, block),
+                (None, Some(day)) if !self.let_go(day)? => return Ok(()),
+                (None, Some(day)) => (Level::Raw, day),
                 (None, None) => {
                     tracing::warn!(
                         most,
@@ -357,21 +362,27 @@ impl EmbeddedHistory {
                     return Ok(());
                 }
             };
-            info!(block = %block.block.path.display(), "deleted, as `retention.size` is reached");
-            self.drop_blocks(level, &[block])?;
+            // All of the day: part of it would pass for the whole.
+            let blocks: Vec<_> = catalog.of_day(level, day).cloned().collect();
+            info!(
+                level = level.as_str(),
+                day = catalog::date(day),
+                "deleted, as `retention.size` is reached"
+            );
+            self.drop_blocks(level, &blocks)?;
         }
         Ok(())
     }
 
     /// Makes the rows of a minute of a day's samples.
-    fn make_minutes(&self, day: i64, blocks: &[Arc<DayBlock>]) -> anyhow::Result<()> {
+    fn make_minutes(&self, day: i64, blocks: &[Arc<DayBlock>]) -> anyhow::Result<BTreeSet<u64>> {
         if self.catalog().of_day(Level::Minute, day).next().is_some() {
-            return Ok(());
+            return Ok(BTreeSet::new());
         }
         let path = catalog::path_of(&self.folder, Level::Minute, day, day, self.next_id());
         let mut writer = Writer::create(&path)?;
         let mut samples = Vec::new();
-        each_link(blocks, &mut |link, values| {
+        let hurt = self.each_link(blocks, &mut |link, values| {
             self.check_stopped()?;
             samples.clear();
             for (block, value) in values {
@@ -384,62 +395,92 @@ impl EmbeddedHistory {
             let rows = rows.into_vec();
             writer.add(link, &item(day, &rows, Level::Minute), rows.len() as u64)
         })?;
-        writer.finish()?;
-        let block = DayBlock::open(&path)?;
+        let block = self.finish(Level::Minute, writer)?;
         self.change_catalog(|catalog| catalog.add(Level::Minute, block));
-        Ok(())
+        Ok(hurt)
     }
 
     fn drop_blocks(&self, level: Level, blocks: &[Arc<DayBlock>]) -> anyhow::Result<()> {
         if blocks.is_empty() {
             return Ok(());
         }
-        let ids: Vec<u64> = blocks.iter().map(|block| block.id).collect();
-        self.change_catalog(|catalog| catalog.remove(level, &ids));
-        delete(blocks)
+        self.replace_blocks(level, blocks, &BTreeSet::new(), None)
     }
-}
 
-/// Gives each link's entries in these blocks, oldest block first; damaged ones are named and passed over.
-#[allow(clippy::type_complexity, reason = "named nowhere else")]
-fn each_link(
-    blocks: &[Arc<DayBlock>],
-    visit: &mut dyn FnMut(u32, &[(&DayBlock, Vec<u8>)]) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    let sound = |slot: anyhow::Result<_>| {
-        slot.inspect_err(|error| tracing::error!(error = %format!("{error:#}"), "part of a block is damaged; it is left out"))
-            .ok()
-    };
-    let mut slots: Vec<_> = blocks
-        .iter()
-        .map(|block| block.block.slots().filter_map(sound).peekable())
-        .collect();
-    while let Some(link) = slots
-        .iter_mut()
-        .filter_map(|slots| Some(slots.peek()?.link))
-        .min()
-    {
-        let mut values = Vec::new();
-        for (block, slots) in blocks.iter().zip(&mut slots) {
-            if let Some(slot) = slots.next_if(|slot| slot.link == link)
-                && let Some(value) = sound_value(block, slot)
-            {
-                values.push((&**block, value));
+    /// Takes blocks away, or `new` in their place. Those in `hurt` are set aside instead: `repair` may find in them what could not be read.
+    fn replace_blocks(
+        &self,
+        level: Level,
+        blocks: &[Arc<DayBlock>],
+        hurt: &BTreeSet<u64>,
+        new: Option<DayBlock>,
+    ) -> anyhow::Result<()> {
+        let ids: Vec<u64> = blocks.iter().map(|block| block.id).collect();
+        self.change_catalog(|catalog| {
+            catalog.remove(level, &ids);
+            if let Some(new) = new {
+                catalog.add(level, new);
+            }
+        });
+        let names = blocks.iter().map(|block| block.block.name());
+        self.ledger.remove_blocks(level, names)?;
+        for block in blocks {
+            let path = &block.block.path;
+            if hurt.contains(&block.id) {
+                let aside = quarantine(path)?;
+                error!(aside = %aside.display(), "a damaged block was replaced; it is set aside");
+            } else {
+                fs::remove_file(path)
+                    .with_context(|| format!("cannot delete {}", path.display()))?;
             }
         }
-        if !values.is_empty() {
-            visit(link, &values)?;
-        }
+        Ok(())
     }
-    Ok(())
-}
 
-fn sound_value(block: &DayBlock, slot: super::block::Slot) -> Option<Vec<u8>> {
-    block
-        .block
-        .value(slot)
-        .inspect_err(|error| tracing::error!(error = %format!("{error:#}"), "part of a block is damaged; it is left out"))
-        .ok()
+    /// Gives each link's entries in these blocks, oldest block first; what is damaged is named and passed over. Returns the blocks that it is in.
+    #[allow(clippy::type_complexity, reason = "named nowhere else")]
+    fn each_link(
+        &self,
+        blocks: &[Arc<DayBlock>],
+        visit: &mut dyn FnMut(u32, &[(&DayBlock, Vec<u8>)]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<BTreeSet<u64>> {
+        let mut hurt = BTreeSet::new();
+        let mut sound = |block: &DayBlock, error: anyhow::Error| {
+            hurt.insert(block.id);
+            self.damaged.fetch_add(1, Ordering::Relaxed);
+            error!(error = %format!("{error:#}"), "part of a block is damaged; it is left out");
+        };
+        let mut slots = Vec::new();
+        for block in blocks {
+            let mut of_block = Vec::new();
+            for slot in block.block.slots() {
+                match slot {
+                    Ok(slot) => of_block.push(slot),
+                    Err(error) => sound(block, error),
+                }
+            }
+            slots.push(of_block.into_iter().peekable());
+        }
+        while let Some(link) = slots
+            .iter_mut()
+            .filter_map(|slots| Some(slots.peek()?.link))
+            .min()
+        {
+            let mut values = Vec::new();
+            for (block, slots) in blocks.iter().zip(&mut slots) {
+                if let Some(slot) = slots.next_if(|slot| slot.link == link) {
+                    match block.block.value(slot) {
+                        Ok(value) => values.push((&**block, value)),
+                        Err(error) => sound(block, error),
+                    }
+                }
+            }
+            if !values.is_empty() {
+                visit(link, &values)?;
+            }
+        }
+        Ok(hurt)
+    }
 }
 
 fn item(day: i64, rows: &[Row], level: Level) -> Vec<u8> {
@@ -466,12 +507,4 @@ fn items(value: &[u8]) -> anyhow::Result<Vec<(i64, &[u8])>> {
         items.push((day, read.take(length)?));
     }
     Ok(items)
-}
-
-fn delete(blocks: &[Arc<DayBlock>]) -> anyhow::Result<()> {
-    for block in blocks {
-        let path = &block.block.path;
-        fs::remove_file(path).with_context(|| format!("cannot delete {}", path.display()))?;
-    }
-    Ok(())
 }

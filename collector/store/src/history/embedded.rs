@@ -2,24 +2,23 @@
 
 use super::catalog::{Catalog, DayBlock};
 use super::column::Reader;
-use super::generation::{CLUSTER, Damaged, Generation};
+use super::generation::{CLUSTER, Generation};
+use super::ledger::Ledger;
 use super::links::Links;
 use super::open::Open;
+use super::opening::enter;
 use super::rollup::{self, DAY_MS, Level};
-use super::{History, LinkId, Rows, RowsError, codec};
+use super::{History, LinkId, Row, RowsError, codec};
 use crate::engine::Engine;
-use crate::log::{Position, sync_folder};
-use crate::quarantine;
-use anyhow::Context;
+use crate::log::Position;
 use denyut_proto::{AgentId, Sample, TargetSamples, UnixMillis};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
-use tracing::{error, warn};
+use tracing::error;
 
 /// Clusters sealed in one round.
 const SEAL_ROUND: usize = 128;
@@ -28,16 +27,16 @@ const SEAL_ROUND: usize = 128;
 #[derive(Debug)]
 pub struct EmbeddedHistory {
     pub(super) folder: PathBuf,
-    /// Holds the links' numbers, and from when on samples are kept.
-    engine: Arc<Engine>,
-    kept: sled::Tree,
-    links: RwLock<Links>,
-    open: Mutex<Open>,
+    /// Holds the links' numbers, and the ledger.
+    pub(super) engine: Arc<Engine>,
+    pub(super) ledger: Ledger,
+    pub(super) links: RwLock<Links>,
+    pub(super) open: Mutex<Open>,
     /// Held while blocks are made and deleted.
     pub(super) keeping_up: Mutex<()>,
     /// Held while chunks go into the active generation, and while that is replaced.
-    sealing: Mutex<()>,
-    catalog: RwLock<Arc<Catalog>>,
+    pub(super) sealing: Mutex<()>,
+    pub(super) catalog: RwLock<Arc<Catalog>>,
     /// Of the next block.
     pub(super) next_id: AtomicU64,
     /// The history is being closed: long work stops at the next link.
@@ -46,111 +45,16 @@ pub struct EmbeddedHistory {
     pub(super) damaged: AtomicU64,
 }
 
-/// The tree `history` holds one key: from when on samples are kept (ms since 1970, big-endian).
-const KEPT_FROM: &str = "kept_from";
-
 /// An opened history.
 #[derive(Debug)]
 pub struct Opened {
     /// The history.
     pub history: EmbeddedHistory,
-    /// Records of the log from here on must be appended again, because what they had told was damaged and set aside.
-    pub again_from: Option<Position>,
+    /// Records of the log from here on must be appended again, before anything else is.
+    pub replay_from: Position,
 }
 
 impl EmbeddedHistory {
-    /// Opens the history in `folder`, making it if needed; `from`: where the log is replayed from, and `now` for what is made new.
-    pub fn open(
-        folder: &Path,
-        engine: Arc<Engine>,
-        from: Position,
-        now: UnixMillis,
-    ) -> anyhow::Result<Opened> {
-        let cannot = || format!("cannot open the history in {}", folder.display());
-        let recent = folder.join("recent");
-        for name in ["recent", "raw", "minute", "hour", "day"] {
-            fs::create_dir_all(folder.join(name)).with_context(cannot)?;
-        }
-        // What is synced inside of a folder is lost with it.
-        sync_folder(folder).with_context(cannot)?;
-        sweep(folder).with_context(cannot)?;
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&recent).with_context(cannot)? {
-            let entry = entry.with_context(cannot)?;
-            names.extend(entry.file_name().to_str().and_then(Generation::parse));
-        }
-        names.sort_unstable();
-        let numbers: BTreeSet<u64> = names.iter().map(|(number, ..)| *number).collect();
-        let (levels, next_id, newest) = load_blocks(folder, &numbers)?;
-        let mut again_from: Option<Position> = None;
-        let mut generations = Vec::new();
-        for (number, from, day) in names {
-            match Generation::open(&recent, number, from, day) {
-                Ok(generation) => generations.push(Arc::new(generation)),
-                Err(error) if error.is::<Damaged>() => {
-                    let path = Generation::path_of(&recent, number, from, day);
-                    let aside = quarantine(&path)?;
-                    error!(path = %path.display(), aside = %aside.display(), error = %format!("{error:#}"),
-                        "a generation is damaged; it is set aside, and made again from the log");
-                    again_from = Some(again_from.map_or(from, |again| again.min(from)));
-                }
-                Err(error) => return Err(error).with_context(cannot),
-            }
-        }
-        // Each holds everything up to where the next begins, and the last up to where the log is replayed from.
-        for (i, generation) in generations.iter().enumerate() {
-            let whole_to = generations.get(i + 1).map_or(from, |next| next.from);
-            let mark = generation.mark();
-            if mark < whole_to {
-                error!(path = %generation.path.display(), mark, whole_to, "a generation lost its newest chunks (damage, or an older copy); they are made again from the log");
-                again_from =
-                    Some(again_from.map_or(generation.from, |again| again.min(generation.from)));
-            }
-        }
-        let highest = numbers.last().copied().max(newest).unwrap_or(0);
-        let active = match generations.last() {
-            // Only the highest may be written on: those below it are on their way into blocks.
-            Some(last) if last.number == highest => generations.pop(),
-            _ => None,
-        };
-        let active = if let Some(active) = active {
-            active
-        } else {
-            let from = again_from.map_or(from, |again| again.min(from));
-            let day = now.0.div_euclid(DAY_MS);
-            Arc::new(Generation::create(&recent, highest + 1, from, day).with_context(cannot)?)
-        };
-        let links = Links::open(engine.tree("links").with_context(cannot)?).with_context(cannot)?;
-        let kept = engine.tree("history").with_context(cannot)?;
-        let kept_from = match kept.get(KEPT_FROM).with_context(cannot)? {
-            Some(value) => UnixMillis(i64::from_be_bytes(
-                value[..].try_into().with_context(cannot)?,
-            )),
-            None => UnixMillis(i64::MIN),
-        };
-        let history = Self {
-            folder: folder.to_owned(),
-            engine,
-            kept,
-            links: RwLock::new(links),
-            open: Mutex::new(Open::new(from, kept_from)),
-            keeping_up: Mutex::new(()),
-            sealing: Mutex::new(()),
-            catalog: RwLock::new(Arc::new(Catalog {
-                active,
-                frozen: generations,
-                levels,
-            })),
-            next_id: AtomicU64::new(next_id),
-            stopped: AtomicBool::new(false),
-            damaged: AtomicU64::new(0),
-        };
-        Ok(Opened {
-            history,
-            again_from,
-        })
-    }
-
     /// The lowest position of the log that a rebuild may need: what lies below it is in blocks.
     pub fn keep_log_from(&self) -> Position {
         let catalog = self.catalog();
@@ -261,7 +165,7 @@ impl EmbeddedHistory {
             if open.holds_before(from) {
                 return Ok(false);
             }
-            open.kept_from.0.to_be_bytes()
+            open.kept_from
         };
         // In this order: what is open goes into a generation.
         let catalog = self.catalog();
@@ -272,10 +176,7 @@ impl EmbeddedHistory {
         if catalog.generations().any(waits) {
             return Ok(false);
         }
-        let before = self.kept.insert(KEPT_FROM, &kept_from)?;
-        if before.is_none_or(|before| before[..] != kept_from) {
-            self.engine.sync()?;
-        }
+        self.ledger.set_kept_from(kept_from)?;
         Ok(true)
     }
 
@@ -356,24 +257,24 @@ impl EmbeddedHistory {
         Ok(())
     }
 
-    /// Begins a new generation; the present one is frozen.
-    pub(super) fn rotate(&self, now: UnixMillis) -> anyhow::Result<()> {
+    /// Begins a new generation; the present one is frozen. Records from `at_most` on may be told into it.
+    pub(crate) fn rotate(&self, now: UnixMillis, at_most: Position) -> anyhow::Result<()> {
         let _sealing = lock(&self.sealing);
         let old = Arc::clone(&self.catalog().active);
-        let from = lock(&self.open).first();
-        old.sync(from)?;
-        let day = now.0.div_euclid(DAY_MS);
+        let first = lock(&self.open).first();
+        old.sync(first)?;
         let new = Arc::new(Generation::create(
             &self.folder.join("recent"),
             old.number + 1,
-            from,
-            day,
+            first.min(at_most),
+            now.0.div_euclid(DAY_MS),
         )?);
         self.change_catalog(|catalog| {
             let old = std::mem::replace(&mut catalog.active, new);
             catalog.frozen.push(old);
         });
-        Ok(())
+        let catalog = self.catalog();
+        enter(&self.ledger, &catalog.frozen, &catalog.active)
     }
 
     fn number(&self, link: &LinkId) -> Option<u32> {
@@ -442,11 +343,14 @@ impl EmbeddedHistory {
         level: Level,
         number: u32,
         day: i64,
-    ) -> Option<Vec<rollup::Row>> {
+    ) -> Option<Vec<Row>> {
         // The newest block that knows of that day has the last word.
         for block in catalog.of_day(level, day).rev() {
-            let Some(value) = self.entry(block, number) else {
-                continue;
+            let value = match block.block.get(number) {
+                Ok(Some(value)) => value,
+                Ok(None) => continue,
+                // An older block knows less: then rather the samples, or nothing.
+                Err(_) => return self.entry(block, number).and(None),
             };
             let rows = rows_of(&value, day, level).unwrap_or_else(|error| {
                 self.damaged.fetch_add(1, Ordering::Relaxed);
@@ -458,6 +362,31 @@ impl EmbeddedHistory {
             }
         }
         None
+    }
+}
+
+impl EmbeddedHistory {
+    /// Rows of a day whose samples are gone: the coarsest that fit, or finer ones where those are all there is; an error if all are too coarse.
+    fn coarser(
+        &self,
+        catalog: &Catalog,
+        level: Level,
+        number: u32,
+        day: i64,
+    ) -> Result<Option<Vec<Row>>, RowsError> {
+        let mut too_coarse = None;
+        for candidate in [Level::Day, Level::Hour, Level::Minute] {
+            if let Some(finished) = self.finished(catalog, candidate, number, day) {
+                if candidate <= level {
+                    return Ok(Some(finished));
+                }
+                too_coarse = Some(candidate);
+            }
+        }
+        match too_coarse {
+            Some(level) => Err(RowsError::TooFine { level }),
+            None => Ok(None),
+        }
     }
 }
 
@@ -503,7 +432,11 @@ impl History for EmbeddedHistory {
                 full.extend(open.too_much());
             }
         }
-        self.seal(full)
+        match self.seal(full) {
+            // It stays open: it is in the log, and is sealed when there is room.
+            Err(error) if is_full(&error) => Ok(()),
+            done => done,
+        }
     }
 
     fn checkpoint(&self) -> anyhow::Result<Position> {
@@ -518,6 +451,7 @@ impl History for EmbeddedHistory {
         let safe = lock(&self.open).first();
         self.sync_links()?;
         self.catalog().active.sync(safe)?;
+        self.ledger.set_from(safe)?;
         Ok(safe)
     }
 
@@ -561,24 +495,27 @@ impl History for EmbeddedHistory {
         Ok(())
     }
 
-    fn rows(
+    fn visit_rows(
         &self,
         link: &LinkId,
         range: Range<UnixMillis>,
         step_ms: i64,
-    ) -> Result<Rows, RowsError> {
+        visit: &mut dyn FnMut(&Row) -> bool,
+    ) -> Result<(), RowsError> {
         let step_ms = step_ms.max(1);
-        // All levels' steps divide the next one's, so the coarsest that divides the step answers exactly.
-        let divides = |level: &&Level| step_ms % level.step_ms() == 0;
-        let level = *Level::ALL.iter().rev().find(divides).unwrap_or(&Level::Raw);
+        let level = Level::exact(step_ms);
         let Some(number) = self.number(link) else {
-            return Ok(Rows {
-                level,
-                rows: Vec::new(),
-            });
+            return Ok(());
         };
         let start = range.start.0.div_euclid(step_ms) * step_ms;
         let end = -(-range.end.0).div_euclid(step_ms) * step_ms;
+        let (first, last) = (
+            start.div_euclid(DAY_MS),
+            end.saturating_sub(1).div_euclid(DAY_MS),
+        );
+        if first > last {
+            return Ok(());
+        }
         let mut open = Vec::new();
         lock(&self.open).read(number, &mut open);
         let catalog = self.catalog();
@@ -590,64 +527,38 @@ impl History for EmbeddedHistory {
         for generation in catalog.generations() {
             fresh.extend(generation.days());
         }
+        let days_of = |blocks: &[Arc<DayBlock>]| -> BTreeSet<i64> {
+            let days = blocks.iter().map(|block| block.first..=block.last);
+            days.flatten().collect()
+        };
+        let raw = days_of(catalog.blocks(Level::Raw));
         let mut days = fresh.clone();
-        let raw: BTreeSet<i64> = catalog
-            .blocks(Level::Raw)
-            .iter()
-            .flat_map(|block| block.first..=block.last)
-            .collect();
-        days.extend(&raw);
-        for blocks in catalog.levels.values() {
-            days.extend(blocks.iter().flat_map(|block| block.first..=block.last));
-        }
+        days.extend(catalog.levels.values().flat_map(|blocks| days_of(blocks)));
         let mut rows = rollup::Rows::new(step_ms);
-        let (first, last) = (
-            start.div_euclid(DAY_MS),
-            end.saturating_sub(1).div_euclid(DAY_MS),
-        );
-        if first > last {
-            return Ok(Rows {
-                level,
-                rows: Vec::new(),
-            });
-        }
+        let mut give = |rows: &mut rollup::Rows, until: i64| {
+            rows.drain_until(until)
+                .filter(|row| (start..end).contains(&row.start.0))
+                .all(|row| visit(&row))
+        };
         for day in days.range(first..=last).copied() {
-            if level >= Level::Hour
-                && !fresh.contains(&day)
+            if !give(&mut rows, day * DAY_MS) {
+                return Ok(());
+            }
+            let fresh = fresh.contains(&day);
+            if !fresh
+                && level >= Level::Hour
                 && let Some(finished) = self.finished(&catalog, level, number, day)
             {
                 rows.add_rows(&finished);
-                continue;
-            }
-            if raw.contains(&day) || fresh.contains(&day) {
+            } else if fresh || raw.contains(&day) {
                 let samples = self.day(&catalog, number, day, &open)?;
                 rows.add_day(&samples);
-                continue;
-            }
-            // Its samples are gone: the coarsest rows that fit, or finer ones where those are all there is.
-            let left = Level::ALL
-                .iter()
-                .rev()
-                .filter(|level| **level != Level::Raw);
-            let mut finer = None;
-            let mut found = false;
-            for candidate in left {
-                if let Some(finished) = self.finished(&catalog, *candidate, number, day) {
-                    if *candidate <= level {
-                        rows.add_rows(&finished);
-                        found = true;
-                        break;
-                    }
-                    finer = Some(*candidate);
-                }
-            }
-            if let (false, Some(level)) = (found, finer) {
-                return Err(RowsError::TooFine { level });
+            } else if let Some(finished) = self.coarser(&catalog, level, number, day)? {
+                rows.add_rows(&finished);
             }
         }
-        let mut rows = rows.into_vec();
-        rows.retain(|row| (start..end).contains(&row.start.0));
-        Ok(Rows { level, rows })
+        give(&mut rows, i64::MAX);
+        Ok(())
     }
 
     fn latest(&self, visit: &mut dyn FnMut(&LinkId, Sample) -> bool) {
@@ -674,6 +585,15 @@ impl History for EmbeddedHistory {
     }
 }
 
+/// Whether the disk has no room.
+pub(crate) fn is_full(error: &anyhow::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    error.chain().any(|cause| {
+        let io = cause.downcast_ref::<std::io::Error>();
+        io.is_some_and(|io| matches!(io.kind(), StorageFull | QuotaExceeded))
+    })
+}
+
 /// Sorted, each once.
 fn in_order(samples: &[Sample]) -> std::borrow::Cow<'_, [Sample]> {
     if samples.windows(2).all(|pair| pair[0] < pair[1]) {
@@ -686,11 +606,7 @@ fn in_order(samples: &[Sample]) -> std::borrow::Cow<'_, [Sample]> {
 }
 
 /// The rows of a day in a rollup entry, if the day is there. An entry is `(day varint · length varint · rows)*`.
-pub(super) fn rows_of(
-    value: &[u8],
-    day: i64,
-    level: Level,
-) -> anyhow::Result<Option<Vec<rollup::Row>>> {
+pub(super) fn rows_of(value: &[u8], day: i64, level: Level) -> anyhow::Result<Option<Vec<Row>>> {
     let mut read = Reader::new(value);
     while !read.is_empty() {
         let of = read.varint()?.cast_signed();
@@ -701,70 +617,6 @@ pub(super) fn rows_of(
         }
     }
     Ok(None)
-}
-
-/// Removes what a crash left half done.
-fn sweep(folder: &Path) -> anyhow::Result<()> {
-    for name in ["recent", "raw", "minute", "hour", "day"] {
-        for entry in fs::read_dir(folder.join(name))? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "new") {
-                fs::remove_file(&path)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-type Loaded = (BTreeMap<Level, Vec<Arc<DayBlock>>>, u64, Option<u64>);
-
-/// All blocks but those that are not needed: made of a generation that is still there (it will be put into blocks again), or
-/// replaced by another. With the next id, and the highest generation that was ever put into blocks.
-fn load_blocks(folder: &Path, generations: &BTreeSet<u64>) -> anyhow::Result<Loaded> {
-    let mut levels = BTreeMap::new();
-    let (mut next_id, mut newest) = (1, None);
-    for level in Level::ALL {
-        let mut blocks = Vec::new();
-        for entry in fs::read_dir(folder.join(level.as_str()))? {
-            let path = entry?.path();
-            if path
-                .extension()
-                .is_none_or(|extension| extension != "block")
-            {
-                continue;
-            }
-            match DayBlock::open(&path) {
-                Ok(block) => blocks.push(block),
-                Err(error) => {
-                    let aside = quarantine(&path)?;
-                    error!(aside = %aside.display(), error = %format!("{error:#}"), "a block is damaged; it is set aside");
-                }
-            }
-        }
-        let replaced: BTreeSet<String> = blocks
-            .iter()
-            .flat_map(|block| block.block.footer.replaces.clone())
-            .collect();
-        let mut kept = Vec::new();
-        for block in blocks {
-            next_id = next_id.max(block.id + 1);
-            newest = newest.max(block.block.footer.generation);
-            let again = block
-                .block
-                .footer
-                .generation
-                .is_some_and(|number| generations.contains(&number));
-            if again || replaced.contains(block.block.name()) {
-                warn!(block = %block.block.path.display(), "a block that a crash left over is removed");
-                fs::remove_file(&block.block.path)?;
-            } else {
-                kept.push(Arc::new(block));
-            }
-        }
-        kept.sort_by_key(|block| block.id);
-        levels.insert(level, kept);
-    }
-    Ok((levels, next_id, newest))
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

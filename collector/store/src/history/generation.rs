@@ -93,11 +93,12 @@ impl Generation {
     pub(super) fn parse(name: &str) -> Option<(u64, Position, i64)> {
         let mut parts = name.strip_suffix(".chunks")?.splitn(3, '-');
         let (number, from, day) = (parts.next()?, parts.next()?, parts.next()?);
-        Some((
-            number.parse().ok()?,
-            u64::from_str_radix(from, 16).ok()?,
-            day.parse().ok()?,
-        ))
+        let number: u64 = number.parse().ok()?;
+        let from = u64::from_str_radix(from, 16).ok()?;
+        let day = day.parse().ok()?;
+        // Only as it is written, and so that there is a next one.
+        let written = Self::path_of(Path::new(""), number, from, day);
+        (written.to_str() == Some(name) && number < u64::MAX).then_some((number, from, day))
     }
 
     /// Makes a new one, durably.
@@ -261,6 +262,8 @@ impl Generation {
     /// this generation or an older one.
     pub(super) fn sync(&self, mark: Position) -> anyhow::Result<()> {
         let mut inner = self.inner();
+        // Another thread may have come further.
+        let mark = mark.max(inner.mark);
         inner.mark = mark;
         let mut frame = header(MARK, mark, 0);
         checksum(&mut frame);
@@ -460,6 +463,12 @@ impl Generation {
             }
         }
         Ok((count, wrong))
+    }
+
+    /// The highest cluster of which there is anything.
+    pub(super) fn last_cluster(&self) -> Option<u32> {
+        let inner = self.inner();
+        inner.directory.keys().map(|(_, cluster)| *cluster).max()
     }
 
     /// Bytes on disk.

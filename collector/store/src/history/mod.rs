@@ -11,15 +11,17 @@ pub mod column;
 mod compact;
 mod embedded;
 mod generation;
+pub(crate) mod ledger;
 mod links;
 mod open;
+mod opening;
 pub mod rollup;
 pub mod sketch;
 mod verify;
 
 pub use embedded::{EmbeddedHistory, Opened};
 pub use rollup::{Level, Row, Rtt};
-pub(crate) use verify::{repair, verify};
+pub(crate) use verify::{check_ledger, repair, verify};
 
 use crate::log::Position;
 use denyut_proto::{AgentId, Sample, TargetName, TargetSamples, UnixMillis};
@@ -104,13 +106,31 @@ pub trait History: Send + Sync {
         visit: &mut dyn FnMut(Sample) -> bool,
     ) -> anyhow::Result<()>;
 
-    /// The link's rows of `step_ms` in `range`, which is widened to whole rows.
+    /// The link's rows of `step_ms` in `range`, which is widened to whole rows: those that hold anything, ascending, made of the level that
+    /// [`Level::exact`] names, each given to `visit` until it returns `false`.
+    fn visit_rows(
+        &self,
+        link: &LinkId,
+        range: Range<UnixMillis>,
+        step_ms: i64,
+        visit: &mut dyn FnMut(&Row) -> bool,
+    ) -> Result<(), RowsError>;
+
+    /// The same as one answer.
     fn rows(
         &self,
         link: &LinkId,
         range: Range<UnixMillis>,
         step_ms: i64,
-    ) -> Result<Rows, RowsError>;
+    ) -> Result<Rows, RowsError> {
+        let mut rows = Vec::new();
+        self.visit_rows(link, range, step_ms, &mut |row| {
+            rows.push(row.clone());
+            true
+        })?;
+        let level = Level::exact(step_ms);
+        Ok(Rows { level, rows })
+    }
 
     /// The newest sample of each link, as far as it is known since the start or was noted.
     fn latest(&self, visit: &mut dyn FnMut(&LinkId, Sample) -> bool);

@@ -41,6 +41,12 @@ impl Level {
     /// All, finest first.
     pub const ALL: [Self; 4] = [Self::Raw, Self::Minute, Self::Hour, Self::Day];
 
+    /// The coarsest whose rows add up to rows of `step_ms`: all steps divide the next one's.
+    pub fn exact(step_ms: i64) -> Self {
+        let divides = |level: &&Self| step_ms % level.step_ms() == 0;
+        *Self::ALL.iter().rev().find(divides).unwrap_or(&Self::Raw)
+    }
+
     /// The name that files, API and metrics use.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -156,6 +162,15 @@ impl Rows {
             step_ms: step_ms.max(1),
             rows: Vec::new(),
         }
+    }
+
+    /// Takes out the rows that end at `until` or before: nothing is added to them any more.
+    pub(crate) fn drain_until(&mut self, until: i64) -> std::vec::Drain<'_, Row> {
+        let step_ms = self.step_ms;
+        let done = self
+            .rows
+            .partition_point(|row| row.start.0.saturating_add(step_ms) <= until);
+        self.rows.drain(..done)
     }
 
     /// The rows that hold anything, ascending.

@@ -4,13 +4,17 @@ use super::block::{Block, Writer};
 use super::catalog::DayBlock;
 use super::column::Reader;
 use super::generation::{Damaged, Generation};
+use super::ledger::Ledger;
+use super::opening::generation_files;
 use super::rollup::{self, DAY_MS, Level};
 use super::{catalog, codec};
+use crate::engine::Engine;
 use crate::quarantine;
 use crate::verify::Report;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Checks every block and generation.
 pub(crate) fn verify(folder: &Path, report: &mut Report) -> anyhow::Result<()> {
@@ -36,8 +40,41 @@ pub(crate) fn verify(folder: &Path, report: &mut Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Mends what is damaged; tells what was done about each.
-pub(crate) fn repair(folder: &Path) -> anyhow::Result<Vec<String>> {
+/// What the ledger says must be there, and is not.
+pub(crate) fn check_ledger(
+    folder: &Path,
+    engine: &Arc<Engine>,
+    damage: &mut Vec<String>,
+) -> anyhow::Result<()> {
+    let ledger = Ledger::open(engine)?;
+    for (level, name) in ledger.blocks()? {
+        let path = folder.join(level.as_str()).join(&name);
+        if !path.exists() {
+            damage.push(format!("{}: it is gone; restore a backup", path.display()));
+        }
+    }
+    let files = generation_files(&folder.join("recent"))?;
+    for (number, living) in ledger.generations()? {
+        if !files.contains_key(&number) {
+            damage.push(format!(
+                "{}: generation {number} is gone; the next start makes it again from the log, from record {} on",
+                folder.join("recent").display(),
+                living.from
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Mends what is damaged; tells what was done about each. Blocks that are set aside are taken out of the ledger, if it can be opened.
+pub(crate) fn repair(folder: &Path, engine: Option<&Arc<Engine>>) -> anyhow::Result<Vec<String>> {
+    let ledger = engine.map(Ledger::open).transpose()?;
+    let forget = |level: Level, path: &Path| -> anyhow::Result<()> {
+        if let (Some(ledger), Some(name)) = (&ledger, path.file_name().and_then(|n| n.to_str())) {
+            ledger.remove_blocks(level, std::iter::once(name))?;
+        }
+        Ok(())
+    };
     let mut done = Vec::new();
     let mut next_id = 1;
     for level in Level::ALL {
@@ -65,6 +102,7 @@ pub(crate) fn repair(folder: &Path) -> anyhow::Result<Vec<String>> {
                 readable(&path)
             };
             let aside = quarantine(&path)?;
+            forget(level, &path)?;
             let new = catalog::path_of(folder, level, first, last, next_id);
             next_id += 1;
             let (links, items) = (

@@ -9,7 +9,7 @@ use super::segment::{
     frame, unpack_group, unpack_head,
 };
 use super::{AppendError, Appended, Body, Held, Log, Position, Record};
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use denyut_proto::{AgentId, BootId, OfficeCode, UnixMillis};
 use foldhash::HashMap;
 use prost::Message;
@@ -44,6 +44,8 @@ pub struct EmbeddedLog {
     segment_bytes: u64,
     /// Damaged places that were met.
     damaged: AtomicU64,
+    /// Held while segments are deleted, and while nobody may.
+    cutting: Mutex<()>,
 }
 
 /// What a look through the log found.
@@ -124,6 +126,7 @@ impl EmbeddedLog {
             segments: Mutex::new(list(folder).with_context(cannot)?),
             segment_bytes,
             damaged: AtomicU64::new(0),
+            cutting: Mutex::default(),
         };
         log.recover().with_context(cannot)?;
         Ok(log)
@@ -174,6 +177,11 @@ impl EmbeddedLog {
             .sum()
     }
 
+    /// While this is held, nothing is deleted.
+    pub(crate) fn pause_cut(&self) -> MutexGuard<'_, ()> {
+        lock(&self.cutting)
+    }
+
     /// How many damaged places were met since the start.
     pub fn damaged(&self) -> u64 {
         self.damaged.load(Ordering::Relaxed)
@@ -182,15 +190,6 @@ impl EmbeddedLog {
     fn met_damage(&self, path: &Path, at: u64, bytes: u64) {
         self.damaged.fetch_add(1, Ordering::Relaxed);
         error!(segment = %path.display(), at, bytes, "the log is damaged; what stood there is lost");
-    }
-
-    /// The first position that is still there, or the next to be given.
-    pub fn begin(&self) -> Position {
-        lock(&self.segments)
-            .keys()
-            .next()
-            .copied()
-            .unwrap_or(self.end() + 1)
     }
 
     /// The files, oldest first, as they are now.
@@ -230,7 +229,11 @@ impl EmbeddedLog {
                         }
                     }
                     // What a crash leaves is no damage: it was never acknowledged.
-                    Found::Torn { .. } if i + 1 == paths.len() => break,
+                    Found::Torn { bytes }
+                        if i + 1 == paths.len() && !segment.more_than_one_frame(at, bytes)? =>
+                    {
+                        break;
+                    }
                     Found::Damage { bytes } | Found::Torn { bytes } => {
                         format!("{bytes} bytes are damaged")
                     }
@@ -300,9 +303,29 @@ impl EmbeddedLog {
             if segment.peek()?.is_none()
                 && matches!(segment.next()?, Found::Torn { .. } | Found::End)
             {
-                fs::remove_file(path)?;
+                if fs::metadata(path)?.len() == 0 {
+                    fs::remove_file(path)?;
+                } else {
+                    let aside = crate::quarantine(path)?;
+                    warn!(aside = %aside.display(), "the log's last segment has no head, so nothing in it was acknowledged; it is set aside");
+                }
                 lock(&self.segments).remove(first);
                 paths.pop();
+            }
+        }
+        for (first, path) in &paths {
+            let mut segment = Segment::open(path)?;
+            let other =
+                |header: &segment::Header| header.kind == Kind::Head && header.first != *first;
+            if segment.peek()?.is_some_and(|header| other(&header))
+                && let Found::Frame(header, _) = segment.next()?
+            {
+                bail!(
+                    "{} begins with record {}: it was renamed; call it {}",
+                    path.display(),
+                    header.first,
+                    segment_path(&self.folder, header.first).display()
+                );
             }
         }
         // The newest segment whose head is whole, and everything after it.
@@ -335,7 +358,14 @@ impl EmbeddedLog {
                         }
                     },
                     Found::Torn { bytes } if i + 1 == paths.len() => {
-                        warn!(segment = %path.display(), bytes, "the log's last write was not finished; it is cut off");
+                        if segment.more_than_one_frame(at, bytes)? {
+                            self.met_damage(path, at, bytes);
+                            let aside = path.with_extension(format!("log.cut-{at}"));
+                            fs::copy(path, &aside)?;
+                            error!(aside = %aside.display(), "more than the last write is cut off; a copy is kept");
+                        } else {
+                            warn!(segment = %path.display(), bytes, "the log's last write was not finished; it is cut off");
+                        }
                         let file = File::options().write(true).open(path)?;
                         file.set_len(at)?;
                         file.sync_all()?;
@@ -366,7 +396,7 @@ impl EmbeddedLog {
         seen: &Seen,
     ) -> Result<(), AppendError> {
         let head = frame(Kind::Head, first, 0, &seen.head().encode_to_vec())?;
-        let path = self.folder.join(format!("{first:016x}.log"));
+        let path = segment_path(&self.folder, first);
         let made = (|| {
             let mut file = File::options().append(true).create(true).open(&path)?;
             file.set_len(0)?;
@@ -633,6 +663,14 @@ impl Log for EmbeddedLog {
         Ok(records)
     }
 
+    fn begin(&self) -> Position {
+        lock(&self.segments)
+            .keys()
+            .next()
+            .copied()
+            .unwrap_or(self.end() + 1)
+    }
+
     fn end(&self) -> Position {
         self.end.load(Ordering::Acquire)
     }
@@ -648,6 +686,10 @@ impl Log for EmbeddedLog {
     }
 
     fn cut(&self, below: Position) -> anyhow::Result<()> {
+        // Whoever holds it is done before the next checkpoint asks again, or the one after.
+        let Ok(_cutting) = self.cutting.try_lock() else {
+            return Ok(());
+        };
         let mut segments = lock(&self.segments);
         loop {
             let mut firsts = segments.iter();
@@ -895,15 +937,22 @@ fn full_or_broken(error: std::io::Error, path: &Path) -> AppendError {
     }
 }
 
+fn segment_path(folder: &Path, first: Position) -> PathBuf {
+    folder.join(format!("{first:016x}.log"))
+}
+
 /// The segments in a folder by their first position.
 fn list(folder: &Path) -> anyhow::Result<BTreeMap<Position, PathBuf>> {
     let mut segments = BTreeMap::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "log")
-            && let Some(first) = path
-                .file_stem()
-                .and_then(|stem| u64::from_str_radix(stem.to_str()?, 16).ok())
+        let named = path.file_stem().and_then(|stem| {
+            let first = u64::from_str_radix(stem.to_str()?, 16).ok()?;
+            // Only as it is written.
+            (path == segment_path(folder, first)).then_some(first)
+        });
+        if let Some(first) = named.filter(|first| *first > 0)
+            && path.is_file()
         {
             segments.insert(first, path);
         }

@@ -119,6 +119,9 @@ pub trait Log: Send + Sync {
     /// Up to `most` durable records from `from` on, oldest first. Positions may be missing where the log was cut or damaged.
     fn read(&self, from: Position, most: usize) -> anyhow::Result<Vec<(Position, Arc<Record>)>>;
 
+    /// The first position that is still there, or the next to be given.
+    fn begin(&self) -> Position;
+
     /// The position of the last durable record; 0 for none.
     fn end(&self) -> Position;
 

@@ -316,6 +316,18 @@ impl Segment {
         })
     }
 
+    /// Whether `bytes` at `at`, the end of a segment, are more than one write that was not finished: each is synced before the next.
+    pub(super) fn more_than_one_frame(&mut self, at: u64, bytes: u64) -> anyhow::Result<bool> {
+        let mut header = [0; HEADER];
+        let parsed = self
+            .read_at(at, &mut header)?
+            .then(|| Header::parse(&header));
+        let frame = parsed
+            .flatten()
+            .map(|header| (HEADER + header.length) as u64);
+        Ok(frame.is_some_and(|frame| bytes > frame))
+    }
+
     fn frame_at(&mut self, offset: u64) -> anyhow::Result<Option<(Header, Vec<u8>)>> {
         let mut bytes = [0; HEADER];
         if !self.read_at(offset, &mut bytes)? {

@@ -248,6 +248,13 @@ impl Load {
                 change
                     .put_json(NOTED.to_owned(), &self.processed)
                     .expect("is JSON");
+                // Enough that the database fills segment after segment, and frees those that are old.
+                for part in 0..8 {
+                    let key = format!("filler/{}", (self.processed + part) % 40);
+                    change
+                        .put
+                        .push((key, self.processed.to_be_bytes().repeat(256)));
+                }
                 self.store.state.apply(change).expect("applies");
                 self.store.checkpoint(self.processed).expect("checkpoints");
                 noted = self.processed;

@@ -3,6 +3,7 @@ use crate::engine::open_again;
 use crate::history::Retention;
 use denyut_proto::{Failure, Outcome, Reason};
 use proptest::prelude::*;
+use std::fs;
 use std::time::Duration;
 
 const DAY: i64 = 20_400;
@@ -48,7 +49,9 @@ fn at_day(day: i64) -> UnixMillis {
 struct Store {
     folder: tempfile::TempDir,
     history: Option<EmbeddedHistory>,
+    /// Where a replay begins, if that is before what was asked for.
     again_from: Option<Position>,
+    now: UnixMillis,
 }
 
 impl Store {
@@ -57,6 +60,7 @@ impl Store {
             folder: tempfile::tempdir().expect("tempdir"),
             history: None,
             again_from: None,
+            now: at_day(0),
         };
         store.reopen(1);
         store
@@ -68,7 +72,7 @@ impl Store {
         let give_up = Instant::now() + Duration::from_secs(20);
         // sled gives the generations' locks up a little after they are closed.
         let opened = loop {
-            match EmbeddedHistory::open(self.folder.path(), Arc::clone(&engine), from, at_day(0)) {
+            match EmbeddedHistory::open(self.folder.path(), Arc::clone(&engine), from, self.now) {
                 Ok(opened) => break opened,
                 Err(error) => assert!(
                     Instant::now() < give_up && format!("{error:#}").contains("lock"),
@@ -78,7 +82,19 @@ impl Store {
             std::thread::sleep(Duration::from_millis(2));
         };
         self.history = Some(opened.history);
-        self.again_from = opened.again_from;
+        self.again_from = (opened.replay_from < from).then_some(opened.replay_from);
+    }
+
+    /// One that is closed, once more.
+    fn copy(&self) -> Self {
+        let folder = tempfile::tempdir().expect("tempdir");
+        copy(self.folder.path(), folder.path());
+        Self {
+            folder,
+            history: None,
+            again_from: None,
+            now: self.now,
+        }
     }
 
     fn samples(&self, target: &str) -> Vec<Sample> {
@@ -102,6 +118,19 @@ impl Store {
             .collect();
         files.sort();
         files
+    }
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    fs::create_dir_all(to).expect("makes");
+    for entry in fs::read_dir(from).expect("reads") {
+        let path = entry.expect("an entry").path();
+        let to = to.join(path.file_name().expect("a name"));
+        if path.is_dir() {
+            copy(&path, &to);
+        } else {
+            fs::copy(&path, to).expect("copies");
+        }
     }
 }
 
@@ -354,16 +383,15 @@ fn a_damaged_generation_is_noticed() {
         store.seal_all().expect("seals");
         assert_eq!(store.checkpoint().expect("checkpoints"), 6);
     }
+    store.engine.sync().expect("syncs");
+    store.history = None;
     let generation = store.files("recent").remove(0);
     let whole = fs::read(&generation).expect("reads");
     for at in (0..whole.len()).step_by(17) {
-        store.history = None;
-        for file in store.files("recent") {
-            fs::remove_file(file).expect("removes");
-        }
+        let mut store = store.copy();
         let mut wrong = whole.clone();
         wrong[at] ^= 1 << (at % 8);
-        fs::write(&generation, wrong).expect("writes");
+        fs::write(store.files("recent").remove(0), wrong).expect("writes");
         store.reopen(6);
         let found = store.samples("a");
         assert!(
@@ -376,10 +404,14 @@ fn a_damaged_generation_is_noticed() {
             assert_eq!(store.again_from, Some(1), "byte {at}");
         }
         if store.again_from.is_some() {
+            // Also if the first start comes to nothing.
+            store.reopen(6);
+            assert_eq!(store.ledger.from().expect("reads"), Some(1));
             store
                 .append(5, &agent(), &[of("a", &samples)])
                 .expect("appends");
             assert_eq!(store.samples("a"), samples);
+            assert_eq!(store.keep_log_from(), 1);
         }
     }
 }
@@ -520,6 +552,7 @@ fn what_comes_too_late_does_not_spoil_the_rows() {
         assert_eq!(answers(&store, step), 1_441, "rows of {step} ms");
     }
     // Too late, before and after a restart; also what is told again by a replay.
+    store.now = later;
     for _ in 0..2 {
         store
             .append(4, &agent(), &[of("a", &[ok(7, 900), ok(8, 900)])])
@@ -532,4 +565,112 @@ fn what_comes_too_late_does_not_spoil_the_rows() {
         }
         store.reopen(5);
     }
+}
+
+/// A generation that is deleted cannot say so; the ledger does. Nothing below it is taken for whole before it is told again.
+#[test]
+fn a_generation_that_is_gone_is_told_again() {
+    let mut store = Store::new();
+    let samples: Vec<Sample> = (0..600).map(|i| ok(i * 10_000, 7)).collect();
+    store
+        .append(1, &agent(), &[of("a", &samples[..300])])
+        .expect("appends");
+    store.seal_all().expect("seals");
+    store.rotate(at_day(0), Position::MAX).expect("rotates");
+    store
+        .append(2, &agent(), &[of("a", &samples[300..])])
+        .expect("appends");
+    store.seal_all().expect("seals");
+    assert_eq!(store.checkpoint().expect("checkpoints"), 3);
+    store.engine.sync().expect("syncs");
+    store.history = None;
+    for gone in 0..2usize {
+        let mut store = store.copy();
+        fs::remove_file(store.files("recent").remove(gone)).expect("removes");
+        store.reopen(3);
+        let from = gone as u64 + 1;
+        assert_eq!(store.again_from, Some(from));
+        // A start that does not tell it again says nothing of the kind.
+        assert_eq!(store.checkpoint().expect("checkpoints"), from);
+        store.reopen(3);
+        assert_eq!(store.again_from, Some(from));
+        for (position, part) in (1..).zip(samples.chunks(300)).skip(gone) {
+            store
+                .append(position, &agent(), &[of("a", part)])
+                .expect("appends");
+        }
+        assert_eq!(store.samples("a"), samples);
+        store.seal_all().expect("seals");
+        assert_eq!(store.checkpoint().expect("checkpoints"), 3);
+        store.reopen(3);
+        assert_eq!(
+            (store.again_from, store.samples("a")),
+            (None, samples.clone())
+        );
+    }
+}
+
+#[test]
+fn a_block_that_is_gone_is_noticed() {
+    let mut store = Store::new();
+    let samples: Vec<Sample> = (0..800).map(|i| ok(i * 10_000, 900)).collect();
+    store
+        .append(1, &agent(), &[of("a", &samples)])
+        .expect("appends");
+    store.compact_all(at_day(1)).expect("compacts");
+    store.reopen(2);
+    assert_eq!((store.damaged(), store.samples("a").len()), (0, 800));
+    fs::remove_file(store.files("hour").remove(0)).expect("removes");
+    store.reopen(2);
+    assert_eq!((store.damaged(), store.samples("a").len()), (1, 800));
+}
+
+/// A state that is older than the files would give a link's number to another.
+#[test]
+fn links_that_nobody_knows_are_not_opened() {
+    let mut store = Store::new();
+    let samples: Vec<Sample> = (0..300).map(|i| ok(i * 10_000, 900)).collect();
+    for target in (0..20).map(|i| format!("t{i}")) {
+        store
+            .append(1, &agent(), &[of(&target, &samples)])
+            .expect("appends");
+    }
+    store.compact_all(at_day(1)).expect("compacts");
+    let tree = store.engine.tree("links").expect("opens");
+    tree.remove("a-1/t19").expect("removes").expect("was there");
+    store.engine.sync().expect("syncs");
+    drop(tree);
+    store.history = None;
+    let engine = open_again(&store.folder.path().join("state"));
+    let opened = EmbeddedHistory::open(store.folder.path(), engine, 2, at_day(0));
+    let error = format!("{:#}", opened.expect_err("is refused"));
+    assert!(
+        error.contains("knows 19 links") && error.contains("of link 19"),
+        "{error}"
+    );
+}
+
+/// The present day is never let go, however small the bound is; and a bound that said so once does not hold for ever.
+#[test]
+fn the_present_is_always_taken() {
+    let mut store = Store::new();
+    let samples: Vec<Sample> = (0..8_640).map(|i| ok(i * 10_000, 900)).collect();
+    store
+        .append(1, &agent(), &[of("a", &samples)])
+        .expect("appends");
+    store.compact_all(at_day(0)).expect("compacts");
+    let keep = Retention {
+        bytes: Some(1),
+        ..KEEP
+    };
+    store
+        .upkeep(at_day(1), &keep, 1 << 30, u64::MAX)
+        .expect("keeps up");
+    assert_eq!(
+        (store.samples("a").len(), store.kept_from()),
+        (8_640, UnixMillis(0))
+    );
+    store.ledger.set_kept_from(at_day(900)).expect("is set");
+    store.reopen(2);
+    assert_eq!(store.kept_from(), at_day(0));
 }
