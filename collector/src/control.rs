@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 /// A request is one short line, and must be there within this.
 const LINE_MAX: u64 = 8 * 1024;
@@ -45,23 +45,33 @@ pub(crate) async fn serve(control: Arc<Control>, data_dir: PathBuf) -> anyhow::R
     let path = path_of(&data_dir);
     // Ours alone, as the folder is locked: what is there is from a process that was killed.
     std::fs::remove_file(&path).ok();
-    let listener = UnixListener::bind(&path)
-        .with_context(|| format!("cannot listen on {}", path.display()))?;
+    let listener = match UnixListener::bind(&path) {
+        Ok(listener) => listener,
+        Err(error) => {
+            // A path of over 107 bytes, most likely: all else works without it.
+            warn!(path = %path.display(), %error, "cannot listen there: `backup` needs the collector stopped");
+            control.stop.cancelled().await;
+            return Ok(());
+        }
+    };
     std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = control.stop.cancelled() => break,
         };
-        if let Ok((stream, _)) = accepted {
-            let control = Arc::clone(&control);
-            // Ends with its command, or with the process.
-            tokio::spawn(async move {
-                if let Err(error) = answer(&control, stream).await {
-                    info!(%error, "a command went unanswered");
-                }
-            });
-        }
+        let Ok((stream, _)) = accepted else {
+            // Out of file handles: it may pass.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let control = Arc::clone(&control);
+        // Ends with its command, or with the process.
+        tokio::spawn(async move {
+            if let Err(error) = answer(&control, stream).await {
+                info!(%error, "a command went unanswered");
+            }
+        });
     }
     std::fs::remove_file(&path).ok();
     Ok(())

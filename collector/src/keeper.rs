@@ -4,14 +4,14 @@ use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::on_thread;
 use denyut_store::Store;
-use denyut_store::history::Retention;
+use denyut_store::history::{Retention, is_full};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tracing::error;
+use tracing::{error, warn};
 
 /// How often the store is made durable: what came since is read again after a crash.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(10);
@@ -68,7 +68,13 @@ impl Keeper {
             }
             // Read before the sync: what the worker wrote by then is durable after it.
             let processed = self.processed.load(Ordering::Acquire);
-            self.store.checkpoint(processed)?;
+            match self.store.checkpoint(processed) {
+                // What came in is in the log, and this is tried again.
+                Err(error) if is_full(&error) => {
+                    warn!(error = %format!("{error:#}"), "there is no room for a checkpoint");
+                }
+                done => done?,
+            }
             if stopped {
                 return Ok(());
             }

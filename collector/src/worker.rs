@@ -15,7 +15,6 @@ use denyut_store::log::{Body, Entry, Log, Position, Record};
 use denyut_store::state::{Change, State, get_json, scan_json};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -25,8 +24,6 @@ use tracing::{error, info};
 /// Records taken in one round. A heartbeat changes at most 67 keys (its agent, 32 links gone and 32 new, an
 /// incident and its place among the open ones), a tick's step 150: together within one batch of the state.
 const ROUND: usize = 5;
-/// Records read at once when the history is made complete.
-const REPLAY: usize = 4096;
 
 /// Where the worker is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,7 +88,18 @@ impl Worker {
             );
             metrics.lost_records.inc_by(missing);
         }
-        replay(&*log, &*history, replay_from..=checkpoint.position)?;
+        let began = Instant::now();
+        let told = denyut_store::replay(
+            &*log,
+            &*history,
+            replay_from..=checkpoint.position,
+            denyut_store::threads(),
+        )?;
+        info!(
+            heartbeats = told,
+            seconds = began.elapsed().as_secs_f64(),
+            "the history is complete again"
+        );
         let mut detector = Detector {
             listening: checkpoint.listening,
             ..Default::default()
@@ -307,39 +315,6 @@ fn gather(entry: &Entry, heartbeat: &Heartbeat, round: &mut Round) {
             samples: samples.samples.clone(),
         });
     }
-}
-
-/// Puts into the history again what a crash took from it.
-fn replay(
-    log: &dyn Log,
-    history: &dyn History,
-    records: RangeInclusive<Position>,
-) -> anyhow::Result<()> {
-    let (mut from, end) = records.into_inner();
-    let began = Instant::now();
-    let mut count = 0u64;
-    while from <= end {
-        let part = log.read(from, REPLAY)?;
-        let Some((last, _)) = part.last() else {
-            break;
-        };
-        from = last + 1;
-        for (position, record) in part {
-            if let Body::Heartbeat(entry) = &record.body
-                && position <= end
-                && let Ok(heartbeat) = entry.heartbeat()
-            {
-                history.append(position, &entry.agent, &heartbeat.samples)?;
-                count += 1;
-            }
-        }
-    }
-    info!(
-        heartbeats = count,
-        seconds = began.elapsed().as_secs_f64(),
-        "the history is complete again"
-    );
-    Ok(())
 }
 
 #[cfg(test)]

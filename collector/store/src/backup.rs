@@ -14,7 +14,7 @@ use crate::engine::Engine;
 use crate::history::column::{Reader, put_varint};
 use crate::history::ledger::Ledger;
 use crate::log::{Log, Position, sync_folder};
-use crate::store::Store;
+use crate::store::{SERIAL, Store};
 use crate::verify::{Report, verify_files};
 use anyhow::{Context, bail, ensure};
 use denyut_proto::UnixMillis;
@@ -239,6 +239,10 @@ pub fn restore(from: &Path, to: &Path) -> anyhow::Result<Manifest> {
         sync_folder(&new.join(folder)).with_context(cannot)?;
     }
     restore_state(&dump, &new).with_context(cannot)?;
+    // Of another store, if there was one.
+    if to.join(SERIAL).exists() {
+        fs::remove_file(to.join(SERIAL)).with_context(cannot)?;
+    }
     // The state last: a folder without it is refused, so a restore that was cut off is no store.
     for part in FOLDERS.into_iter().chain(["state"]) {
         fs::rename(new.join(part), to.join(part)).with_context(cannot)?;

@@ -14,11 +14,13 @@ pub mod engine;
 pub mod history;
 pub mod log;
 mod migrate;
+mod replay;
 pub mod state;
 mod store;
 pub mod verify;
 
 pub use backup::{Manifest, restore, verify_backup};
+pub use replay::{replay, threads};
 pub use store::Store;
 
 /// Renames a file or folder so that nobody takes it for whole.

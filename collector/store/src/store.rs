@@ -2,7 +2,7 @@
 
 use crate::engine::Engine;
 use crate::history::{EmbeddedHistory, History, Retention};
-use crate::log::{Body, EmbeddedLog, Log, Position};
+use crate::log::{EmbeddedLog, Log, Position};
 use crate::state::{Change, EmbeddedState, State, get_json};
 use anyhow::{Context, bail};
 use denyut_proto::UnixMillis;
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tracing::{error, info};
 
@@ -17,8 +18,6 @@ use tracing::{error, info};
 pub(crate) const PLACE: &str = "place";
 /// File that holds the serial of the last checkpoint, beside the state: a state that went back cannot say so itself.
 pub(crate) const SERIAL: &str = "checkpoint";
-/// Records read at once when the history is told again.
-const REPLAY: usize = 4096;
 
 /// A file of this size is given back when others have filled the disk: what must still be written, or the next start could not be. (The database writes
 /// at most a few MB at a time.)
@@ -47,9 +46,12 @@ pub struct Store {
     pub state: Arc<EmbeddedState>,
     /// Records from here on must be appended to the history again before anything else is.
     pub replay_from: Position,
-    /// The last serial, and the file that holds it.
-    checkpoints: Mutex<(u64, File)>,
-    went_back: u64,
+    /// The last place, and the file that holds its serial.
+    checkpoints: Mutex<(Place, File)>,
+    /// This file system cannot keep a ballast.
+    no_ballast: AtomicBool,
+    /// What was found to be missing at the start.
+    lacking: u64,
 }
 
 impl Store {
@@ -62,6 +64,8 @@ impl Store {
             )
         })?;
         refuse_half(folder)?;
+        fs::create_dir_all(folder)
+            .with_context(|| format!("`data_dir`: cannot make {}", folder.display()))?;
         if room(folder)? < BALLAST_BYTES {
             release_ballast(folder)?;
         }
@@ -78,6 +82,15 @@ impl Store {
             );
         }
         let opened = EmbeddedHistory::open(folder, Arc::clone(&engine), log.begin(), now)?;
+        let begin = log.begin();
+        let missing = begin.saturating_sub(opened.replay_from);
+        if missing > 0 {
+            error!(
+                from = opened.replay_from,
+                begin,
+                "the log does not reach back to what the history must be told again; restore a backup for the rest"
+            );
+        }
         let serial = File::options()
             .create(true)
             .write(true)
@@ -91,8 +104,15 @@ impl Store {
             history: Arc::new(opened.history),
             state,
             replay_from: opened.replay_from,
-            checkpoints: Mutex::new((place.serial + went_back, serial)),
-            went_back: u64::from(went_back > 0),
+            checkpoints: Mutex::new((
+                Place {
+                    serial: place.serial + went_back,
+                    ..place
+                },
+                serial,
+            )),
+            no_ballast: AtomicBool::new(false),
+            lacking: u64::from(went_back > 0) + u64::from(missing > 0),
         })
     }
 
@@ -103,15 +123,18 @@ impl Store {
             .checkpoints
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let serial = checkpoints.0 + 1;
+        let place = Place {
+            processed: processed.max(checkpoints.0.processed),
+            serial: checkpoints.0.serial + 1,
+        };
         let mut change = Change::default();
-        change.put_json(PLACE.to_owned(), &Place { processed, serial })?;
+        change.put_json(PLACE.to_owned(), &place)?;
         self.state.apply(change)?;
         self.engine.check_present()?;
         self.engine.sync()?;
-        write_serial(&checkpoints.1, serial)
+        write_serial(&checkpoints.1, place.serial)
             .with_context(|| format!("cannot write {}", self.folder.join(SERIAL).display()))?;
-        checkpoints.0 = serial;
+        checkpoints.0 = place;
         drop(checkpoints);
         let keep = self.history.keep_log_from();
         self.log.cut(safe.min(processed + 1).min(keep))
@@ -119,7 +142,7 @@ impl Store {
 
     /// How often something damaged was met since the start.
     pub fn damaged(&self) -> u64 {
-        self.history.damaged() + self.log.damaged() + self.went_back
+        self.history.damaged() + self.log.damaged() + self.lacking
     }
 
     /// Tells the history again what damage took from it, puts finished days into blocks and deletes what is past its retention. It may take
@@ -139,32 +162,17 @@ impl Store {
 
     /// The log keeps what generations were made of for as long as they live.
     fn mend(&self, now: UnixMillis) -> anyhow::Result<()> {
-        let Some(hurt) = self.history.hurt_from() else {
+        let Some((from, numbers)) = self.history.hurt() else {
             return Ok(());
         };
-        // What is told again goes into a generation that says from where on it may have come.
-        self.history.rotate(now, hurt)?;
-        let (end, mut from) = (self.log.end(), hurt);
-        while from <= end {
-            let part = self.log.read(from, REPLAY)?;
-            let Some((last, _)) = part.last() else {
-                break;
-            };
-            from = last + 1;
-            for (position, record) in part {
-                if let Body::Heartbeat(entry) = &record.body
-                    && let Ok(heartbeat) = entry.heartbeat()
-                {
-                    let samples = &heartbeat.samples;
-                    self.history.append(position, &entry.agent, samples)?;
-                }
-            }
-        }
-        self.history.mended(hurt);
+        self.history.tell_again(from, now)?;
+        let to = self.log.end();
+        // In order, as checkpoints are made meanwhile.
+        crate::replay(&*self.log, &*self.history, from..=to, 1)?;
+        self.history.told_again(&numbers)?;
         info!(
-            from = hurt,
-            to = end,
-            "what a damaged generation lost was told again from the log"
+            from,
+            to, "what a damaged generation lost was told again from the log"
         );
         Ok(())
     }
@@ -191,8 +199,11 @@ impl Store {
             release_ballast(&self.folder)?;
             return room(&self.folder);
         }
-        if free > reserve.saturating_add(2 * BALLAST_BYTES) {
-            keep_ballast(&self.folder)?;
+        if free > reserve.saturating_add(2 * BALLAST_BYTES)
+            && !self.no_ballast.load(Ordering::Relaxed)
+        {
+            let kept = keep_ballast(&self.folder)?;
+            self.no_ballast.store(!kept, Ordering::Relaxed);
         }
         Ok(free)
     }
@@ -210,10 +221,11 @@ fn room(folder: &Path) -> anyhow::Result<u64> {
     Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
-fn keep_ballast(folder: &Path) -> anyhow::Result<()> {
+/// Whether there is one now.
+fn keep_ballast(folder: &Path) -> anyhow::Result<bool> {
     let path = folder.join(BALLAST);
-    if path.exists() {
-        return Ok(());
+    if fs::metadata(&path).is_ok_and(|meta| meta.len() == BALLAST_BYTES) {
+        return Ok(true);
     }
     let kept = File::create(&path).and_then(|file| {
         // Not a hole: its blocks are there to be given back.
@@ -224,7 +236,7 @@ fn keep_ballast(folder: &Path) -> anyhow::Result<()> {
     if kept.is_err() {
         release_ballast(folder)?;
     }
-    Ok(())
+    Ok(kept.is_ok())
 }
 
 fn release_ballast(folder: &Path) -> anyhow::Result<()> {
@@ -239,8 +251,11 @@ fn release_ballast(folder: &Path) -> anyhow::Result<()> {
 /// The serial of the last checkpoint; 0 when nobody knows it.
 pub(crate) fn read_serial(folder: &Path) -> anyhow::Result<u64> {
     let path = folder.join(SERIAL);
-    match fs::read_to_string(&path) {
-        Ok(text) => Ok(text.trim().parse().unwrap_or(0)),
+    match fs::read(&path) {
+        Ok(bytes) => {
+            let text = std::str::from_utf8(&bytes).ok();
+            Ok(text.and_then(|text| text.trim().parse().ok()).unwrap_or(0))
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
@@ -275,7 +290,7 @@ pub(crate) fn refuse_half(folder: &Path) -> anyhow::Result<()> {
 mod tests {
     use super::*;
     use crate::history::{LinkId, Retention};
-    use crate::log::Entry;
+    use crate::log::{Body, Entry};
     use denyut_proto::{BootId, Heartbeat, Outcome, Sample, TargetSamples, wire};
     use prost::Message;
     use std::sync::OnceLock;
@@ -391,7 +406,7 @@ mod tests {
         store
             .upkeep(UnixMillis(DAY + 1), &KEEP, 0)
             .expect("keeps up");
-        assert_eq!((count(&store), store.history.hurt_from()), (300, None));
+        assert_eq!((count(&store), store.history.hurt().is_none()), (300, true));
     }
 
     /// Also when nobody read it before its day was over.

@@ -366,21 +366,14 @@ pub(crate) struct Restart {
 pub(crate) fn restart(folder: &Path) -> anyhow::Result<Restart> {
     let began = Instant::now();
     let store = Store::open(folder, UnixMillis(START_MS + 90_000_000))?;
-    let mut from = store.replay_from;
-    let mut samples = 0;
-    while let Some(part) = Some(store.log.read(from, 4096)?).filter(|part| !part.is_empty()) {
-        for (position, record) in &part {
-            from = position + 1;
-            if let Body::Heartbeat(entry) = &record.body {
-                let heartbeat =
-                    Heartbeat::try_from(wire::Heartbeat::decode(entry.heartbeat.clone())?)?;
-                store
-                    .history
-                    .append(*position, &entry.agent, &heartbeat.samples)?;
-                samples += heartbeat.samples.len() as u64;
-            }
-        }
-    }
+    let end = store.log.end();
+    let heartbeats = denyut_store::replay(
+        &*store.log,
+        &*store.history,
+        store.replay_from..=end,
+        denyut_store::threads(),
+    )?;
+    let samples = heartbeats * TARGETS.len() as u64;
     Ok(Restart {
         seconds: began.elapsed().as_secs_f64(),
         replayed_samples: samples,

@@ -24,8 +24,8 @@ pub(crate) struct Peer {
     pub(crate) bytes_at_rest: u64,
 }
 
-/// Steps of one request: ten minutes.
-const STEPS: i64 = 60;
+/// Steps of one request, and of one heartbeat beside it: five minutes.
+pub(crate) const STEPS: i64 = 30;
 /// Series of one request.
 const SERIES: usize = 1_000;
 
@@ -157,7 +157,7 @@ impl Server {
             .collect();
         let mut count = 0;
         for _ in 0..hours * 3_600_000 / STEP_MS / STEPS {
-            let mut series: Vec<Vec<Sample>> = vec![Vec::with_capacity(60); names.len()];
+            let mut series: Vec<Vec<Sample>> = vec![Vec::with_capacity(30); names.len()];
             for _ in 0..STEPS {
                 nation.step(|agent, samples| {
                     for (i, sample) in samples.iter().enumerate() {

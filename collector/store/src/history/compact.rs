@@ -6,11 +6,10 @@
 use super::block::Writer;
 use super::catalog::{self, Catalog, DayBlock};
 use super::column::{Effort, put_varint};
-use super::embedded::{EmbeddedHistory, lock};
+use super::embedded::{EmbeddedHistory, is_full, lock};
 use super::generation::Generation;
 use super::rollup::{self, DAY_MS, Level, Row};
 use super::{Retention, codec};
-use crate::log::Position;
 use crate::quarantine;
 use anyhow::{Context, bail, ensure};
 use denyut_proto::{Sample, UnixMillis};
@@ -57,7 +56,7 @@ impl EmbeddedHistory {
                 // So that a day's samples are in one generation.
                 self.seal_all()?;
             }
-            self.rotate(now, Position::MAX)?;
+            self.rotate(now)?;
         }
         while let Some(oldest) = self.catalog().frozen.first().cloned() {
             // Blocks are smaller than what they are made of.
@@ -78,7 +77,7 @@ impl EmbeddedHistory {
     pub fn compact_all(&self, now: UnixMillis) -> anyhow::Result<()> {
         let _keeping_up = lock(&self.keeping_up);
         self.seal_all()?;
-        self.rotate(now, Position::MAX)?;
+        self.rotate(now)?;
         while let Some(oldest) = self.catalog().frozen.first().cloned() {
             if !self.compact(&oldest)? {
                 break;
@@ -112,29 +111,19 @@ impl EmbeddedHistory {
         let began = std::time::Instant::now();
         let mut made = Vec::new();
         let mut samples = 0;
-        for day in generation.days() {
-            self.check_stopped()?;
-            let id = self.next_id();
-            let path = |level| catalog::path_of(&self.folder, level, day, day, id);
-            let mut writers = DayWriters {
-                raw: Writer::create(&path(Level::Raw))?,
-                hour: Writer::create(&path(Level::Hour))?,
-                day: Writer::create(&path(Level::Day))?,
-            };
-            let catalog = self.catalog();
-            generation.each_link(day, &mut |link, of_link| {
-                self.check_stopped()?;
-                self.compact_link(&catalog, &mut writers, day, link, of_link)
-            })?;
-            samples += writers.raw.footer.items;
-            for (level, mut writer) in [
-                (Level::Raw, writers.raw),
-                (Level::Hour, writers.hour),
-                (Level::Day, writers.day),
-            ] {
-                writer.footer.generation = Some(generation.number);
-                made.push((level, self.finish(level, writer)?));
+        let done = generation.days().into_iter().try_for_each(|day| {
+            samples += self.compact_day(generation, day, &mut made)?;
+            Ok(())
+        });
+        if let Err(error) = done {
+            // All of them, or none: the next try makes them anew.
+            for (_, block) in &made {
+                fs::remove_file(&block.block.path).ok();
             }
+            return Err(error);
+        }
+        for (level, block) in &made {
+            self.ledger.put_block(*level, block.block.name())?;
         }
         // In one step, so that a reader sees the one or the other.
         self.change_catalog(|catalog| {
@@ -154,11 +143,43 @@ impl EmbeddedHistory {
         if generation.was_hurt() {
             self.damaged.fetch_add(1, Ordering::Relaxed);
         }
-        generation.remove()?;
+        // The file last: one that nobody expects any more is put into blocks again, and nothing is lost or doubled by that.
         self.ledger.remove_generation(generation.number)?;
-        // Before a block that names it may be merged into one that does not.
         self.ledger.sync()?;
+        generation.remove()?;
         Ok(true)
+    }
+
+    /// Makes the blocks of one day of a generation; returns its samples.
+    fn compact_day(
+        &self,
+        generation: &Generation,
+        day: i64,
+        made: &mut Vec<(Level, DayBlock)>,
+    ) -> anyhow::Result<u64> {
+        self.check_stopped()?;
+        let id = self.next_id();
+        let path = |level| catalog::path_of(&self.folder, level, day, day, id);
+        let mut writers = DayWriters {
+            raw: Writer::create(&path(Level::Raw))?,
+            hour: Writer::create(&path(Level::Hour))?,
+            day: Writer::create(&path(Level::Day))?,
+        };
+        let catalog = self.catalog();
+        generation.each_link(day, &mut |link, of_link| {
+            self.check_stopped()?;
+            self.compact_link(&catalog, &mut writers, day, link, of_link)
+        })?;
+        let samples = writers.raw.footer.items;
+        for (level, mut writer) in [
+            (Level::Raw, writers.raw),
+            (Level::Hour, writers.hour),
+            (Level::Day, writers.day),
+        ] {
+            writer.footer.generation = Some(generation.number);
+            made.push((level, DayBlock::open(&writer.finish()?)?));
+        }
+        Ok(samples)
     }
 
     /// Finishes a block and enters it into the ledger.
@@ -313,6 +334,15 @@ impl EmbeddedHistory {
                 .cloned()
                 .collect()
         };
+        self.drop_blocks(
+            Level::Minute,
+            &expired(Level::Minute, limit(retention.minute)),
+        )?;
+        for (level, keep) in [(Level::Hour, retention.hour), (Level::Day, retention.day)] {
+            if let Some(keep) = keep {
+                self.drop_blocks(level, &expired(level, limit(keep)))?;
+            }
+        }
         let mut days: BTreeMap<i64, Vec<Arc<DayBlock>>> = BTreeMap::new();
         for block in expired(Level::Raw, limit(retention.raw)) {
             days.entry(block.first).or_default().push(block);
@@ -323,18 +353,13 @@ impl EmbeddedHistory {
             }
             let mut hurt = BTreeSet::new();
             if retention.minute > retention.raw {
-                hurt = self.make_minutes(day, &blocks)?;
+                hurt = match self.make_minutes(day, &blocks) {
+                    // What frees space without writing comes first.
+                    Err(error) if is_full(&error) => continue,
+                    made => made?,
+                };
             }
             self.replace_blocks(Level::Raw, &blocks, &hurt, None)?;
-        }
-        self.drop_blocks(
-            Level::Minute,
-            &expired(Level::Minute, limit(retention.minute)),
-        )?;
-        for (level, keep) in [(Level::Hour, retention.hour), (Level::Day, retention.day)] {
-            if let Some(keep) = keep {
-                self.drop_blocks(level, &expired(level, limit(keep)))?;
-            }
         }
         let Some(most) = retention.bytes else {
             return Ok(());

@@ -134,20 +134,40 @@ impl EmbeddedHistory {
         self.damaged.load(Ordering::Relaxed) + hurt.count() as u64
     }
 
-    /// From where on the log must be told again, because damage was found in what it was told into. [`Self::mended`] says that it was.
-    pub(crate) fn hurt_from(&self) -> Option<Position> {
+    /// From where on the log must be told again, because damage was found in what it was told into, and the numbers of those generations.
+    pub(crate) fn hurt(&self) -> Option<(Position, Vec<u64>)> {
         let catalog = self.catalog();
-        let hurt = catalog.generations().filter(|one| one.is_hurt());
-        hurt.map(|generation| generation.from).min()
+        let hurt: Vec<_> = catalog.generations().filter(|one| one.is_hurt()).collect();
+        let from = hurt.iter().map(|generation| generation.from).min()?;
+        Some((
+            from,
+            hurt.iter().map(|generation| generation.number).collect(),
+        ))
     }
 
-    /// The log was told again from `from` on.
-    pub(crate) fn mended(&self, from: Position) {
+    /// The log is about to be told again from `from` on: until [`Self::told_again`], nothing above that is whole, and a crash begins there.
+    pub(crate) fn tell_again(&self, from: Position, now: UnixMillis) -> anyhow::Result<()> {
+        let _keeping_up = lock(&self.keeping_up);
+        lock(&self.open).telling_from = Some(from);
+        // Into a generation that says from where on it may have come. (One that was begun for this is used again when the last try came to nothing.)
+        if self.catalog().active.from > from {
+            self.rotate(now)?;
+        }
+        Ok(())
+    }
+
+    /// It was: what these generations lost is in others, durably.
+    pub(crate) fn told_again(&self, numbers: &[u64]) -> anyhow::Result<()> {
+        self.seal_all()?;
+        lock(&self.open).telling_from = None;
+        self.checkpoint()?;
+        self.engine.sync()?;
         let catalog = self.catalog();
         let mended = catalog
             .generations()
-            .filter(|generation| generation.is_hurt() && generation.from >= from);
+            .filter(|one| numbers.contains(&one.number));
         mended.for_each(|generation| generation.mended());
+        Ok(())
     }
 
     /// How many samples came too late: their day is not kept any more.
@@ -257,8 +277,8 @@ impl EmbeddedHistory {
         Ok(())
     }
 
-    /// Begins a new generation; the present one is frozen. Records from `at_most` on may be told into it.
-    pub(crate) fn rotate(&self, now: UnixMillis, at_most: Position) -> anyhow::Result<()> {
+    /// Begins a new generation; the present one is frozen.
+    pub(super) fn rotate(&self, now: UnixMillis) -> anyhow::Result<()> {
         let _sealing = lock(&self.sealing);
         let old = Arc::clone(&self.catalog().active);
         let first = lock(&self.open).first();
@@ -266,15 +286,17 @@ impl EmbeddedHistory {
         let new = Arc::new(Generation::create(
             &self.folder.join("recent"),
             old.number + 1,
-            first.min(at_most),
+            first,
             now.0.div_euclid(DAY_MS),
         )?);
+        let mut frozen = self.catalog().frozen.clone();
+        frozen.push(old);
+        enter(&self.ledger, &frozen, &new)?;
         self.change_catalog(|catalog| {
             let old = std::mem::replace(&mut catalog.active, new);
             catalog.frozen.push(old);
         });
-        let catalog = self.catalog();
-        enter(&self.ledger, &catalog.frozen, &catalog.active)
+        Ok(())
     }
 
     fn number(&self, link: &LinkId) -> Option<u32> {
@@ -434,7 +456,7 @@ impl History for EmbeddedHistory {
         }
         match self.seal(full) {
             // It stays open: it is in the log, and is sealed when there is room.
-            Err(error) if is_full(&error) => Ok(()),
+            Err(error) if is_full(&error) && !lock(&self.open).is_overfull() => Ok(()),
             done => done,
         }
     }
@@ -507,8 +529,8 @@ impl History for EmbeddedHistory {
         let Some(number) = self.number(link) else {
             return Ok(());
         };
-        let start = range.start.0.div_euclid(step_ms) * step_ms;
-        let end = -(-range.end.0).div_euclid(step_ms) * step_ms;
+        let start = range.start.0.div_euclid(step_ms).saturating_mul(step_ms);
+        let end = (-range.end.0.saturating_neg().div_euclid(step_ms)).saturating_mul(step_ms);
         let (first, last) = (
             start.div_euclid(DAY_MS),
             end.saturating_sub(1).div_euclid(DAY_MS),
@@ -585,8 +607,8 @@ impl History for EmbeddedHistory {
     }
 }
 
-/// Whether the disk has no room.
-pub(crate) fn is_full(error: &anyhow::Error) -> bool {
+/// Whether the disk had no room for one of the history's or the log's own files.
+pub fn is_full(error: &anyhow::Error) -> bool {
     use std::io::ErrorKind::{QuotaExceeded, StorageFull};
     error.chain().any(|cause| {
         let io = cause.downcast_ref::<std::io::Error>();

@@ -119,7 +119,10 @@ impl Generation {
             sync_folder(folder)?;
             Ok(file)
         };
-        let file = made().with_context(|| format!("cannot make {}", path.display()))?;
+        let file = made().inspect_err(|_| {
+            fs::remove_file(&path).ok();
+        });
+        let file = file.with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Self {
             number,
             from,
@@ -135,12 +138,13 @@ impl Generation {
         })
     }
 
-    /// Opens one that is there; fails with [`Damaged`] if it is.
+    /// Opens one that is there, as it is up to its first mark at `needed` or above: what follows is told again. Fails with [`Damaged`] if it is.
     pub(super) fn open(
         folder: &Path,
         number: u64,
         from: Position,
         day: i64,
+        needed: Position,
     ) -> anyhow::Result<Self> {
         let path = Self::path_of(folder, number, from, day);
         let file = File::options()
@@ -148,7 +152,8 @@ impl Generation {
             .append(true)
             .open(&path)
             .with_context(|| format!("cannot open {}", path.display()))?;
-        let (inner, rest) = scan(&file, from).with_context(|| format!("{}", path.display()))?;
+        let (inner, rest) =
+            scan(&file, from, needed).with_context(|| format!("{}", path.display()))?;
         if rest > 0 {
             file.set_len(inner.length)?;
             file.sync_all()?;
@@ -173,7 +178,7 @@ impl Generation {
     ) -> anyhow::Result<Self> {
         let path = Self::path_of(folder, number, from, day);
         let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
-        let (inner, _) = scan(&file, from)?;
+        let (inner, _) = scan(&file, from, Position::MAX)?;
         Ok(Self {
             number,
             from,
@@ -505,8 +510,8 @@ fn checksum(frame: &mut [u8]) {
     frame[4..8].copy_from_slice(&crc.to_le_bytes());
 }
 
-/// Reads the directories of a file up to its last mark; also returns the bytes that follow it.
-fn scan(file: &File, from: Position) -> anyhow::Result<(Inner, u64)> {
+/// Reads the directories of a file up to its first mark at `needed` or above, or its last; also returns the bytes that follow it.
+fn scan(file: &File, from: Position, needed: Position) -> anyhow::Result<(Inner, u64)> {
     let bytes = file.metadata()?.len();
     let mut marked = Inner {
         length: 0,
@@ -522,6 +527,10 @@ fn scan(file: &File, from: Position) -> anyhow::Result<(Inner, u64)> {
             }
             marked.mark = mark;
             marked.length = next;
+            if mark >= needed {
+                // A disk that lost power in the middle of a later sync may have kept any part of it.
+                return Ok((marked, bytes - next));
+            }
         } else {
             new.extend(entries);
         }

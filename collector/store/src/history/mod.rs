@@ -19,7 +19,7 @@ pub mod rollup;
 pub mod sketch;
 mod verify;
 
-pub use embedded::{EmbeddedHistory, Opened};
+pub use embedded::{EmbeddedHistory, Opened, is_full};
 pub use rollup::{Level, Row, Rtt};
 pub(crate) use verify::{check_ledger, repair, verify};
 

@@ -28,6 +28,8 @@ pub(super) struct Open {
     spare: Vec<Vec<Sample>>,
     /// Above everything that was appended.
     pub(super) next: Position,
+    /// What came from records from here on is being told again: nothing above is whole before that is done.
+    pub(super) telling_from: Option<Position>,
     /// Samples before this are not kept any more: they come too late, and are left out.
     pub(super) kept_from: UnixMillis,
     /// How many came too late.
@@ -57,6 +59,7 @@ impl Open {
             full: Vec::new(),
             spare: Vec::new(),
             next,
+            telling_from: None,
             kept_from,
             too_late: 0,
         }
@@ -166,7 +169,7 @@ impl Open {
             self.samples += samples.len();
             let newer = mem::replace(&mut buffer.samples, samples.to_vec());
             buffer.samples.extend(newer);
-            buffer.first = first;
+            buffer.first = buffer.first.min(first);
         }
     }
 
@@ -182,6 +185,11 @@ impl Open {
         })
         .map(|(number, _)| number / CLUSTER)
         .collect()
+    }
+
+    /// More than can be: nothing could be sealed for long.
+    pub(super) fn is_overfull(&self) -> bool {
+        self.samples > 2 * SAMPLES_MAX
     }
 
     /// The fuller half, when all together hold too much.
@@ -203,11 +211,9 @@ impl Open {
             let sealing = buffer.sealing.as_ref().map(|(_, first)| *first);
             open.into_iter().chain(sealing).min()
         };
-        self.buffers
-            .iter()
-            .filter_map(of)
-            .min()
-            .unwrap_or(self.next)
+        let open = self.buffers.iter().filter_map(of).min();
+        open.unwrap_or(self.next)
+            .min(self.telling_from.unwrap_or(Position::MAX))
     }
 
     /// Whether anything is open from before this time.

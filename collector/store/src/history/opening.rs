@@ -47,8 +47,11 @@ impl EmbeddedHistory {
         sweep(folder)?;
         let ledger = Ledger::open(&engine)?;
         let from = ledger.from()?.unwrap_or(begin);
+        // Nothing of the present day or later is ever let go: a clock that was wrong may have said so.
+        let today = UnixMillis(now.0.div_euclid(DAY_MS) * DAY_MS);
+        let kept_from = ledger.kept_from()?.min(today).max(UnixMillis(0));
         let files = generation_files(&recent)?;
-        let mut blocks = load_blocks(folder, &files.keys().copied().collect(), &ledger)?;
+        let mut blocks = load_blocks(folder, &files.keys().copied().collect(), &ledger, kept_from)?;
         let found = find_generations(&recent, &files, &blocks, &ledger, from)?;
         let links = Links::open(engine.tree("links")?)?;
         check_links(links.len(), &blocks, &found.sound)?;
@@ -57,6 +60,8 @@ impl EmbeddedHistory {
         let replay_from = found.again_from.map_or(from, |again| again.min(from));
         if found.again_from.is_some() {
             ledger.set_from(replay_from)?;
+        }
+        if !found.lost.is_empty() {
             for number in &found.lost {
                 ledger.remove_generation(*number)?;
             }
@@ -75,8 +80,8 @@ impl EmbeddedHistory {
         ];
         let highest = highest.into_iter().flatten().max().unwrap_or(0);
         let active = match frozen.last() {
-            // Only the highest may be written on: those below it are on their way into blocks. And what is told again goes into one that says so.
-            Some(last) if last.number == highest && found.again_from.is_none() => frozen.pop(),
+            // Only the highest may be written on: those below it are on their way into blocks. And what is told goes into one that says from where on.
+            Some(last) if last.number == highest && last.from <= replay_from => frozen.pop(),
             _ => None,
         };
         let active = if let Some(active) = active {
@@ -86,9 +91,6 @@ impl EmbeddedHistory {
             Arc::new(Generation::create(&recent, highest + 1, replay_from, day)?)
         };
         enter(&ledger, &frozen, &active)?;
-        // Nothing of the present day or later is ever let go: a clock that was wrong may have said so.
-        let today = UnixMillis(now.0.div_euclid(DAY_MS) * DAY_MS);
-        let kept_from = ledger.kept_from()?.min(today).max(UnixMillis(0));
         let levels = std::mem::take(&mut blocks.levels);
         let history = Self {
             folder: folder.to_owned(),
@@ -193,14 +195,19 @@ fn find_generations(
         }
     }
     for (number, (first, day)) in files {
-        match Generation::open(recent, *number, *first, *day) {
+        let whole_to = match living.get(number) {
+            Some(Living { whole_to: 0, .. }) => from,
+            Some(living) => living.whole_to,
+            // A crash came before it was entered, and nothing was in it; or after it was put into blocks, and all of it was.
+            None => 0,
+        };
+        let needed = if whole_to == 0 {
+            Position::MAX
+        } else {
+            whole_to
+        };
+        match Generation::open(recent, *number, *first, *day, needed) {
             Ok(generation) => {
-                let whole_to = match living.get(number) {
-                    Some(Living { whole_to: 0, .. }) => from,
-                    Some(living) => living.whole_to,
-                    // A crash came before it was entered: nothing was in it.
-                    None => 0,
-                };
                 let mark = generation.mark();
                 if mark < whole_to {
                     error!(path = %generation.path.display(), mark, whole_to, "a generation lost its newest chunks (damage, or an older copy); they are made again from the log");
@@ -270,6 +277,7 @@ fn load_blocks(
     folder: &Path,
     generations: &BTreeSet<u64>,
     ledger: &Ledger,
+    kept_from: UnixMillis,
 ) -> anyhow::Result<Blocks> {
     let mut all = Blocks {
         levels: BTreeMap::new(),
@@ -310,12 +318,16 @@ fn load_blocks(
                 all.made_of.extend(made_of);
             }
             let name = block.block.name().to_owned();
-            if again || replaced.contains(&name) {
+            // Or what was let go: part of a day would pass for the whole.
+            let entered = expected.contains(&(level, name.clone()));
+            let kept_from = kept_from.0.div_euclid(DAY_MS);
+            let let_go = level == Level::Raw && !entered && block.last < kept_from;
+            if again || let_go || replaced.contains(&name) {
                 warn!(block = %block.block.path.display(), "a block that a crash left over is removed");
                 ledger.remove_blocks(level, std::iter::once(&*name))?;
                 fs::remove_file(&block.block.path)?;
             } else {
-                if !expected.contains(&(level, name.clone())) {
+                if !entered {
                     ledger.put_block(level, &name)?;
                 }
                 kept.push(Arc::new(block));

@@ -76,41 +76,35 @@ pub(crate) fn repair(folder: &Path, engine: Option<&Arc<Engine>>) -> anyhow::Res
         Ok(())
     };
     let mut done = Vec::new();
-    let mut next_id = 1;
-    for level in Level::ALL {
-        for path in files(&folder.join(level.as_str()), "block")? {
-            next_id = next_id.max(catalog::parse_name(&path).map_or(0, |(_, _, id)| id) + 1);
-        }
-    }
     for level in Level::ALL {
         for path in files(&folder.join(level.as_str()), "block")? {
             let (_, wrong) = check_block(&path, level);
             if wrong.is_empty() {
                 continue;
             }
-            let Some((first, last, _)) = catalog::parse_name(&path) else {
+            if catalog::parse_name(&path).is_none() {
                 done.push(format!(
                     "{}: set aside as {}: no block has such a name",
                     path.display(),
                     quarantine(&path)?.display()
                 ));
                 continue;
-            };
+            }
             let kept = if level == Level::Raw {
                 salvage(&path)?
             } else {
                 readable(&path)
             };
             let aside = quarantine(&path)?;
-            forget(level, &path)?;
-            let new = catalog::path_of(folder, level, first, last, next_id);
-            next_id += 1;
             let (links, items) = (
                 kept.len(),
                 kept.values().map(|(_, items)| items).sum::<u64>(),
             );
-            if !kept.is_empty() {
-                let mut writer = Writer::create(&new)?;
+            if kept.is_empty() {
+                forget(level, &path)?;
+            } else {
+                // By its own name: what is newer knows more, and keeps the last word.
+                let mut writer = Writer::create(&path)?;
                 for (link, (value, items)) in &kept {
                     writer.add(*link, value, *items)?;
                 }

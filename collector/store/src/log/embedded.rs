@@ -448,17 +448,30 @@ impl EmbeddedLog {
         if let Some(session) = lock(&self.seen).sessions.get(&number) {
             return Some(Arc::clone(session));
         }
-        // Forgotten since: the segment's own head knows it.
-        let Ok(Found::Frame(header, payload)) = Segment::open(path).and_then(|mut s| s.next())
-        else {
-            return None;
+        // Forgotten since: the segment's own head knows it, or the record in it that opened it.
+        let mut segment = Segment::open(path).ok()?;
+        let stored = loop {
+            let (header, payload) = match segment.next().ok()? {
+                Found::Frame(header, payload) => (header, payload),
+                Found::Damage { .. } => continue,
+                Found::Torn { .. } | Found::End => return None,
+            };
+            let mut sessions: Vec<StoredSession> = match header.kind {
+                Kind::Head => unpack_head(&header, &payload).ok()?.sessions,
+                Kind::Group => {
+                    let records = unpack_group(&header, &payload)
+                        .map_or_else(|_| Vec::new(), |(_, records)| records);
+                    records
+                        .into_iter()
+                        .filter_map(|record| record.opens)
+                        .collect()
+                }
+            };
+            if let Some(at) = sessions.iter().position(|session| session.number == number) {
+                break sessions.swap_remove(at);
+            }
         };
-        let head = unpack_head(&header, &payload).ok()?;
-        let stored = head
-            .sessions
-            .iter()
-            .find(|session| session.number == number)?;
-        let session = Arc::new(Session::try_from(stored).ok()?);
+        let session = Arc::new(Session::try_from(&stored).ok()?);
         lock(&self.seen)
             .sessions
             .insert(number, Arc::clone(&session));

@@ -180,8 +180,22 @@ fn boots_are_remembered_up_to_a_bound() {
         log.append(at(1), vec![entry(39, 1)]).expect("appends"),
         [Appended::Duplicate]
     );
-    // Forgotten boots' records are still there to read.
+    // Forgotten boots' records are still there to read, wherever reading begins.
     assert_eq!(all(&log).len(), 40);
+    drop(log);
+    for from in [2, 20] {
+        let read = open(dir.path()).read(from, 100).expect("reads");
+        assert_eq!(read.len() as u64, 41 - from);
+    }
+    let log = open(dir.path());
+    for boot in 40..50 {
+        log.append(at(1), vec![entry(boot, 1)]).expect("appends");
+        log.append(at(1), vec![entry(boot, 2)]).expect("appends");
+    }
+    drop(log);
+    // The second record of a boot does not open its session; the first, which does, is passed over.
+    let read = open(dir.path()).read(42, 100).expect("reads");
+    assert_eq!((read[0].0, read.len()), (42, 19));
 }
 
 #[test]
