@@ -1,0 +1,118 @@
+//! evaluate: how outages, flapping and relapses are judged, by us and by others, on the same events.
+//!
+//! `evaluate baseline` runs the rule of one other product over a recorded history, so that anyone can hold it against that product's own
+//! published examples.
+
+mod baseline;
+mod recorded;
+
+use baseline::{Gatus, Icinga2, Nagios, PrometheusFor, Rfd, Turn};
+use clap::{Args, Parser, Subcommand};
+use denyut_proto::UnixMillis;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Judges the rules that tell when a link is in trouble
+#[derive(Parser)]
+#[command(name = "evaluate", arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Print the starts and stops that one product's rule gives for one recorded history
+    #[command(subcommand)]
+    Baseline(Rule),
+}
+
+#[derive(Subcommand)]
+enum Rule {
+    /// Icinga 2: weighted share of changes among the last 20 results
+    Icinga2 {
+        #[command(flatten)]
+        rule: Icinga2,
+        #[command(flatten)]
+        of: Recorded,
+    },
+    /// Nagios Core: weighted share of changes among the last 21 hard states
+    Nagios {
+        #[command(flatten)]
+        rule: Nagios,
+        #[command(flatten)]
+        of: Recorded,
+    },
+    /// Gatus: failures and successes in a row
+    Gatus {
+        #[command(flatten)]
+        rule: Gatus,
+        #[command(flatten)]
+        of: Recorded,
+    },
+    /// A Prometheus alerting rule with `for` and `keep_firing_for`
+    PrometheusFor {
+        #[command(flatten)]
+        rule: PrometheusFor,
+        #[command(flatten)]
+        of: Recorded,
+    },
+    /// BGP route-flap damping (RFC 2439)
+    Rfd {
+        #[command(flatten)]
+        rule: Rfd,
+        #[command(flatten)]
+        of: Recorded,
+    },
+}
+
+#[derive(Args)]
+struct Recorded {
+    /// A CSV file with the columns unix_s,site,state,http_status,latency_ms (state: up, degraded or down); each line is one check
+    csv: PathBuf,
+    /// Which site; may be left out where the file has one only
+    #[arg(long)]
+    site: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+type Judge<'a> = Box<dyn Fn(&[recorded::Check]) -> Vec<Turn> + 'a>;
+
+fn run(command: &Command) -> anyhow::Result<()> {
+    let Command::Baseline(rule) = command;
+    let (of, judge): (&Recorded, Judge<'_>) = match rule {
+        Rule::Icinga2 { rule, of } => (of, Box::new(|checks| rule.run(checks))),
+        Rule::Nagios { rule, of } => (of, Box::new(|checks| rule.run(checks))),
+        Rule::Gatus { rule, of } => (of, Box::new(|checks| rule.run(checks))),
+        Rule::PrometheusFor { rule, of } => (of, Box::new(|checks| rule.run(checks))),
+        Rule::Rfd { rule, of } => (of, Box::new(|checks| rule.run(checks))),
+    };
+    let checks = recorded::site(recorded::read(&of.csv)?, of.site.as_deref())?;
+    let turns = judge(&checks);
+    if of.json {
+        println!("{}", serde_json::to_string(&turns)?);
+        return Ok(());
+    }
+    for turn in &turns {
+        #[allow(clippy::cast_possible_truncation, reason = "milliseconds of our time")]
+        let at = UnixMillis((turn.at_s * 1e3).round() as i64);
+        let what = if turn.begins { "start" } else { "stop " };
+        println!("{what}  {at}  {:.3}", turn.value);
+    }
+    if turns.is_empty() {
+        println!("no start in {} checks", checks.len());
+    }
+    Ok(())
+}

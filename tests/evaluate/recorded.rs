@@ -1,0 +1,117 @@
+//! Recorded histories: CSV with the columns `unix_s,site,state,http_status,latency_ms`, one line a check or a change; between lines the last
+//! state holds.
+
+use anyhow::{Context, bail};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// What a check said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum State {
+    Up,
+    Degraded,
+    Down,
+}
+
+/// One check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Check {
+    /// Seconds since 1970 UTC.
+    pub(crate) at_s: i64,
+    pub(crate) state: State,
+}
+
+/// Checks by site, each ascending in time.
+pub(crate) type Recorded = BTreeMap<String, Vec<Check>>;
+
+/// A line as written.
+#[derive(Debug, Deserialize)]
+struct Line {
+    unix_s: i64,
+    site: String,
+    state: State,
+    #[serde(rename = "http_status")]
+    _http_status: u16,
+    #[serde(rename = "latency_ms")]
+    _latency_ms: u32,
+}
+
+/// Reads a file; an error names the line.
+pub(crate) fn read(path: &Path) -> anyhow::Result<Recorded> {
+    let file =
+        std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    parse(file).with_context(|| path.display().to_string())
+}
+
+fn parse(text: impl std::io::Read) -> anyhow::Result<Recorded> {
+    let mut reader = csv::Reader::from_reader(text);
+    let mut recorded = Recorded::new();
+    for line in reader.deserialize() {
+        // Its own words name line, column and value.
+        let line: Line = line.context(
+            "expected the columns unix_s,site,state,http_status,latency_ms with state up, degraded or down",
+        )?;
+        let checks = recorded.entry(line.site).or_default();
+        checks.push(Check {
+            at_s: line.unix_s,
+            state: line.state,
+        });
+    }
+    for checks in recorded.values_mut() {
+        checks.sort_by_key(|check| check.at_s);
+    }
+    if recorded.is_empty() {
+        bail!("it holds no checks");
+    }
+    Ok(recorded)
+}
+
+/// The checks of one site; `site` may be left out where there is one only.
+pub(crate) fn site(mut recorded: Recorded, site: Option<&str>) -> anyhow::Result<Vec<Check>> {
+    match site {
+        Some(site) => recorded
+            .remove(site)
+            .with_context(|| format!("`--site` = `{site}`: it is not in the file")),
+        None if recorded.len() == 1 => Ok(recorded.into_values().next().unwrap_or_default()),
+        None => bail!(
+            "the file holds {} sites; name one by --site (the first is {})",
+            recorded.len(),
+            recorded.keys().next().map_or("", String::as_str)
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "unix_s,site,state,http_status,latency_ms\n";
+
+    #[test]
+    fn lines_are_checks_by_site_in_the_order_of_time() {
+        let text = format!("{HEAD}20,b,down,0,9\n10,a,up,200,5\n5,b,degraded,200,5\n");
+        let recorded = parse(text.as_bytes()).expect("reads");
+        let times: Vec<i64> = recorded["b"].iter().map(|check| check.at_s).collect();
+        assert_eq!((recorded.len(), times), (2, vec![5, 20]));
+        assert!(site(recorded.clone(), None).is_err());
+        assert_eq!(
+            site(recorded, Some("a")).expect("is there")[0].state,
+            State::Up
+        );
+    }
+
+    #[test]
+    fn a_bad_line_is_named() {
+        for (line, wrong) in [
+            ("10,a,sideways,200,5", "line: 2"),
+            ("ten,a,up,200,5", "line: 2"),
+            ("10,a,up,200", "line: 2"),
+        ] {
+            let error = parse(format!("{HEAD}{line}\n").as_bytes()).expect_err("is refused");
+            assert!(format!("{error:#}").contains(wrong), "{error:#}");
+        }
+        assert!(parse(HEAD.as_bytes()).is_err());
+    }
+}
