@@ -27,6 +27,7 @@ fn severity(state: State) -> u8 {
 
 /// Icinga 2, since 2.8: the last 20 results, a change weighing 0.80 (the oldest) to 1.18 (the newest).
 #[derive(Debug, Clone, Args)]
+#[group(skip)]
 pub(crate) struct Icinga2 {
     /// Flapping ends when the weighted share of changes is not above this, in per cent
     #[arg(long, default_value_t = 25.0)]
@@ -93,6 +94,7 @@ impl Icinga2 {
 
 /// Nagios Core, for a service: the last 21 hard states and soft recoveries, a change weighing 0.75 (the oldest) to 1.25 (the newest).
 #[derive(Debug, Clone, Args)]
+#[group(skip)]
 pub(crate) struct Nagios {
     /// Flapping ends at this weighted share of changes or below, in per cent
     #[arg(long, default_value_t = 20.0)]
@@ -147,6 +149,7 @@ impl Nagios {
 
 /// Gatus: so many failures in a row open an alert, so many successes resolve it.
 #[derive(Debug, Clone, Args)]
+#[group(skip)]
 pub(crate) struct Gatus {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) failure_threshold: u32,
@@ -177,6 +180,7 @@ impl Gatus {
 /// A Prometheus alerting rule `up == 0`: it fires when that held at every evaluation for `for`, and resolves at the first at which it does not, or
 /// `keep_firing_for` after that.
 #[derive(Debug, Clone, Args)]
+#[group(skip)]
 pub(crate) struct PrometheusFor {
     /// Seconds from evaluation to evaluation
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
@@ -228,6 +232,7 @@ impl PrometheusFor {
 /// Route-flap damping (RFC 2439; thresholds as RFC 7196 lists them of common routers): a penalty for each withdrawal that halves every
 /// `half_life`.
 #[derive(Debug, Clone, Args)]
+#[group(skip)]
 pub(crate) struct Rfd {
     /// Minutes in which the penalty halves
     #[arg(long, default_value_t = 15.0)]

@@ -116,3 +116,38 @@ fn run(command: &Command) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_commands_are_sound_and_do_what_they_say() {
+        Arguments::command().debug_assert();
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let lines = (0..30).map(|i| {
+            format!(
+                "{},a,{},0,1\n",
+                i * 60,
+                if i % 2 == 0 { "up" } else { "down" }
+            )
+        });
+        let text = lines.collect::<String>();
+        std::fs::write(
+            file.path(),
+            format!("unix_s,site,state,http_status,latency_ms\n{text}"),
+        )
+        .expect("writes");
+        let path = file.path().to_str().expect("text");
+        for rule in ["icinga2", "nagios", "gatus", "prometheus-for", "rfd"] {
+            let arguments = ["evaluate", "baseline", rule, path];
+            let arguments = Arguments::try_parse_from(arguments).expect("parses");
+            run(&arguments.command).expect("runs");
+        }
+        let arguments = ["evaluate", "baseline", "gatus", path, "--site", "b"];
+        let arguments = Arguments::try_parse_from(arguments).expect("parses");
+        let error = run(&arguments.command).expect_err("no such site");
+        assert!(error.to_string().contains("`--site` = `b`"), "{error}");
+    }
+}
