@@ -109,33 +109,25 @@ impl Generation {
         day: i64,
     ) -> anyhow::Result<Self> {
         let path = Self::path_of(folder, number, from, day);
-        let made = || -> std::io::Result<File> {
-            let file = File::options()
-                .read(true)
-                .append(true)
-                .create_new(true)
-                .open(&path)?;
-            file.sync_all()?;
-            sync_folder(folder)?;
-            Ok(file)
-        };
-        let file = made().inspect_err(|_| {
+        let cannot = || format!("cannot make {}", path.display());
+        let file = File::options()
+            .read(true)
+            .append(true)
+            .create_new(true)
+            .open(&path)
+            .with_context(cannot)?;
+        let synced = file.sync_all().and_then(|()| sync_folder(folder));
+        if let Err(error) = synced {
+            // So that the next try finds its name free.
             fs::remove_file(&path).ok();
-        });
-        let file = file.with_context(|| format!("cannot make {}", path.display()))?;
-        Ok(Self {
-            number,
-            from,
-            day,
-            path,
-            file,
-            inner: Mutex::new(Inner {
-                length: 0,
-                directory: BTreeMap::new(),
-                mark: from,
-            }),
-            health: AtomicU8::new(SOUND),
-        })
+            return Err(error).with_context(cannot);
+        }
+        let inner = Inner {
+            length: 0,
+            directory: BTreeMap::new(),
+            mark: from,
+        };
+        Ok(Self::of((number, from, day), path, file, inner))
     }
 
     /// Opens one that is there, as it is up to its first mark at `needed` or above: what follows is told again. Fails with [`Damaged`] if it is.
@@ -158,15 +150,7 @@ impl Generation {
             file.set_len(inner.length)?;
             file.sync_all()?;
         }
-        Ok(Self {
-            number,
-            from,
-            day,
-            path,
-            file,
-            inner: Mutex::new(inner),
-            health: AtomicU8::new(SOUND),
-        })
+        Ok(Self::of((number, from, day), path, file, inner))
     }
 
     /// Opens one for reading only, as it is up to its last mark: somebody else may be writing it.
@@ -179,7 +163,16 @@ impl Generation {
         let path = Self::path_of(folder, number, from, day);
         let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
         let (inner, _) = scan(&file, from, Position::MAX)?;
-        Ok(Self {
+        Ok(Self::of((number, from, day), path, file, inner))
+    }
+
+    fn of(
+        (number, from, day): (u64, Position, i64),
+        path: PathBuf,
+        file: File,
+        inner: Inner,
+    ) -> Self {
+        Self {
             number,
             from,
             day,
@@ -187,7 +180,7 @@ impl Generation {
             file,
             inner: Mutex::new(inner),
             health: AtomicU8::new(SOUND),
-        })
+        }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {

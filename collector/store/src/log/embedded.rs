@@ -4,14 +4,14 @@
 //! acknowledged. Damage anywhere else loses the groups it hit and no others; it is named, counted and left in place.
 
 use super::ranges::Ranges;
+use super::seen::{Seen, SeenBoot, forget_oldest};
 use super::segment::{
-    self, Found, GroupWriter, Kind, Segment, Session, StoredHead, StoredRecord, StoredSession,
-    frame, unpack_group, unpack_head,
+    self, Found, GroupWriter, Kind, Segment, Session, StoredRecord, StoredSession, frame,
+    unpack_group, unpack_head,
 };
 use super::{AppendError, Appended, Body, Held, Log, Position, Record};
 use anyhow::{Context, anyhow, bail};
 use denyut_proto::{AgentId, BootId, OfficeCode, UnixMillis};
-use foldhash::HashMap;
 use prost::Message;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
@@ -21,9 +21,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tracing::{error, warn};
 
-/// Boots remembered per agent, the last used. An agent that delivers from more boots than this at once may
-/// have an older one logged twice; the history does not change by it.
-const BOOTS_KEPT: usize = 8;
 /// A segment that has grown past this is the last no longer.
 const SEGMENT_BYTES: u64 = 64 << 20;
 /// The newest records are kept in memory, decoded, for the worker that follows close behind: this many, and this many bytes of heartbeats.
@@ -48,42 +45,12 @@ pub struct EmbeddedLog {
     cutting: Mutex<()>,
 }
 
-/// What a look through the log found.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct LogReport {
-    /// Whole records.
-    pub records: u64,
-    /// Bytes of all segments.
-    pub bytes: u64,
-    /// The position of the last whole record.
-    pub end: Position,
-    /// What is wrong, each with its file and place.
-    pub damage: Vec<String>,
-}
-
 #[derive(Debug)]
 struct Writer {
     /// The last segment; none before the first append.
     file: Option<File>,
     /// Its whole frames.
     length: u64,
-}
-
-#[derive(Debug, Default)]
-struct Seen {
-    agents: HashMap<AgentId, Vec<SeenBoot>>,
-    sessions: HashMap<u32, Arc<Session>>,
-    next_session: u32,
-}
-
-#[derive(Debug)]
-struct SeenBoot {
-    /// Its number in the log; 0 while the record that would have opened it could not be written.
-    session: u32,
-    of: Arc<Session>,
-    ranges: Ranges,
-    /// Position of the last record: the boots with the lowest are forgotten first.
-    used: Position,
 }
 
 #[derive(Debug, Default)]
@@ -195,100 +162,6 @@ impl EmbeddedLog {
     /// The files, oldest first, as they are now.
     pub fn files(&self) -> Vec<PathBuf> {
         lock(&self.segments).values().cloned().collect()
-    }
-
-    /// Reads every frame in `folder` and checks it. Changes nothing; the log need not be open.
-    pub fn verify(folder: &Path) -> anyhow::Result<LogReport> {
-        let mut report = LogReport::default();
-        if !folder.exists() {
-            return Ok(report);
-        }
-        let paths: Vec<PathBuf> = list(folder)?.into_values().collect();
-        for (i, path) in paths.iter().enumerate() {
-            let mut segment = Segment::open(path)?;
-            report.bytes += fs::metadata(path)?.len();
-            loop {
-                let at = segment.offset;
-                let wrong = match segment.next()? {
-                    Found::End => break,
-                    Found::Frame(header, payload) => {
-                        let last = header.first + u64::from(header.records);
-                        report.end = report.end.max(last.saturating_sub(1));
-                        let sound = match header.kind {
-                            Kind::Head => unpack_head(&header, &payload).map(drop),
-                            Kind::Group => unpack_group(&header, &payload).map(drop),
-                        };
-                        match sound {
-                            Ok(()) => {
-                                if header.kind == Kind::Group {
-                                    report.records += u64::from(header.records);
-                                }
-                                continue;
-                            }
-                            Err(error) => format!("{error:#}"),
-                        }
-                    }
-                    // What a crash leaves is no damage: it was never acknowledged.
-                    Found::Torn { bytes }
-                        if i + 1 == paths.len() && !segment.more_than_one_frame(at, bytes)? =>
-                    {
-                        break;
-                    }
-                    Found::Damage { bytes } | Found::Torn { bytes } => {
-                        format!("{bytes} bytes are damaged")
-                    }
-                };
-                report
-                    .damage
-                    .push(format!("{} at byte {at}: {wrong}", path.display()));
-            }
-        }
-        Ok(report)
-    }
-
-    /// Sets damaged segments aside and keeps what is whole of them; nobody may have the log open. Tells what was done.
-    pub(crate) fn repair(folder: &Path) -> anyhow::Result<Vec<String>> {
-        let damage = Self::verify(folder)?.damage;
-        let mut done = Vec::new();
-        if damage.is_empty() {
-            return Ok(done);
-        }
-        let paths: Vec<PathBuf> = list(folder)?.into_values().collect();
-        for path in paths {
-            if !damage
-                .iter()
-                .any(|wrong| wrong.starts_with(&format!("{} ", path.display())))
-            {
-                continue;
-            }
-            let mut segment = Segment::open(&path)?;
-            let bytes = fs::read(&path)?;
-            let mut whole = Vec::new();
-            loop {
-                let at = usize::try_from(segment.offset)?;
-                match segment.next()? {
-                    Found::End => break,
-                    Found::Frame(..) => {
-                        whole.extend_from_slice(&bytes[at..usize::try_from(segment.offset)?]);
-                    }
-                    Found::Damage { .. } | Found::Torn { .. } => {}
-                }
-            }
-            let aside = crate::quarantine(&path)?;
-            let mut file = File::create(&path)?;
-            file.write_all(&whole)?;
-            file.sync_all()?;
-            done.push(format!(
-                "{}: {} of {} bytes are whole and were kept; the damaged segment is {}",
-                path.display(),
-                whole.len(),
-                bytes.len(),
-                aside.display()
-            ));
-        }
-        sync_folder(folder)?;
-        done.splice(0..0, damage);
-        Ok(done)
     }
 
     /// Finds the end, cuts a torn tail off, and learns what was appended.
@@ -772,173 +645,6 @@ impl Recent {
     }
 }
 
-impl Seen {
-    /// Notes the entry as appended at `position`; its session, and what opens that; `None` if it was there.
-    fn insert(
-        &mut self,
-        entry: &super::Entry,
-        position: Position,
-    ) -> Option<(u32, Option<StoredSession>)> {
-        let boots = match self.agents.get_mut(&entry.agent) {
-            Some(boots) => boots,
-            None => self.agents.entry(entry.agent.clone()).or_default(),
-        };
-        let known = boots.iter_mut().find(|boot| boot.of.boot == entry.boot);
-        if let Some(boot) = known {
-            if !boot.ranges.insert(entry.seq) {
-                return None;
-            }
-            boot.used = position;
-            if boot.session != 0 && boot.of.office == entry.office {
-                return Some((boot.session, None));
-            }
-            // The agent was given to another office meanwhile.
-            boot.session = self.next_session;
-            boot.of = Arc::new(Session {
-                office: entry.office.clone(),
-                agent: entry.agent.clone(),
-                boot: entry.boot,
-            });
-        } else {
-            let mut ranges = Ranges::default();
-            ranges.insert(entry.seq);
-            boots.push(SeenBoot {
-                session: self.next_session,
-                of: Arc::new(Session {
-                    office: entry.office.clone(),
-                    agent: entry.agent.clone(),
-                    boot: entry.boot,
-                }),
-                ranges,
-                used: position,
-            });
-            if let Some(forgotten) = forget_oldest(boots) {
-                self.sessions.remove(&forgotten);
-            }
-        }
-        let number = self.next_session;
-        self.next_session += 1;
-        let boot = boots.iter().find(|boot| boot.session == number)?;
-        self.sessions.insert(number, Arc::clone(&boot.of));
-        let opens = StoredSession {
-            number,
-            ..boot.stored()
-        };
-        Some((
-            number,
-            Some(StoredSession {
-                ranges: Vec::new(),
-                ..opens
-            }),
-        ))
-    }
-
-    /// Forgets entries that could not be written, and that sessions from number `opened` on were opened.
-    fn take_back(&mut self, new: &[(Position, Arc<Record>)], opened: u32) {
-        self.each(new, |boot, seq| {
-            boot.ranges.remove(seq);
-            if boot.session >= opened {
-                boot.session = 0;
-            }
-        });
-    }
-
-    fn each(&mut self, new: &[(Position, Arc<Record>)], mut what: impl FnMut(&mut SeenBoot, u64)) {
-        for (_, record) in new {
-            if let Body::Heartbeat(entry) = &record.body
-                && let Some(boots) = self.agents.get_mut(&entry.agent)
-                && let Some(boot) = boots.iter_mut().find(|boot| boot.of.boot == entry.boot)
-            {
-                what(boot, entry.seq);
-            }
-        }
-    }
-
-    fn head(&self) -> StoredHead {
-        let boots = self.agents.values().flatten();
-        StoredHead {
-            sessions: boots.map(SeenBoot::stored).collect(),
-            next_session: self.next_session,
-        }
-    }
-
-    fn restore(&mut self, head: &StoredHead) -> anyhow::Result<()> {
-        for stored in &head.sessions {
-            self.restore_one(stored)?;
-        }
-        self.next_session = self.next_session.max(head.next_session);
-        Ok(())
-    }
-
-    fn restore_one(&mut self, stored: &StoredSession) -> anyhow::Result<()> {
-        let session = Arc::new(
-            Session::try_from(stored).context("the log holds a session that makes no sense")?,
-        );
-        if stored.number != 0 {
-            self.sessions.insert(stored.number, Arc::clone(&session));
-        }
-        self.next_session = self.next_session.max(stored.number + 1);
-        let boots = self.agents.entry(session.agent.clone()).or_default();
-        let known = boots.iter_mut().find(|boot| boot.of.boot == session.boot);
-        if let Some(boot) = known {
-            boot.session = stored.number;
-            boot.of = session;
-        } else {
-            boots.push(SeenBoot {
-                session: stored.number,
-                of: session,
-                ranges: Ranges::from_flat(&stored.ranges),
-                used: stored.used,
-            });
-            if let Some(forgotten) = forget_oldest(boots) {
-                self.sessions.remove(&forgotten);
-            }
-        }
-        Ok(())
-    }
-
-    /// Notes what a group appended.
-    fn replay(&mut self, first: Position, group: &[StoredRecord]) -> anyhow::Result<()> {
-        for (position, record) in (first..).zip(group) {
-            if let Some(opens) = &record.opens {
-                self.restore_one(opens)?;
-            }
-            let Some(session) = self.sessions.get(&record.session).cloned() else {
-                continue;
-            };
-            if let Some(boots) = self.agents.get_mut(&session.agent)
-                && let Some(boot) = boots.iter_mut().find(|boot| boot.of.boot == session.boot)
-            {
-                boot.ranges.insert(record.seq);
-                boot.used = position;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl SeenBoot {
-    fn stored(&self) -> StoredSession {
-        StoredSession {
-            number: self.session,
-            office: self.of.office.to_string(),
-            agent: self.of.agent.to_string(),
-            boot: self.of.boot.0.to_vec(),
-            ranges: self.ranges.to_flat(),
-            used: self.used,
-        }
-    }
-}
-
-/// Keeps to [`BOOTS_KEPT`]; the number of the session that was forgotten.
-fn forget_oldest(boots: &mut Vec<SeenBoot>) -> Option<u32> {
-    if boots.len() <= BOOTS_KEPT {
-        return None;
-    }
-    let oldest = (0..boots.len()).min_by_key(|i| boots[*i].used)?;
-    Some(boots.swap_remove(oldest).session)
-}
-
 fn full_or_broken(error: std::io::Error, path: &Path) -> AppendError {
     use std::io::ErrorKind::{QuotaExceeded, StorageFull};
     if matches!(error.kind(), StorageFull | QuotaExceeded) {
@@ -955,7 +661,7 @@ fn segment_path(folder: &Path, first: Position) -> PathBuf {
 }
 
 /// The segments in a folder by their first position.
-fn list(folder: &Path) -> anyhow::Result<BTreeMap<Position, PathBuf>> {
+pub(super) fn list(folder: &Path) -> anyhow::Result<BTreeMap<Position, PathBuf>> {
     let mut segments = BTreeMap::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();

@@ -3,10 +3,13 @@
 
 mod embedded;
 mod ranges;
+mod seen;
 mod segment;
+mod verify;
 
+pub use embedded::EmbeddedLog;
 pub(crate) use embedded::sync_folder;
-pub use embedded::{EmbeddedLog, LogReport};
+pub use verify::LogReport;
 
 use bytes::Bytes;
 use denyut_proto::{AgentId, BootId, Heartbeat, OfficeCode, UnixMillis, wire};

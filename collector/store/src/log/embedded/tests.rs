@@ -1,5 +1,6 @@
 use super::*;
 use crate::log::Entry;
+use crate::log::seen::BOOTS_KEPT;
 use bytes::Bytes;
 use proptest::prelude::*;
 use std::sync::OnceLock;
