@@ -239,14 +239,16 @@ fn retention(section: &RetentionSection) -> Result<Retention, Invalid> {
         None => Ok(None),
         Some("forever") if field != "retention.raw" => Ok(Some(None)),
         Some(text) => {
-            let keep = parse_duration(field, text)?;
+            let fix = match field {
+                "retention.raw" => {
+                    "write 1day to 100years; only what is coarser can be kept forever"
+                }
+                _ => "write 1day to 100years, or `forever`",
+            };
+            let keep = parse_duration(field, text)
+                .map_err(|error| Invalid::new(field, text, error.problem, fix))?;
             if keep < DAY || keep > DAY * 36_600 {
-                return Err(Invalid::new(
-                    field,
-                    text,
-                    "out of range",
-                    "write 1day to 100years",
-                ));
+                return Err(Invalid::new(field, text, "out of range", fix));
             }
             Ok(Some(Some(keep)))
         }
@@ -316,12 +318,14 @@ fn retention(section: &RetentionSection) -> Result<Retention, Invalid> {
 
 fn size(field: &str, text: &str) -> Result<u64, Invalid> {
     let parsed: Result<bytesize::ByteSize, _> = text.parse();
-    parsed.map(|size| size.as_u64()).map_err(|_| {
+    let size = parsed.ok().map(|size| size.as_u64());
+    // No disk is larger; what does not fit is cut to u64::MAX.
+    size.filter(|size| *size <= 1 << 60).ok_or_else(|| {
         Invalid::new(
             field,
             text,
             "not a size",
-            "write it like `512MiB` or `100GiB`",
+            "write it like `512MiB` or `100GiB`, 1EiB at most",
         )
     })
 }
