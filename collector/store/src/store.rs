@@ -292,6 +292,7 @@ mod tests {
     use crate::history::{LinkId, Retention};
     use crate::log::{Body, Entry};
     use denyut_proto::{BootId, Heartbeat, Outcome, Sample, TargetSamples, wire};
+    use proptest::prelude::*;
     use prost::Message;
     use std::sync::OnceLock;
     use std::time::Duration;
@@ -325,6 +326,20 @@ mod tests {
             goodbye: None,
             gateway: None,
         }
+    }
+
+    fn body(seq: u64) -> Body {
+        Body::Heartbeat(Entry {
+            office: "36.73.02".parse().expect("a code"),
+            agent: "a-1".parse().expect("an id"),
+            boot: BootId([1; 16]),
+            seq,
+            heartbeat: wire::Heartbeat::from(&heartbeat(seq))
+                .encode_to_vec()
+                .into(),
+            shift_ms: 0,
+            decoded: OnceLock::new(),
+        })
     }
 
     fn open(folder: &Path) -> Store {
@@ -361,22 +376,9 @@ mod tests {
     /// A store with 300 samples in a sealed chunk, of which one bit is flipped.
     fn damaged(folder: &Path) -> Store {
         let store = open(folder);
-        let bodies = (1..=300).map(|seq| {
-            Body::Heartbeat(Entry {
-                office: "36.73.02".parse().expect("a code"),
-                agent: "a-1".parse().expect("an id"),
-                boot: BootId([1; 16]),
-                seq,
-                heartbeat: wire::Heartbeat::from(&heartbeat(seq))
-                    .encode_to_vec()
-                    .into(),
-                shift_ms: 0,
-                decoded: OnceLock::new(),
-            })
-        });
         store
             .log
-            .append(UnixMillis(DAY), bodies.collect())
+            .append(UnixMillis(DAY), (1..=300).map(body).collect())
             .expect("appends");
         for seq in 1..=300 {
             let agent = "a-1".parse().expect("an id");
@@ -453,5 +455,108 @@ mod tests {
         assert_eq!(store.damaged(), 1);
         store.checkpoint(0).expect("checkpoints");
         assert_eq!(read_serial(folder.path()).expect("reads"), 3);
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Append(u64),
+        Seal,
+        Checkpoint,
+        NextDay,
+        Restart,
+        /// A bit of the n-th file of `recent/` is flipped, or the file is removed.
+        Flip(usize, usize),
+        Remove(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            5 => (1u64..80).prop_map(Step::Append),
+            2 => Just(Step::Seal),
+            3 => Just(Step::Checkpoint),
+            2 => Just(Step::NextDay),
+            1 => Just(Step::Restart),
+            2 => (any::<usize>(), any::<usize>()).prop_map(|(file, at)| Step::Flip(file, at)),
+            1 => any::<usize>().prop_map(Step::Remove),
+        ]
+    }
+
+    /// What the collector does at a start.
+    fn start(folder: &Path) -> Store {
+        let store = open(folder);
+        let (from, end) = (store.replay_from, store.log.end());
+        crate::replay(&*store.log, &*store.history, from..=end, 2).expect("replays");
+        store
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+
+        /// Whatever happens to the present day's files, as long as the log is whole: nothing is lost, and nothing is there twice.
+        #[test]
+        fn generations_can_always_be_made_again(steps in prop::collection::vec(step(), 1..25)) {
+            let folder = tempfile::tempdir().expect("tempdir");
+            let mut store = start(folder.path());
+            let (mut last, mut now) = (0, UnixMillis(DAY));
+            for step in steps {
+                let recent = || {
+                    let files = fs::read_dir(folder.path().join("recent")).expect("reads");
+                    let mut files: Vec<PathBuf> = files.map(|file| file.expect("an entry").path()).collect();
+                    files.retain(|file| file.extension().is_some_and(|of| of == "chunks"));
+                    files.sort();
+                    files
+                };
+                match step {
+                    Step::Append(count) => {
+                        for seq in last + 1..=last + count {
+                            let position = store.log.end() + 1;
+                            store.log.append(now, vec![body(seq)]).expect("appends");
+                            let agent = "a-1".parse().expect("an id");
+                            store.history.append(position, &agent, &heartbeat(seq).samples).expect("appends");
+                        }
+                        last += count;
+                    }
+                    Step::Seal => store.history.seal_all().expect("seals"),
+                    Step::Checkpoint => store.checkpoint(store.log.end()).expect("checkpoints"),
+                    Step::NextDay => {
+                        now = now + Duration::from_secs(86_400);
+                        store.upkeep(now, &KEEP, 0).expect("keeps up");
+                    }
+                    Step::Restart => {
+                        drop(store);
+                        store = start(folder.path());
+                    }
+                    Step::Flip(file, at) => {
+                        drop(store);
+                        let files = recent();
+                        let path = &files[file % files.len()];
+                        let mut bytes = fs::read(path).expect("reads");
+                        if !bytes.is_empty() {
+                            let at = at % bytes.len();
+                            bytes[at] ^= 1 << (at % 8);
+                            fs::write(path, bytes).expect("writes");
+                        }
+                        store = start(folder.path());
+                    }
+                    Step::Remove(file) => {
+                        drop(store);
+                        let files = recent();
+                        fs::remove_file(&files[file % files.len()]).expect("removes");
+                        store = start(folder.path());
+                    }
+                }
+            }
+            // Read once, so that what is damaged is noticed; then told again; then all of it in blocks.
+            count(&store);
+            for _ in 0..4 {
+                now = now + Duration::from_secs(86_400);
+                store.upkeep(now, &KEEP, 0).expect("keeps up");
+            }
+            prop_assert_eq!(count(&store) as u64, last);
+            prop_assert_eq!(store.history.samples_in_blocks() >= last, true);
+            drop(store);
+            let store = start(folder.path());
+            prop_assert_eq!(count(&store) as u64, last);
+        }
     }
 }
