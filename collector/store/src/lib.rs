@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! log/       what arrived, in order: plain segments, synced per group (see `log::segment`)
-//! recent/    sealed chunks of the present day: sled, one database per generation
-//! raw/ minute/ hour/ day/    immutable blocks of finished days
-//! state/     registry, checkpoints, incidents, and the links' numbers: sled
+//! recent/    sealed chunks of the present day: one file a generation (see `history::generation`)
+//! raw/ minute/ hour/ day/    immutable blocks of finished days (see `history::block`)
+//! state/     checkpoints, incidents, the links' numbers, and the ledger of what must be there: sled
+//! checkpoint, ballast    how far the state must be; what is given back when others fill the disk (see `store`)
 //! ```
 //!
 //! Nothing here knows the network, the detector or a user interface.

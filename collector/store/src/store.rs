@@ -146,8 +146,7 @@ impl Store {
     }
 
     /// Tells the history again what damage took from it, puts finished days into blocks and deletes what is past its retention. It may take
-    /// minutes. Half of `reserve`, in bytes, is left free for
-    /// those who must go on writing meanwhile.
+    /// minutes. Half of `reserve`, in bytes, is left free for those who must go on writing meanwhile.
     pub fn upkeep(
         &self,
         now: UnixMillis,

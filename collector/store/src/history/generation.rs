@@ -19,7 +19,7 @@
 //! together. A frame of kind 1 is one round of sealing; one of kind 2 is a *mark*, written before each sync: everything that the log told below its
 //! position is in this generation or an older one.
 //!
-//! What follows the last mark may be torn and is cut off: the log tells it again. The directory of all entries is kept in memory, about 50
+//! What follows the mark that the ledger asks for may be torn and is cut off: the log tells it again. The directory of all entries is kept in memory, about 50
 //! bytes for a thousand samples.
 
 use super::codec;

@@ -70,7 +70,7 @@ impl Store {
         self.history = None;
         let engine = open_again(&self.folder.path().join("state"));
         let give_up = Instant::now() + Duration::from_secs(20);
-        // sled gives the generations' locks up a little after they are closed.
+        // sled gives its lock up a little after it is closed.
         let opened = loop {
             match EmbeddedHistory::open(self.folder.path(), Arc::clone(&engine), from, self.now) {
                 Ok(opened) => break opened,
