@@ -1,7 +1,12 @@
 //! The collector's configuration: what the user wrote, and what the program needs.
 
+use crate::calendar;
 use crate::registry::{Agent, Office, Registry};
+use crate::sites;
 use anyhow::{Context, anyhow, bail};
+use denyut_detect::calendar::{Holidays, Hours, Maintenance};
+use denyut_detect::params::{Params, Value};
+use denyut_detect::{Setup, Site};
 use denyut_proto::{Invalid, OfficeCode, TargetSpec, parse_duration, read_targets};
 use denyut_store::history::Retention;
 use serde::Deserialize;
@@ -22,9 +27,33 @@ struct File {
     #[serde(default)]
     disk: DiskSection,
     #[serde(default)]
+    calendar: CalendarSection,
+    #[serde(default)]
+    maintenance: Vec<MaintenanceSection>,
+    #[serde(default)]
+    detection: toml::Table,
+    /// A CSV file of offices, beside those below.
+    offices: Option<PathBuf>,
+    #[serde(default)]
     office: Vec<OfficeSection>,
     #[serde(default)]
     target: Vec<TargetSpec>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CalendarSection {
+    hours: Option<String>,
+    holidays: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MaintenanceSection {
+    region: String,
+    from: String,
+    until: String,
+    reason: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -64,13 +93,20 @@ struct DiskSection {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct OfficeSection {
-    code: String,
-    name: String,
+pub(crate) struct OfficeSection {
+    pub(crate) code: String,
+    pub(crate) name: String,
     #[serde(default)]
-    agents: Vec<String>,
+    pub(crate) agents: Vec<String>,
+    pub(crate) regency: Option<String>,
+    pub(crate) isp: Option<String>,
+    pub(crate) pop: Option<String>,
+    pub(crate) pool: Option<String>,
+    pub(crate) latitude: Option<f64>,
+    pub(crate) longitude: Option<f64>,
+    pub(crate) hours: Option<String>,
     #[serde(default)]
-    target: Vec<TargetSpec>,
+    pub(crate) target: Vec<TargetSpec>,
 }
 
 /// What the program runs by: checked, with units in the types.
@@ -90,6 +126,8 @@ pub(crate) struct Config {
     pub(crate) reserve: u64,
     /// Who may speak, for which office.
     pub(crate) registry: Registry,
+    /// What the detector is told: thresholds, calendar, offices.
+    pub(crate) setup: Setup,
 }
 
 /// PEM files for mutual TLS with agents.
@@ -144,7 +182,9 @@ impl Config {
                 )
             })
             .with_context(invalid)?;
-        let config = Self::try_from(file).with_context(invalid)?;
+        // Files that it names lie beside it, unless it says otherwise.
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let config = Self::of(file, folder).with_context(invalid)?;
         if let Some(tls) = &config.tls {
             tls.load().with_context(invalid)?;
         }
@@ -179,16 +219,10 @@ impl TlsFiles {
     }
 }
 
-impl TryFrom<File> for Config {
-    type Error = Invalid;
-    fn try_from(file: File) -> Result<Self, Invalid> {
+impl Config {
+    fn of(file: File, folder: &Path) -> anyhow::Result<Self> {
         if file.data_dir.as_os_str().is_empty() {
-            return Err(Invalid::new(
-                "data_dir",
-                "",
-                "empty",
-                "write an absolute path",
-            ));
+            return Err(Invalid::new("data_dir", "", "empty", "write an absolute path").into());
         }
         let ingest = address("ingest.listen", &file.ingest.listen)?;
         let tls = tls_files(&file.ingest, ingest)?;
@@ -199,7 +233,8 @@ impl TryFrom<File> for Config {
                 api,
                 "the API and the page speak plaintext, which is only for loopback",
                 "listen on 127.0.0.1 behind a TLS proxy, or set `allow_plaintext_beyond_loopback = true` if you know that nobody can listen",
-            ));
+            )
+            .into());
         }
         if ingest == api && api.port() != 0 {
             return Err(Invalid::new(
@@ -207,7 +242,8 @@ impl TryFrom<File> for Config {
                 api,
                 "`ingest.listen` is the same",
                 "give each a port of its own",
-            ));
+            )
+            .into());
         }
         let retention = retention(&file.retention)?;
         let reserve = match &file.disk.reserve {
@@ -220,8 +256,35 @@ impl TryFrom<File> for Config {
                 file.disk.reserve.unwrap_or_default(),
                 "too small: what frees space needs some to do it",
                 "write at least 16MiB",
-            ));
+            )
+            .into());
         }
+        let mut offices = file.office;
+        let mut places: Vec<String> = (0..offices.len()).map(|i| format!("office[{i}]")).collect();
+        if let Some(csv) = &file.offices {
+            for (line, office) in sites::read(&folder.join(csv))? {
+                places.push(format!("{}: line {line}", csv.display()));
+                offices.push(office);
+            }
+        }
+        let registry = registry(offices, &places, file.target)?;
+        let setup = Setup {
+            params: params(&file.detection)?,
+            hours: match &file.calendar.hours {
+                Some(text) => Hours::parse("calendar.hours", text)?.into(),
+                None => Hours::default().into(),
+            },
+            holidays: match &file.calendar.holidays {
+                Some(path) => calendar::read(&folder.join(path)).context("`calendar.holidays`")?,
+                None => Holidays::default(),
+            },
+            maintenance: maintenance(file.maintenance)?,
+            sites: registry
+                .offices
+                .iter()
+                .map(|(code, office)| (code.clone(), office.site.clone()))
+                .collect(),
+        };
         Ok(Self {
             data_dir: file.data_dir,
             ingest,
@@ -229,7 +292,8 @@ impl TryFrom<File> for Config {
             api,
             retention,
             reserve,
-            registry: registry(file.office, file.target)?,
+            registry,
+            setup,
         })
     }
 }
@@ -368,12 +432,143 @@ fn tls_files(section: &IngestSection, listen: SocketAddr) -> Result<Option<TlsFi
     }
 }
 
-fn registry(offices: Vec<OfficeSection>, common: Vec<TargetSpec>) -> Result<Registry, Invalid> {
+/// The thresholds: the defaults, and what the file says instead.
+fn params(section: &toml::Table) -> Result<Params, Invalid> {
+    let mut params = Params::default();
+    for (name, value) in section {
+        let field = format!("detection.{name}");
+        #[allow(clippy::cast_precision_loss, reason = "thresholds are small")]
+        let value = match value {
+            toml::Value::Integer(number) => Value::Number(*number as f64),
+            toml::Value::Float(number) => Value::Number(*number),
+            toml::Value::String(text) => Value::Text(text),
+            other => {
+                return Err(Invalid::new(
+                    field,
+                    format!("{other:?}"),
+                    "neither a number nor a text",
+                    "write a number, or a length of time such as `30s`",
+                ));
+            }
+        };
+        params.set(&field, name, value)?;
+    }
+    params.check("detection")?;
+    Ok(params)
+}
+
+fn maintenance(sections: Vec<MaintenanceSection>) -> Result<Vec<Maintenance>, Invalid> {
+    let moment = |field: String, text: &str| {
+        let parsed: Result<jiff::Timestamp, _> = text.parse();
+        let fix = "write it like `2026-12-01T20:00:00+07:00`";
+        let at = parsed.map_err(|_| Invalid::new(field, text, "not a moment", fix))?;
+        Ok(denyut_proto::UnixMillis(at.as_millisecond()))
+    };
+    let read = |(i, section): (usize, MaintenanceSection)| {
+        let at = |name: &str| format!("maintenance[{i}].{name}");
+        let widths: Vec<usize> = section.region.split('.').map(str::len).collect();
+        let digits = section
+            .region
+            .bytes()
+            .all(|b| b.is_ascii_digit() || b == b'.');
+        if !digits || !matches!(widths[..], [2] | [2, 2] | [2, 2, 2] | [2, 2, 2, 4]) {
+            return Err(Invalid::new(
+                at("region"),
+                section.region,
+                "not a region code",
+                "write it like `36`, `36.73` or `36.73.02`",
+            ));
+        }
+        let (from, until) = (
+            moment(at("from"), &section.from)?,
+            moment(at("until"), &section.until)?,
+        );
+        if from >= until {
+            return Err(Invalid::new(
+                at("until"),
+                section.until,
+                "not after `from`",
+                "write a later moment",
+            ));
+        }
+        Ok(Maintenance {
+            region: section.region,
+            from,
+            until,
+            reason: section.reason,
+        })
+    };
+    sections.into_iter().enumerate().map(read).collect()
+}
+
+/// What the detector and the page are told of an office, checked.
+fn office(section: &OfficeSection, name: String, at: &str) -> Result<Office, Invalid> {
+    let named = |field: &str, text: &Option<String>| {
+        let text = text
+            .as_deref()
+            .map(str::trim)
+            .filter(|text| !text.is_empty());
+        if let Some(text) = text.filter(|text| text.len() > 100 || text.contains(char::is_control))
+        {
+            return Err(Invalid::new(
+                format!("{at}.{field}"),
+                text,
+                "too long, or with control characters",
+                "write at most 100 bytes of text",
+            ));
+        }
+        Ok(text.map(str::to_owned))
+    };
+    let degrees = |field: &str, value: Option<f64>, most: f64| match value {
+        Some(value) if !(-most..=most).contains(&value) => Err(Invalid::new(
+            format!("{at}.{field}"),
+            value,
+            "out of range",
+            format!("write -{most} to {most} degrees"),
+        )),
+        value => Ok(value),
+    };
+    let place = match (
+        degrees("latitude", section.latitude, 90.0)?,
+        degrees("longitude", section.longitude, 180.0)?,
+    ) {
+        (Some(latitude), Some(longitude)) => Some((latitude, longitude)),
+        (None, None) => None,
+        _ => {
+            return Err(Invalid::new(
+                format!("{at}.latitude / longitude"),
+                "(incomplete)",
+                "only one of the two is set",
+                "set both, or none",
+            ));
+        }
+    };
+    let hours = match &section.hours {
+        Some(text) => Some(Hours::parse(&format!("{at}.hours"), text)?.into()),
+        None => None,
+    };
+    Ok(Office {
+        name,
+        regency: named("regency", &section.regency)?,
+        site: Site {
+            hours,
+            isp: named("isp", &section.isp)?,
+            pop: named("pop", &section.pop)?,
+            pool: named("pool", &section.pool)?,
+        },
+        place,
+    })
+}
+
+fn registry(
+    offices: Vec<OfficeSection>,
+    places: &[String],
+    common: Vec<TargetSpec>,
+) -> Result<Registry, Invalid> {
     let common = read_targets(common)?;
     let mut registry = Registry::default();
-    for (i, section) in offices.into_iter().enumerate() {
-        let at = format!("office[{i}]");
-        let code: OfficeCode = section.code.parse().map_err(|e: Invalid| e.within(&at))?;
+    for (section, at) in offices.into_iter().zip(places) {
+        let code: OfficeCode = section.code.parse().map_err(|e: Invalid| e.within(at))?;
         let name = section.name.trim().to_owned();
         if name.is_empty() || name.len() > 100 || name.contains(char::is_control) {
             return Err(Invalid::new(
@@ -383,14 +578,15 @@ fn registry(offices: Vec<OfficeSection>, common: Vec<TargetSpec>) -> Result<Regi
                 "write 1 to 100 bytes of text",
             ));
         }
+        let office = office(&section, name, at)?;
         // An office's own targets win over the common ones by name.
-        let mut targets = read_targets(section.target).map_err(|error| error.within(&at))?;
+        let mut targets = read_targets(section.target).map_err(|error| error.within(at))?;
         for target in &common {
             if !targets.iter().any(|own| own.name == target.name) {
                 targets.push(target.clone());
             }
         }
-        denyut_proto::Target::check_list(&targets).map_err(|error| error.within(&at))?;
+        denyut_proto::Target::check_list(&targets).map_err(|error| error.within(at))?;
         let agents = section
             .agents
             .into_iter()
@@ -414,11 +610,7 @@ fn registry(offices: Vec<OfficeSection>, common: Vec<TargetSpec>) -> Result<Regi
                 ));
             }
         }
-        if registry
-            .offices
-            .insert(code.clone(), Office { name })
-            .is_some()
-        {
+        if registry.offices.insert(code.clone(), office).is_some() {
             return Err(Invalid::new(
                 format!("{at}.code"),
                 code,

@@ -1,7 +1,6 @@
 //! What just happened, for those who listen: the event stream of the API.
 
-use crate::detect::Presence;
-use crate::incident::Incident;
+use denyut_detect::{Incident, Presence};
 use denyut_proto::{AgentId, OfficeCode, Sample, UnixMillis};
 use denyut_store::history::LinkId;
 use std::sync::{Arc, OnceLock};
@@ -33,13 +32,13 @@ pub(crate) enum Happening {
 }
 
 impl Happening {
-    /// The office it happened at.
-    pub(crate) fn office(&self) -> &OfficeCode {
+    /// The office it happened at; none for a common cause.
+    pub(crate) fn office(&self) -> Option<&OfficeCode> {
         match self {
             Self::Samples { office, .. }
             | Self::Link { office, .. }
-            | Self::Agent { office, .. } => office,
-            Self::Incident(incident) => &incident.office,
+            | Self::Agent { office, .. } => Some(office),
+            Self::Incident(incident) => incident.office.as_ref(),
         }
     }
 }

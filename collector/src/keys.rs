@@ -1,23 +1,44 @@
-//! The keys of the state: what lies where.
+//! The keys of the state: what lies where, and in which form.
+//!
+//! What changes with every heartbeat is packed (postcard, behind the version of its form); everything else is JSON.
 
-use denyut_proto::{AgentId, OfficeCode};
-use denyut_store::history::LinkId;
+use anyhow::Context;
+use denyut_proto::{AgentId, LinkId, OfficeCode};
+use denyut_store::state::{Change, State};
+use serde::{Serialize, de::DeserializeOwned};
 
 /// The worker's place in the log.
 pub(crate) const CHECKPOINT: &str = "checkpoint";
-/// What the detector knows of an agent: [`crate::detect::Agent`].
+/// What the detector knows of an agent: [`denyut_detect::Agent`], packed.
 pub(crate) const AGENTS: &str = "agent/";
+/// When it was there: [`denyut_detect::presence::Runs`].
+pub(crate) const RUNS: &str = "runs/";
 /// What an agent last said of itself when it connected: [`crate::registry::Introduction`].
 pub(crate) const INTRODUCTIONS: &str = "introduction/";
-/// What the detector knows of a link: [`crate::detect::Link`].
+/// What the detector knows of a link: [`denyut_detect::Link`], packed.
 pub(crate) const LINKS: &str = "link/";
-/// All incidents by number: [`crate::incident::Incident`].
+/// When it was down: [`denyut_detect::link::Past`].
+pub(crate) const PASTS: &str = "past/";
+/// What a link was before the first sample of a day: [`denyut_detect::link::Fold`], packed.
+pub(crate) const FOLDS: &str = "fold/";
+/// An office over time: [`denyut_detect::detector::Sight`].
+pub(crate) const OFFICES: &str = "office/";
+/// All incidents by number: [`denyut_detect::Incident`].
 pub(crate) const INCIDENTS: &str = "incident/";
-/// The numbers of open incidents by office.
+/// The numbers of those that may be judged again.
+pub(crate) const LIVE: &str = "live/";
+/// The numbers of open incidents by office; of common causes by their number.
 pub(crate) const OPEN: &str = "open/";
+
+/// The form of packed values; another one is read as nothing, and judged again from the samples.
+const FORM: u8 = 1;
 
 pub(crate) fn agent(agent: &AgentId) -> String {
     format!("{AGENTS}{agent}")
+}
+
+pub(crate) fn runs(agent: &AgentId) -> String {
+    format!("{RUNS}{agent}")
 }
 
 pub(crate) fn introduction(agent: &AgentId) -> String {
@@ -32,19 +53,97 @@ pub(crate) fn link(link: &LinkId) -> String {
     format!("{LINKS}{link}")
 }
 
+pub(crate) fn past(link: &LinkId) -> String {
+    format!("{PASTS}{link}")
+}
+
+pub(crate) fn folds_of(link: &LinkId) -> String {
+    format!("{FOLDS}{link}/")
+}
+
+/// Days since 1970 in five digits: up to the year 2243.
+pub(crate) fn fold(link: &LinkId, day: i64) -> String {
+    format!("{FOLDS}{link}/{day:05}")
+}
+
+pub(crate) fn office(office: &OfficeCode) -> String {
+    format!("{OFFICES}{office}")
+}
+
 pub(crate) fn incident(number: u64) -> String {
     format!("{INCIDENTS}{number:012}")
 }
 
-pub(crate) fn open(office: &OfficeCode) -> String {
-    format!("{OPEN}{office}")
+pub(crate) fn live(number: u64) -> String {
+    format!("{LIVE}{number:012}")
 }
 
-/// The reverse of [`link`].
-pub(crate) fn parse_link(key: &str) -> Option<LinkId> {
-    let (agent, target) = key.strip_prefix(LINKS)?.split_once('/')?;
-    Some(LinkId {
-        agent: agent.parse().ok()?,
-        target: target.parse().ok()?,
-    })
+pub(crate) fn open(office: Option<&OfficeCode>, number: u64) -> String {
+    match office {
+        Some(office) => format!("{OPEN}{office}"),
+        None => format!("{OPEN}common-{number:012}"),
+    }
+}
+
+/// The reverse of [`link`], [`past`] and [`fold`]: what comes after `prefix`.
+pub(crate) fn parse_link(prefix: &str, key: &str) -> anyhow::Result<LinkId> {
+    let parse = || {
+        let mut parts = key.strip_prefix(prefix)?.split('/');
+        Some(LinkId {
+            agent: parts.next()?.parse().ok()?,
+            target: parts.next()?.parse().ok()?,
+        })
+    };
+    parse().with_context(|| format!("the state holds a key that makes no sense: {key}"))
+}
+
+/// Puts a value in its packed form.
+pub(crate) fn put_packed(
+    change: &mut Change,
+    key: String,
+    value: &impl Serialize,
+) -> anyhow::Result<()> {
+    let bytes = postcard::to_extend(value, vec![FORM])
+        .with_context(|| format!("`{key}` cannot be packed"))?;
+    change.put.push((key, bytes));
+    Ok(())
+}
+
+/// What was packed; `None` if another version did.
+pub(crate) fn unpack<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> anyhow::Result<Option<T>> {
+    match bytes.split_first() {
+        Some((&FORM, bytes)) => {
+            let value = postcard::from_bytes(bytes)
+                .with_context(|| format!("the state is damaged: `{key}`"))?;
+            Ok(Some(value))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Reads a packed value.
+pub(crate) fn get_packed<T: DeserializeOwned>(
+    state: &dyn State,
+    key: &str,
+) -> anyhow::Result<Option<T>> {
+    match state.get(key)? {
+        Some(bytes) => unpack(key, &bytes),
+        None => Ok(None),
+    }
+}
+
+/// Reads all packed values whose keys begin with `prefix`, and whether some were of another version.
+pub(crate) fn scan_packed<T: DeserializeOwned>(
+    state: &dyn State,
+    prefix: &str,
+) -> anyhow::Result<(Vec<(String, T)>, bool)> {
+    let mut foreign = false;
+    let mut all = Vec::new();
+    for (key, bytes) in state.scan(prefix)? {
+        match unpack(&key, &bytes)? {
+            Some(value) => all.push((key, value)),
+            None => foreign = true,
+        }
+    }
+    Ok((all, foreign))
 }

@@ -1,20 +1,20 @@
 //! denyut-collector: stores the samples of every office, detects outages, and answers operators.
 
 mod api;
+mod calendar;
 mod care;
 mod clock;
 mod commit;
 mod config;
 mod control;
-mod detect;
 mod events;
-mod incident;
 mod ingest;
 mod keeper;
 mod keys;
 mod metrics;
 mod query;
 mod registry;
+mod sites;
 mod web;
 mod worker;
 
@@ -181,6 +181,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         Arc::clone(&history),
         Arc::clone(&state),
         store.replay_from,
+        config.setup,
         Arc::clone(&bus),
         Arc::clone(&metrics),
     )?;

@@ -25,6 +25,7 @@ pub(crate) struct Metrics {
     pub(crate) worker_position: Gauge,
     pub(crate) log_end: Gauge,
     pub(crate) open_incidents: Gauge,
+    pub(crate) pages: Counter,
     pub(crate) listeners: Gauge,
     pub(crate) missed_events: Counter,
     pub(crate) history_readers: Gauge,
@@ -73,6 +74,7 @@ impl Metrics {
             worker_position: Gauge::default(),
             log_end: Gauge::default(),
             open_incidents: Gauge::default(),
+            pages: Counter::default(),
             listeners: Gauge::default(),
             missed_events: Counter::default(),
             history_readers: Gauge::default(),
@@ -156,6 +158,11 @@ impl Metrics {
             "open_incidents",
             "Incidents open now",
             self.open_incidents.clone(),
+        );
+        registry.register(
+            "pages",
+            "Incidents that somebody was to be called for",
+            self.pages.clone(),
         );
         registry.register(
             "event_listeners",

@@ -1,10 +1,10 @@
 //! What people and programs ask: read-only views over registry, state and history.
 
-use crate::detect::{Agent, Link, Phase, Presence};
-use crate::incident::Incident;
 use crate::keys;
 use crate::registry::{Introduction, Registry};
-use anyhow::Context;
+use denyut_detect::detector::Sight;
+use denyut_detect::office::Pattern;
+use denyut_detect::{Agent, Incident, Link, Phase, Presence, Status};
 use denyut_proto::{AgentId, OfficeCode, Outcome, Role, Sample, TargetName, UnixMillis};
 use denyut_store::history::{History, LinkId, Row, Rows, RowsError};
 use denyut_store::state::{State, get_json, parse, scan_json};
@@ -80,6 +80,14 @@ pub(crate) struct OfficeView {
     pub(crate) since_ms: Option<UnixMillis>,
     /// Number of the open incident.
     pub(crate) incident: Option<u64>,
+    /// Name of its regency or city.
+    pub(crate) regency: Option<String>,
+    /// Its ISP.
+    pub(crate) isp: Option<String>,
+    /// Latitude and longitude in degrees.
+    pub(crate) place: Option<[f64; 2]>,
+    /// What goes beyond single incidents: flapping, relapse, roaming, degradation. The present ones and those of the last 35 days.
+    pub(crate) patterns: Vec<Pattern>,
     pub(crate) agents: Vec<AgentView>,
     pub(crate) links: Vec<LinkView>,
 }
@@ -218,7 +226,7 @@ impl Query {
             if registered.office != *code {
                 continue;
             }
-            let agent: Option<Agent> = get_json(&*self.state, &keys::agent(id))?;
+            let agent: Option<Agent> = keys::get_packed(&*self.state, &keys::agent(id))?;
             links.extend(self.links_of(code, id, agent.as_ref())?);
             let said: Option<Introduction> = get_json(&*self.state, &keys::introduction(id))?;
             agents.push(AgentView::of(id.clone(), agent.as_ref(), said.as_ref()));
@@ -248,7 +256,15 @@ impl Query {
             name: office.name.clone(),
             state,
             since_ms,
-            incident: get_json(&*self.state, &keys::open(code))?,
+            incident: get_json(&*self.state, &keys::open(Some(code), 0))?,
+            regency: office.regency.clone(),
+            isp: office.site.isp.clone(),
+            place: office
+                .place
+                .map(|(latitude, longitude)| [latitude, longitude]),
+            patterns: get_json::<Sight>(&*self.state, &keys::office(code))?
+                .map(|sight| sight.patterns)
+                .unwrap_or_default(),
             agents,
             links,
         }))
@@ -256,9 +272,9 @@ impl Query {
 
     /// One link; `None` if it is not known.
     pub(crate) fn link(&self, id: &LinkId) -> anyhow::Result<Option<LinkView>> {
-        let agent: Option<Agent> = get_json(&*self.state, &keys::agent(&id.agent))?;
-        let link: Option<Link> = get_json(&*self.state, &keys::link(id))?;
-        let (Some(agent), Some(link)) = (agent, link) else {
+        let agent: Option<Agent> = keys::get_packed(&*self.state, &keys::agent(&id.agent))?;
+        let link: Option<Link> = keys::get_packed(&*self.state, &keys::link(id))?;
+        let (Some(agent), Some(link)) = (agent, link.filter(|link| !link.removed)) else {
             return Ok(None);
         };
         Ok(Some(LinkView::of(&agent.office, id, &link, &agent)))
@@ -273,41 +289,42 @@ impl Query {
         let Some(agent) = agent else {
             return Ok(Vec::new());
         };
-        scan_json::<Link>(&*self.state, &keys::links_of(id))?
+        let (links, _) = keys::scan_packed::<Link>(&*self.state, &keys::links_of(id))?;
+        links
             .into_iter()
+            .filter(|(_, link)| !link.removed)
             .map(|(key, link)| {
-                let id = keys::parse_link(&key)
-                    .with_context(|| format!("the state holds a key that makes no sense: {key}"))?;
+                let id = keys::parse_link(keys::LINKS, &key)?;
                 Ok(LinkView::of(office, &id, &link, agent))
             })
             .collect()
     }
 
-    /// The newest `most` incidents, newest first; only the open ones, or only one office's, if asked so.
+    /// The newest `most` incidents, newest first; only the open ones, or only one office's, if asked so. Those that turned out to be none are left out unless
+    /// asked for.
     pub(crate) fn incidents(
         &self,
-        open_only: bool,
-        office: Option<&OfficeCode>,
-        most: usize,
-    ) -> anyhow::Result<Vec<Incident>> {
+        wanted: &Wanted,
+        now: UnixMillis,
+    ) -> anyhow::Result<Vec<IncidentView>> {
         let mut incidents = Vec::new();
         let mut take = |incident: Incident| {
-            let wanted = office.is_none_or(|office| incident.office == *office);
+            let of_office = wanted.office.is_none() || incident.office == wanted.office;
+            let of_parent = wanted.parent.is_none() || incident.parent == wanted.parent;
             // Resolved in between: no longer open.
-            if wanted && !(open_only && incident.resolved_ms.is_some()) {
-                incidents.push(incident);
+            let open = !wanted.open || incident.is_open();
+            if of_office && of_parent && open && (wanted.retracted || !incident.retracted) {
+                incidents.push(IncidentView::of(incident, now));
             }
-            incidents.len() < most
+            incidents.len() < wanted.most
         };
-        if open_only {
+        if wanted.open {
             let open = scan_json::<u64>(&*self.state, keys::OPEN)?;
             let mut numbers: Vec<u64> = open.into_iter().map(|(_, number)| number).collect();
             numbers.sort_unstable_by_key(|number| std::cmp::Reverse(*number));
             for number in numbers {
-                if self
-                    .incident(number)?
-                    .is_some_and(|incident| !take(incident))
-                {
+                let incident: Option<Incident> = get_json(&*self.state, &keys::incident(number))?;
+                if incident.is_some_and(|incident| !take(incident)) {
                     break;
                 }
             }
@@ -319,8 +336,13 @@ impl Query {
         Ok(incidents)
     }
 
-    pub(crate) fn incident(&self, number: u64) -> anyhow::Result<Option<Incident>> {
-        get_json(&*self.state, &keys::incident(number))
+    pub(crate) fn incident(
+        &self,
+        number: u64,
+        now: UnixMillis,
+    ) -> anyhow::Result<Option<IncidentView>> {
+        let incident: Option<Incident> = get_json(&*self.state, &keys::incident(number))?;
+        Ok(incident.map(|incident| IncidentView::of(incident, now)))
     }
 
     /// The link's samples, oldest first; at most `most`, and whether there are more.
@@ -363,6 +385,31 @@ impl Query {
     }
 }
 
+/// Which incidents.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted {
+    pub(crate) open: bool,
+    pub(crate) retracted: bool,
+    pub(crate) office: Option<OfficeCode>,
+    pub(crate) parent: Option<u64>,
+    pub(crate) most: usize,
+}
+
+/// An incident, and where it stands now.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct IncidentView {
+    #[serde(flatten)]
+    pub(crate) incident: Incident,
+    pub(crate) status: Status,
+}
+
+impl IncidentView {
+    pub(crate) fn of(incident: Incident, now: UnixMillis) -> Self {
+        let status = Status::of(&incident, now);
+        Self { incident, status }
+    }
+}
+
 /// Which links.
 #[derive(Debug, Default)]
 pub(crate) struct Selector {
@@ -375,10 +422,9 @@ pub(crate) struct Selector {
 
 impl Selector {
     pub(crate) fn has_office(&self, office: &OfficeCode) -> bool {
-        self.region.as_deref().is_none_or(|region| {
-            let rest = office.as_str().strip_prefix(region);
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-        })
+        self.region
+            .as_deref()
+            .is_none_or(|region| denyut_detect::calendar::in_region(office, region))
     }
 }
 
@@ -394,9 +440,9 @@ impl Query {
             if agent.office != *office || selector.agent.as_ref().is_some_and(|agent| agent != id) {
                 continue;
             }
-            for (key, link) in scan_json::<Link>(&*self.state, &keys::links_of(id))? {
-                let id = keys::parse_link(&key)
-                    .with_context(|| format!("the state holds a key that makes no sense: {key}"))?;
+            let (known, _) = keys::scan_packed::<Link>(&*self.state, &keys::links_of(id))?;
+            for (key, link) in known {
+                let id = keys::parse_link(keys::LINKS, &key)?;
                 let target = selector
                     .target
                     .as_ref()
@@ -435,14 +481,14 @@ impl AgentView {
 
 impl LinkView {
     fn of(office: &OfficeCode, id: &LinkId, link: &Link, agent: &Agent) -> Self {
-        let (state, since_ms) = match (agent.presence, link.phase) {
+        let (state, since_ms) = match (agent.presence, link.fold.phase) {
             (Presence::Silent, _) => (ShownState::Unobserved, Some(agent.since)),
             (Presence::Closed, _) => (ShownState::Closed, Some(agent.since)),
             (Presence::Present, Phase::Unknown) => (ShownState::Unknown, None),
-            (Presence::Present, Phase::Up) => (ShownState::Up, link.since),
-            (Presence::Present, Phase::Suspect) => (ShownState::Suspect, link.since),
-            (Presence::Present, Phase::Recovering) => (ShownState::Recovering, link.since),
-            (Presence::Present, Phase::Down) => (ShownState::Down, link.since),
+            (Presence::Present, Phase::Up) => (ShownState::Up, link.fold.since),
+            (Presence::Present, Phase::Suspect) => (ShownState::Suspect, link.fold.since),
+            (Presence::Present, Phase::Recovering) => (ShownState::Recovering, link.fold.since),
+            (Presence::Present, Phase::Down) => (ShownState::Down, link.fold.since),
         };
         Self {
             office: office.clone(),
@@ -453,9 +499,9 @@ impl LinkView {
             interval_ms: link.interval_ms,
             state,
             since_ms,
-            last_ms: link.last_at,
-            last_rtt_us: link.last_rtt_us,
-            last_failure: link.failure().map(|failure| failure.to_string()),
+            last_ms: link.fold.last_at,
+            last_rtt_us: link.fold.last_rtt_us,
+            last_failure: link.fold.failure().map(|failure| failure.to_string()),
         }
     }
 

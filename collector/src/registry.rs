@@ -1,5 +1,6 @@
 //! Who may speak, and for which office.
 
+use denyut_detect::Site;
 use denyut_proto::{AgentId, Invalid, OfficeCode, Target, UnixMillis, wire};
 use prost::Message;
 use serde::{Deserialize, Serialize};
@@ -13,9 +14,15 @@ pub(crate) struct Registry {
 }
 
 /// One site that hosts agents.
-#[derive(Debug)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Office {
     pub(crate) name: String,
+    /// Name of its regency or city.
+    pub(crate) regency: Option<String>,
+    /// What the detector needs to know of it.
+    pub(crate) site: Site,
+    /// Latitude and longitude in degrees.
+    pub(crate) place: Option<(f64, f64)>,
 }
 
 /// One registered agent.

@@ -1,6 +1,7 @@
 //! One batch of samples and the agent's own state.
 
 use crate::{Sample, Target, TargetName, UnixMillis};
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// What an agent says at once: one spooled, sent and logged unit.
@@ -50,7 +51,8 @@ pub struct TargetSamples {
 }
 
 /// Why the agent stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Goodbye {
     /// The service was stopped.
     Stopped,

@@ -28,7 +28,8 @@ pub struct OfficeCode(Arc<str>);
 /// The machine's own boot id, exclusive-or the random id of the spool. So it changes when the machine
 /// restarts; it differs between two machines that were cloned from one disk; and it differs when
 /// the spool was wiped, after which sequences start anew. The same (boot, seq) is the same batch, always.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct BootId(pub [u8; 16]);
 
 impl BootId {
@@ -42,6 +43,36 @@ impl BootId {
 impl fmt::Display for BootId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl From<BootId> for String {
+    fn from(boot: BootId) -> Self {
+        boot.to_string()
+    }
+}
+
+impl TryFrom<String> for BootId {
+    type Error = Invalid;
+    fn try_from(text: String) -> Result<Self, Invalid> {
+        let wrong = || {
+            Invalid::new(
+                "boot",
+                &text,
+                "not a boot id",
+                "write 32 hexadecimal digits",
+            )
+        };
+        let digits: Option<Vec<u8>> = text
+            .chars()
+            .map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
+            .collect();
+        let digits = digits
+            .filter(|digits| digits.len() == 32)
+            .ok_or_else(wrong)?;
+        Ok(Self(std::array::from_fn(|i| {
+            digits[2 * i] << 4 | digits[2 * i + 1]
+        })))
     }
 }
 
@@ -62,6 +93,22 @@ impl TryFrom<&[u8]> for BootId {
                 "send 16 bytes",
             )
         })
+    }
+}
+
+/// One target as one agent sees it. The domain's link is (office, target); where an office has several
+/// agents, each has its own view of it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId {
+    /// Who looks.
+    pub agent: AgentId,
+    /// At what.
+    pub target: TargetName,
+}
+
+impl fmt::Display for LinkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.agent, self.target)
     }
 }
 
@@ -176,6 +223,9 @@ mod tests {
         let (one, other) = ([1; 16], [2; 16]);
         assert_ne!(BootId::of(one, one), BootId::of(one, other));
         assert_ne!(BootId::of(one, other), BootId::of(other, other));
-        assert_eq!(BootId::of([0x0a; 16], [0; 16]).to_string(), "0a".repeat(16));
+        let text = BootId::of([0x0a; 16], [0; 16]).to_string();
+        assert_eq!(text, "0a".repeat(16));
+        assert_eq!(BootId::try_from(text), Ok(BootId([0x0a; 16])));
+        assert!(BootId::try_from("0a".to_owned()).is_err());
     }
 }

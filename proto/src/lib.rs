@@ -18,7 +18,7 @@ mod convert;
 pub mod wire;
 
 pub use heartbeat::{Goodbye, Heartbeat, TargetSamples};
-pub use ids::{AgentId, BootId, OfficeCode, TargetName};
+pub use ids::{AgentId, BootId, LinkId, OfficeCode, TargetName};
 pub use invalid::Invalid;
 pub use sample::{Failure, Outcome, Reason, Sample};
 pub use target::{HttpExpectation, Probe, Role, Target, TargetSpec, parse_duration, read_targets};

@@ -176,7 +176,9 @@ async fn scenario(net: &Net) {
     );
 
     let one = wait_for(&collector, "36.73.01", 20, "the server is down", |view| {
-        state_of(view, "server") == "down" && state_of(view, "server-tcp") == "down"
+        state_of(view, "server") == "down"
+            && state_of(view, "server-tcp") == "down"
+            && view["incident"].is_u64()
     })
     .await;
     assert_eq!(
@@ -191,7 +193,7 @@ async fn scenario(net: &Net) {
     assert_eq!(incident["revisions"][0]["kind"], "open");
 
     let two = wait_for(&collector, "36.73.02", 20, "the agent is silent", |view| {
-        view["state"] == "unobserved"
+        view["state"] == "unobserved" && view["incident"].is_u64()
     })
     .await;
     let silent = collector
@@ -204,8 +206,8 @@ async fn scenario(net: &Net) {
     net.on("srv1", "ip link set eth0 up");
     net.on("gw2", "nft delete table ip cut");
 
-    wait_for(&collector, "36.73.01", 60, "office 1 is up again", all_up).await;
-    wait_for(&collector, "36.73.02", 90, "office 2 is up again", all_up).await;
+    wait_for(&collector, "36.73.01", 60, "office 1 is up again", mended).await;
+    wait_for(&collector, "36.73.02", 90, "office 2 is up again", mended).await;
     let over = collector
         .json(&format!("/api/v1/incidents/{}", incident["number"]))
         .await;
@@ -220,6 +222,11 @@ async fn scenario(net: &Net) {
     assert_eq!(kinds.last(), Some(&"resolve"));
 
     check_backfill(&collector, cut_at, mended_at).await;
+}
+
+/// All links are up and no incident is open.
+fn mended(view: &Value) -> bool {
+    all_up(view) && view["incident"].is_null()
 }
 
 /// What office 2 saw while nobody could hear it came with the spool: the uplink was down, the office was not.

@@ -99,7 +99,7 @@ impl Collector {
         crate::install_crypto();
         let dir = tempfile::tempdir().expect("tempdir");
         let config = format!(
-            "data_dir = \"{}/data\"\n[ingest]\nlisten = \"INGEST\"\n{ingest_keys}\n[api]\nlisten = \"API\"\n{rest}\n",
+            "data_dir = \"{}/data\"\n[calendar]\nhours = \"always\"\n[ingest]\nlisten = \"INGEST\"\n{ingest_keys}\n[api]\nlisten = \"API\"\n{rest}\n",
             dir.path().display()
         );
         let mut collector = Self {

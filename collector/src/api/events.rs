@@ -67,7 +67,7 @@ pub(super) async fn stream(
                 let happening = &published.happening;
                 let wanted = office
                     .as_ref()
-                    .is_none_or(|office| happening.office() == office)
+                    .is_none_or(|office| happening.office() == Some(office))
                     && (samples || !matches!(happening, Happening::Samples { .. }));
                 wanted.then(|| event_of(&published))
             }

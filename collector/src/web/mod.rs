@@ -64,8 +64,11 @@ pub(crate) fn routes() -> Router {
 #[cfg(test)]
 mod tests {
     use super::FILES;
-    use crate::incident::{Cause, RevisionReason};
     use crate::query::ShownState;
+    use denyut_detect::flap::Scale;
+    use denyut_detect::incident::{Cause, RevisionReason, ScopeKind};
+    use denyut_detect::office::PatternKind;
+    use denyut_detect::presence::Why;
     use denyut_proto::{Reason, Role};
     use std::collections::BTreeSet;
 
@@ -99,19 +102,8 @@ mod tests {
     /// is left over.
     #[test]
     fn every_text_exists_and_is_used() {
-        use Cause as C;
+        use PatternKind as P;
         use RevisionReason as R;
-        let causes = [
-            C::Lan,
-            C::Server,
-            C::Uplink,
-            C::Dns,
-            C::Central,
-            C::Collector,
-            C::Several,
-            C::Unreachable,
-            C::Unknown,
-        ];
         let reasons = [
             R::LinkDown,
             R::LinkUp,
@@ -119,6 +111,16 @@ mod tests {
             R::AgentSilent,
             R::AgentBack,
             R::AgentClosed,
+            R::PowerLost,
+            R::AgentFailed,
+            R::IdentityCloned,
+            R::RepairFailed,
+            R::Evidence,
+            R::CommonCause,
+            R::Members,
+            R::LateData,
+            R::Merged,
+            R::Redetected,
         ];
         let name = |value: serde_json::Result<serde_json::Value>| {
             value.expect("JSON").as_str().expect("a name").to_owned()
@@ -126,7 +128,30 @@ mod tests {
         let mut wanted = BTreeSet::new();
         wanted.extend(Reason::ALL.iter().map(|v| format!("reason.{}", v.as_str())));
         wanted.extend(Role::ALL.iter().map(|v| format!("role.{}", v.as_str())));
-        wanted.extend(causes.map(|v| format!("cause.{}", name(serde_json::to_value(v)))));
+        wanted.extend(Cause::ALL.map(|v| format!("cause.{}", v.as_str())));
+        wanted.extend(Scale::ALL.map(|v| format!("scale.{}", v.as_str())));
+        wanted.extend(ScopeKind::ALL.map(|v| format!("scope.{}", v.as_str())));
+        let why = [Why::Power, Why::Goodbye, Why::Process, Why::Missing];
+        wanted.extend(why.map(|v| format!("evidence.gap_{}", name(serde_json::to_value(v)))));
+        let evidence = [
+            "failed",
+            "fine",
+            "nothing_delivered",
+            "other_agent",
+            "clone",
+            "together",
+            "after_opening",
+        ];
+        wanted.extend(evidence.map(|v| format!("evidence.{v}")));
+        let patterns = [
+            P::Flapping,
+            P::Chronic,
+            P::Relapse,
+            P::Roaming,
+            P::Lossy,
+            P::Slow,
+        ];
+        wanted.extend(patterns.map(|v| format!("pattern.{}", name(serde_json::to_value(v)))));
         wanted.extend(reasons.map(|v| format!("revision.{}", name(serde_json::to_value(v)))));
         wanted.extend(ShownState::ALL.map(|v| format!("state.{}", v.as_str())));
         let known = keys("id");

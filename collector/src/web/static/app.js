@@ -13,7 +13,7 @@ const TAIL_EVERY_MS = 5_000;
 const CLOCK_OFF_MS = 10_000;
 const HOUR_MS = 3_600_000;
 // What the pictures may show, in hours.
-const RANGES = [1, 6, 24];
+const RANGES = [1, 6, 24, 168, 720, 8_760];
 
 const offices = new Map(); // code → office as the API gives it
 const pictures = new Map(); // link key → buckets of the chosen stretch
@@ -172,11 +172,20 @@ function officeCard(office) {
       make("p", { class: "since" }, since(office.since_ms, office.code)),
     ));
   if (!office.agents.length) card.append(make("p", { class: "agent" }, say("office.no_agent")));
+  const present = office.patterns.filter((pattern) => pattern.until_ms === null);
+  if (present.length) card.append(make("ul", { class: "patterns" }, ...present.map((pattern) => make("li", {}, patternText(pattern, office.code)))));
   for (const agent of office.agents) {
     card.append(make("p", { class: "agent", "data-agent": agent.agent }, agentText(agent, office.code)));
     card.append(...office.links.filter((link) => link.agent === agent.agent).map(linkRow));
   }
   return card;
+}
+
+function patternText(pattern, office) {
+  const subject = pattern.target ? `${pattern.agent}/${pattern.target}: ` : "";
+  const other = pattern.with && (offices.get(pattern.with)?.name ?? pattern.with);
+  const scale = pattern.scale && say(`scale.${pattern.scale}`);
+  return subject + say(`pattern.${pattern.kind}`, { count: pattern.count, scale, office: other, time: timeAt(pattern.from_ms, office) });
 }
 
 function agentText(agent, office) {
@@ -219,8 +228,7 @@ function linkRow(link) {
 
 // So many hours (or a half) before now.
 function ago(time) {
-  const length = time < 1 ? lengthOf(time * HOUR_MS) : say("unit.hour", { n: time });
-  return say("axis.ago", { length });
+  return say("axis.ago", { length: lengthOf(time * HOUR_MS) });
 }
 
 function showLast(row, link) {
@@ -257,25 +265,83 @@ function renderIncidents() {
 
 function whenOf(incident) {
   const length = lengthOf((incident.resolved_ms ?? Date.now()) - incident.opened_ms);
-  const from = timeAt(incident.opened_ms, incident.office);
+  const office = clockOf(incident);
+  const from = timeAt(incident.opened_ms, office);
   if (incident.resolved_ms === null) return say("since", { time: from, length });
-  return say("incident.over", { from, to: timeAt(incident.resolved_ms, incident.office), length });
+  const over = say("incident.over", { from, to: timeAt(incident.resolved_ms, office), length });
+  return incident.status === "probation" ? `${over}, ${say("incident.probation", { time: timeAt(incident.probation_until_ms, office) })}` : over;
+}
+
+// The clock of an incident: its office's, or that of the first office that was hit.
+const clockOf = (incident) => incident.office ?? incident.scope?.offices[0] ?? "36";
+
+function scopeText(scope) {
+  const regency = scope.kind === "regency" && offices.get(scope.offices[0])?.regency;
+  return say(`scope.${scope.kind}`, { name: regency || scope.code });
+}
+
+function titleOf(incident) {
+  if (incident.scope) return `#${incident.number} ${say("incident.scope", { ...incident.scope, scope: scopeText(incident.scope) })}`;
+  return `#${incident.number} ${offices.get(incident.office)?.name ?? incident.office}`;
+}
+
+// One reason for the cause, in words.
+function evidenceText(one) {
+  const role = one.role ? say(`role.${one.role}`) : one.target;
+  switch (one.what) {
+    case "failed": return say("evidence.failed", { target: role, failure: one.failure ? failureText(one.failure) : "?" });
+    case "fine": return say("evidence.fine", { role });
+    case "gap": return say(`evidence.gap_${one.why}`, { agent: one.agent });
+    case "together": return say("evidence.together", { ...one, within: lengthOf(one.within_ms) });
+    default: return say(`evidence.${one.what}`, { agent: one.agent });
+  }
+}
+
+function revisionText(incident, revision) {
+  const trouble = incident.troubles.find((one) => one.failure && one.target === revision.target && one.agent === revision.agent && one.since_ms === revision.at_ms);
+  const why = revision.reason === "link_down" && trouble ? ` (${failureText(trouble.failure)})` : "";
+  const reason = say(`revision.${revision.reason}`, { cause: revision.cause && say(`cause.${revision.cause}`) });
+  const text = revision.kind === "retract" ? say("revision.retract", { reason }) : reason;
+  const subject = revision.target ? `${revision.agent}/${revision.target}: ` : revision.agent ? `${revision.agent}: ` : "";
+  return subject + text + why;
 }
 
 function incidentCard(incident) {
-  const office = incident.office;
-  const name = offices.get(office)?.name ?? office;
-  const subject = (item) => item.target ? `${item.agent}/${item.target}` : item.agent;
-  const lines = [...incident.revisions].sort((a, b) => a.at_ms - b.at_ms).map((revision) => {
-    const trouble = incident.troubles.find((one) => one.failure && one.target === revision.target && one.agent === revision.agent && one.since_ms === revision.at_ms);
-    const why = revision.reason === "link_down" && trouble ? ` (${failureText(trouble.failure)})` : "";
+  const office = clockOf(incident);
+  const lines = [...incident.revisions].sort((a, b) => a.at_ms - b.at_ms || a.number - b.number).map((revision) => {
     const late = revision.recorded_ms - revision.at_ms > 120_000 ? ` — ${say("revision.late", { time: timeAt(revision.recorded_ms, office) })}` : "";
-    return make("li", {}, make("time", {}, timeAt(revision.at_ms, office)), ` ${subject(revision)}: ${say(`revision.${revision.reason}`)}${why}${late}`);
+    return make("li", {}, make("time", {}, timeAt(revision.at_ms, office)), ` ${revisionText(incident, revision)}${late}`);
   });
-  return make("details", { class: `incident ${incident.resolved_ms === null ? "open" : "over"}`, "data-incident": String(incident.number) },
-    make("summary", {}, make("strong", {}, `#${incident.number} ${name}`), ` ${say(`cause.${incident.cause}`)} `, make("span", { class: "when" }, whenOf(incident))),
+  const facts = [];
+  if (incident.evidence.length) facts.push(say("incident.why", { evidence: incident.evidence.map(evidenceText).join("; ") }));
+  if (incident.provisional) facts.push(say("incident.provisional"));
+  else if (incident.confidence) facts.push(say("incident.confidence", { percent: incident.confidence }));
+  const relapse = incident.relapse;
+  if (relapse) {
+    facts.push(say("incident.lineage", { count: relapse.count, since: timeAt(relapse.since_ms, office), held: lengthOf(relapse.held_ms) }));
+    if (relapse.episode) facts.push(say("incident.episode"));
+  }
+  if (incident.scope) facts.push(say("incident.offices", { names: incident.scope.offices.map((code) => offices.get(code)?.name ?? code).join(", ") }));
+  if (incident.paged_ms !== null) facts.push(say("incident.paged", { time: timeAt(incident.paged_ms, office) }));
+  const links = [];
+  if (incident.relapse_of !== null) links.push(make("a", { href: `#incident-${incident.relapse_of}` }, say("incident.before", { number: incident.relapse_of })));
+  if (incident.parent !== null) links.push(make("a", { href: `#incident-${incident.parent}` }, say("incident.part", { number: incident.parent })));
+  if (incident.office) links.push(make("a", { href: `#office-${office}` }, say("incident.office", { name: offices.get(office)?.name ?? office })));
+  const badges = relapse ? [" ", make("span", { class: "badge relapse" }, say("incident.relapse", { count: relapse.count }))] : [];
+  return make("details", { class: `incident ${incident.resolved_ms === null ? "open" : "over"}`, id: `incident-${incident.number}`, "data-incident": String(incident.number) },
+    make("summary", {}, make("strong", {}, titleOf(incident)), ` ${say(`cause.${incident.cause}`)}`, ...badges, " ", make("span", { class: "when" }, whenOf(incident))),
+    ...facts.map((fact) => make("p", { class: "fact" }, fact)),
     make("ol", {}, ...lines),
-    make("a", { href: `#office-${office}` }, say("incident.office", { name })));
+    make("p", { class: "links" }, ...links));
+}
+
+// A link to an incident opens it.
+function openTarget() {
+  const target = location.hash.startsWith("#incident-") && element(location.hash.slice(1));
+  if (!target) return;
+  target.closest("#past")?.setAttribute("open", "");
+  target.open = true;
+  target.scrollIntoView();
 }
 
 function renderLegend() {
@@ -283,8 +349,13 @@ function renderLegend() {
   element("legend").replaceChildren(part("up", say("legend.up")), part("mixed", say("legend.mixed")), part("down", say("legend.down")), part("gap", say("legend.gap")));
 }
 
+function rangeText(range) {
+  if (range === 8_760) return say("range.year");
+  return range >= 168 ? say("range.days", { n: range / 24 }) : say("unit.hour", { n: range });
+}
+
 function renderRanges() {
-  const choice = (range) => make("button", { type: "button", "aria-pressed": String(range === hours), onclick: () => choose(range) }, say("unit.hour", { n: range }));
+  const choice = (range) => make("button", { type: "button", "aria-pressed": String(range === hours), onclick: () => choose(range) }, rangeText(range));
   element("ranges").replaceChildren(...RANGES.map(choice));
 }
 
@@ -345,7 +416,7 @@ function listen() {
   on("agent", (event) => soon(`office ${event.office}`, () => readOffice(event.office)));
   on("incident", (event) => {
     soon("incidents", readIncidents);
-    soon(`office ${event.office}`, () => readOffice(event.office));
+    if (event.office) soon(`office ${event.office}`, () => readOffice(event.office));
   });
   on("missed", () => soon("all", readAll, 0));
   if (!each) setInterval(() => soon("all", readAll, 0), LOOK_AGAIN_MS);
@@ -389,6 +460,8 @@ function remembered(parameter, name) {
   return new URLSearchParams(location.search).get(parameter) ?? localStorage.getItem(name);
 }
 
+addEventListener("hashchange", openTarget);
+
 element("language").addEventListener("click", () => {
   const other = currentLanguage() === "id" ? "en" : "id";
   keep("language", other);
@@ -399,5 +472,6 @@ const wanted = Number(remembered("hours", "hours"));
 if (RANGES.includes(wanted)) hours = wanted;
 await speak(remembered("lang", "language") ?? "id");
 await readAll().catch(report);
+openTarget();
 listen();
 setInterval(tick, 10_000);

@@ -19,31 +19,15 @@ pub mod rollup;
 pub mod sketch;
 mod verify;
 
+pub use denyut_proto::LinkId;
 pub use embedded::{EmbeddedHistory, Opened, is_full};
 pub use rollup::{Level, Row, Rtt};
 pub(crate) use verify::{check_ledger, repair, verify};
 
 use crate::log::Position;
-use denyut_proto::{AgentId, Sample, TargetName, TargetSamples, UnixMillis};
-use std::fmt;
+use denyut_proto::{AgentId, Sample, TargetSamples, UnixMillis};
 use std::ops::Range;
 use std::time::Duration;
-
-/// One target as one agent sees it. The domain's link is (office, target); where an office has several
-/// agents, each has its own view of it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LinkId {
-    /// Who looks.
-    pub agent: AgentId,
-    /// At what.
-    pub target: TargetName,
-}
-
-impl fmt::Display for LinkId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.agent, self.target)
-    }
-}
 
 /// How long what is kept; `None`: for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,600 @@
+//! What is true of the offices that were touched, and of what they have in common.
+
+use super::{Detector, LEFT_BEHIND, Office, ROAMING_FRESH, Step, horizon};
+use crate::calendar::{Opening, Zone};
+use crate::common::{Common, Seen, WIDEST};
+use crate::detector::agent::Presence;
+use crate::incident::{
+    Cause, Evidence, Facts, Incident, Reconciling, RevisionReason, ScopeKind, reconcile,
+};
+use crate::link::Past;
+use crate::office::{self, Found, Hit, Observer, Outage, Pattern, PatternKind, Question};
+use crate::params::Params;
+use crate::presence::Runs;
+use crate::roam::{self, Turns};
+use denyut_proto::{OfficeCode, UnixMillis};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::time::Duration;
+
+/// A common cause that hit an office: the office's onset, the number of its incident, and when most had recovered.
+type Parent = (UnixMillis, u64, Option<UnixMillis>);
+
+/// Whether somebody is to be called.
+enum Call {
+    Now,
+    Later(UnixMillis),
+    No,
+}
+
+/// Whether somebody is to be called for the incident at place `i`.
+fn call(
+    params: &Params,
+    found: &Found,
+    i: usize,
+    incidents: &[Incident],
+    parents: &[Parent],
+    now: UnixMillis,
+) -> Call {
+    let incident = &incidents[i];
+    if !incident.is_open() || incident.paged_ms.is_some() {
+        return Call::No;
+    }
+    let from = match incident.parent {
+        // Its common cause is called for; what is left behind by the others' recovery is called for then.
+        Some(number) => {
+            let over = parents
+                .iter()
+                .find(|(_, of, _)| *of == number)
+                .and_then(|(_, _, over)| *over);
+            over.map(|over| over + LEFT_BEHIND)
+                .filter(|_| found.facts.cause.pages())
+        }
+        None => found.page_from,
+    };
+    let Some(from) = from else { return Call::No };
+    // What is learned late waits for a common cause too.
+    let learned = incident
+        .revisions
+        .first()
+        .map_or(now, |first| first.recorded_ms);
+    let from = from.max(learned + params.common_wait);
+    if now < from {
+        return Call::Later(from);
+    }
+    // Flapping is called for once.
+    let called = |since: UnixMillis| {
+        incidents.iter().any(|other| {
+            other.paged_ms.is_some()
+                && other
+                    .facts
+                    .resolved_ms
+                    .is_none_or(|at| at + params.rejoin >= since)
+        })
+    };
+    if found.flapping_since.is_some_and(called) {
+        Call::No
+    } else {
+        Call::Now
+    }
+}
+
+/// Incidents that began with a common cause are its.
+fn adopt(
+    incidents: &mut [Incident],
+    parents: &[Parent],
+    horizon: UnixMillis,
+    changed: &mut BTreeSet<usize>,
+) {
+    for (i, incident) in incidents.iter_mut().enumerate() {
+        let end = incident.facts.resolved_ms.unwrap_or(UnixMillis(i64::MAX));
+        let parent = parents
+            .iter()
+            .find(|(onset, ..)| *onset >= incident.facts.opened_ms && *onset <= end);
+        let number = parent.map(|(_, number, _)| *number);
+        if incident.parent != number && !incident.retracted && incident.facts.opened_ms >= horizon {
+            incident.parent = number;
+            changed.insert(i);
+        }
+    }
+}
+
+impl Detector {
+    /// After a restart: the outages of all offices, and with them the common causes, as they were.
+    pub(super) fn recall(&mut self) {
+        let mut times = BTreeSet::new();
+        for (code, office) in &self.offices {
+            let onsets: Vec<UnixMillis> = office
+                .sight
+                .outages
+                .iter()
+                .map(|outage| outage.from)
+                .collect();
+            self.scopes.set_onsets(code, &[], &onsets);
+            times.extend(onsets.into_iter().map(|at| (at, code.clone())));
+        }
+        for (at, code) in times {
+            if self.scopes.may_be(&self.setup.params, &code, at) {
+                self.find_commons(at);
+            }
+        }
+        let codes: Vec<OfficeCode> = self.offices.keys().cloned().collect();
+        for code in &codes {
+            self.pair(code);
+        }
+        self.touched.retain(|code| !self.waiting.contains(code));
+    }
+
+    /// Looks again at the common causes, and at what may be one.
+    pub(super) fn find_commons_again(&mut self) {
+        let found = self.commons.iter().map(|common| common.from);
+        let times: BTreeSet<UnixMillis> = found
+            .chain(self.bursts.iter().map(|burst| burst.start + WIDEST))
+            .collect();
+        for at in times {
+            self.find_commons(at);
+        }
+    }
+
+    fn with_question<T>(
+        &self,
+        code: &OfficeCode,
+        now: UnixMillis,
+        ask: impl FnOnce(&Question<'_>) -> T,
+    ) -> T {
+        let nothing = Office::default();
+        let office = self.offices.get(code).unwrap_or(&nothing);
+        let site = self.setup.sites.get(code);
+        let observers = office.watchers.iter().map(|at| {
+            let watcher = &self.watchers[*at];
+            Observer {
+                agent: &watcher.id,
+                runs: &watcher.agent.runs,
+                silent: watcher.agent.presence == Presence::Silent,
+                links: &watcher.links,
+            }
+        });
+        ask(&Question {
+            params: &self.setup.params,
+            opening: Opening {
+                zone: Zone::of(code),
+                hours: site
+                    .and_then(|site| site.hours.as_deref())
+                    .unwrap_or(&self.setup.hours),
+                holidays: &self.setup.holidays,
+            },
+            maintenance: &office.maintenance,
+            observers: observers.collect(),
+            commons: &office.hits,
+            now,
+        })
+    }
+
+    /// Notes the outages of an office; returns the onsets that are new or gone and may be of a common cause.
+    fn set_outages(&mut self, code: &OfficeCode, outages: Vec<Outage>) -> Vec<UnixMillis> {
+        let onsets = |outages: &[Outage]| -> Vec<UnixMillis> {
+            outages.iter().map(|outage| outage.from).collect()
+        };
+        let office = self.offices.entry(code.clone()).or_default();
+        let before = onsets(&office.sight.outages);
+        let changed = self.scopes.set_onsets(code, &before, &onsets(&outages));
+        self.commons_changed |= office.sight.outages != outages
+            && self
+                .commons
+                .iter()
+                .any(|common| common.offices.contains_key(code));
+        office.sight.outages = outages;
+        let params = &self.setup.params;
+        let was = |at: UnixMillis| {
+            self.commons
+                .iter()
+                .any(|common| common.offices.get(code) == Some(&at))
+        };
+        changed
+            .into_iter()
+            .filter(|at| {
+                was(*at)
+                    || self.bursts.iter().any(|burst| burst.contains(at))
+                    || self.scopes.may_be(params, code, *at)
+            })
+            .collect()
+    }
+
+    /// Finds the common causes around a time; offices that are hit, or are no more, are judged again.
+    pub(super) fn find_commons(&mut self, at: UnixMillis) {
+        let Seen {
+            found,
+            bursts,
+            decided,
+        } = self.scopes.find(&self.setup.params, at);
+        let began = |burst: &Range<UnixMillis>| burst.start + WIDEST;
+        self.bursts.retain(|burst| !decided.contains(&began(burst)));
+        self.bursts.extend(bursts);
+        let before: Vec<Common> = self
+            .commons
+            .iter()
+            .filter(|common| decided.contains(&common.from))
+            .cloned()
+            .collect();
+        if before == found {
+            return;
+        }
+        self.commons_changed = true;
+        self.commons
+            .retain(|common| !decided.contains(&common.from));
+        let hit: BTreeSet<OfficeCode> = before
+            .iter()
+            .chain(&found)
+            .flat_map(|common| common.offices.keys().cloned())
+            .collect();
+        self.commons.extend(found);
+        self.commons
+            .sort_by(|a, b| (a.from, &a.scope).cmp(&(b.from, &b.scope)));
+        for code in hit {
+            let hits = self.hits(&code);
+            if let Some(office) = self.offices.get_mut(&code)
+                && office.hits != hits
+            {
+                office.hits = hits;
+                self.touched.insert(code);
+            }
+        }
+    }
+
+    fn hits(&self, code: &OfficeCode) -> Vec<Hit> {
+        let of = |common: &Common| {
+            let onset = *common.offices.get(code)?;
+            let failed = u32::try_from(common.offices.len()).unwrap_or(u32::MAX);
+            Some(Hit {
+                cause: self.common_cause(common),
+                from: common.from,
+                onset,
+                together: (failed, common.watched, common.within_ms),
+            })
+        };
+        self.commons.iter().filter_map(of).collect()
+    }
+
+    /// What hit them: the central service if that is all that failed at most of them.
+    fn common_cause(&self, common: &Common) -> Cause {
+        let outage = |(code, onset): (&OfficeCode, &UnixMillis)| self.outage(code, *onset);
+        let central = common
+            .offices
+            .iter()
+            .filter_map(outage)
+            .filter(|outage| outage.central)
+            .count();
+        if central * 2 > common.offices.len() {
+            Cause::Central
+        } else {
+            Cause::Regional
+        }
+    }
+
+    fn outage(&self, code: &OfficeCode, onset: UnixMillis) -> Option<&Outage> {
+        self.offices
+            .get(code)?
+            .sight
+            .outages
+            .iter()
+            .find(|outage| outage.from == onset)
+    }
+
+    /// Judges one office.
+    pub(super) fn judge(&mut self, code: &OfficeCode, now: UnixMillis, step: &mut Step) {
+        let horizon = self.forget(code, now);
+        let outages = self.with_question(code, now, |question| office::judge(question).outages);
+        let was: Vec<Outage> = self
+            .offices
+            .get(code)
+            .map(|office| office.sight.outages.clone())
+            .unwrap_or_default();
+        let swung = was != outages;
+        for at in self.set_outages(code, outages) {
+            self.find_commons(at);
+        }
+        self.touched.remove(code);
+        let mut judgement = self.with_question(code, now, office::judge);
+        if swung {
+            self.pair(code);
+        }
+        judgement.patterns.extend(self.turns_of(code, now));
+        judgement
+            .patterns
+            .sort_by_key(|pattern| (pattern.from_ms, pattern.kind, pattern.scale));
+        let derived = judgement
+            .incidents
+            .iter()
+            .map(|found| found.facts.clone())
+            .collect();
+        let why = if self.why == RevisionReason::Redetected {
+            self.why
+        } else {
+            self.why_gone(code)
+        };
+        let parents: Vec<Parent> = self.parents(code);
+        let Some(office) = self.offices.get_mut(code) else {
+            return;
+        };
+        let with = Reconciling {
+            office: Some(code),
+            derived,
+            horizon,
+            now,
+            why,
+        };
+        let mut changed: BTreeSet<usize> =
+            reconcile(&mut office.incidents, with, &mut self.last_number)
+                .into_iter()
+                .collect();
+        adopt(&mut office.incidents, &parents, horizon, &mut changed);
+        for found in &judgement.incidents {
+            let is_it = |incident: &&mut Incident| {
+                !incident.retracted && incident.facts.opened_ms == found.facts.opened_ms
+            };
+            let Some(i) = office
+                .incidents
+                .iter_mut()
+                .position(|incident| is_it(&incident))
+            else {
+                continue;
+            };
+            match call(
+                &self.setup.params,
+                found,
+                i,
+                &office.incidents,
+                &parents,
+                now,
+            ) {
+                Call::Now => {
+                    office.incidents[i].paged_ms = Some(now);
+                    step.pages.push(office.incidents[i].number);
+                    changed.insert(i);
+                }
+                Call::Later(at) => {
+                    judgement.review = Some(judgement.review.map_or(at, |before| before.min(at)));
+                }
+                Call::No => {}
+            }
+        }
+        for i in changed {
+            let incident = &office.incidents[i];
+            step.incidents.insert(incident.number, incident.clone());
+        }
+        let sight = &mut office.sight;
+        if let Some(before) = sight.review {
+            self.reviews.remove(&(before, code.clone()));
+        }
+        self.reviews
+            .extend(judgement.review.map(|at| (at, code.clone())));
+        if swung || sight.patterns != judgement.patterns || sight.review != judgement.review {
+            sight.patterns = judgement.patterns;
+            sight.review = judgement.review;
+            step.sights.push(code.clone());
+        }
+    }
+
+    /// Why an incident that nothing speaks for any more was none.
+    fn why_gone(&self, code: &OfficeCode) -> RevisionReason {
+        let office = self.offices.get(code);
+        let closed = |at: &usize| self.watchers[*at].agent.presence == Presence::Closed;
+        if office
+            .is_some_and(|office| !office.watchers.is_empty() && office.watchers.iter().all(closed))
+        {
+            return RevisionReason::AgentClosed;
+        }
+        RevisionReason::LateData
+    }
+
+    /// Lets go what is older than the horizon, and returns from when on everything is known.
+    fn forget(&mut self, code: &OfficeCode, now: UnixMillis) -> UnixMillis {
+        let horizon = horizon(now);
+        let Some(office) = self.offices.get_mut(code) else {
+            return horizon;
+        };
+        let mut known_from = horizon;
+        for at in &office.watchers {
+            let watcher = &mut self.watchers[*at];
+            watcher.agent.runs.forget(horizon);
+            if watcher.agent.runs.as_slice().len() >= Runs::MOST {
+                known_from = known_from.max(watcher.agent.runs.as_slice()[0].until);
+            }
+            for (_, link) in &mut watcher.links {
+                link.past.forget(horizon);
+                if link.past.downs.len() >= Past::MOST {
+                    known_from = known_from.max(UnixMillis(link.past.downs[0].from.0 + 1));
+                }
+            }
+        }
+        office
+            .incidents
+            .retain(|incident| Self::is_revisable(incident, now));
+        known_from
+    }
+
+    /// The common causes that hit an office: its onset, their number, and when most had recovered.
+    fn parents(&self, code: &OfficeCode) -> Vec<Parent> {
+        let of = |common: &Common| {
+            let onset = *common.offices.get(code)?;
+            let incident = self
+                .common_incidents
+                .iter()
+                .find(|incident| !incident.retracted && incident.facts.opened_ms == common.from)?;
+            Some((onset, incident.number, incident.facts.resolved_ms))
+        };
+        self.commons.iter().filter_map(of).collect()
+    }
+
+    /// Judges the common causes.
+    pub(super) fn judge_commons(&mut self, now: UnixMillis, step: &mut Step) {
+        if !std::mem::take(&mut self.commons_changed) {
+            return;
+        }
+        let horizon = horizon(now);
+        self.commons.retain(|common| common.from >= horizon);
+        self.bursts.retain(|burst| burst.end >= horizon);
+        let derived: Vec<Facts> = self
+            .commons
+            .iter()
+            .map(|common| self.common_facts(common))
+            .collect();
+        let with = Reconciling {
+            office: None,
+            derived,
+            horizon,
+            now,
+            why: self.why,
+        };
+        let known = &mut self.common_incidents;
+        known.retain(|incident| Self::is_revisable(incident, now));
+        let mut changed: BTreeSet<usize> = reconcile(known, with, &mut self.last_number)
+            .into_iter()
+            .collect();
+        for (i, incident) in known.iter_mut().enumerate() {
+            if incident.is_open() && incident.paged_ms.is_none() {
+                incident.paged_ms = Some(now);
+                step.pages.push(incident.number);
+                changed.insert(i);
+            }
+        }
+        for i in changed {
+            let incident = &known[i];
+            step.incidents.insert(incident.number, incident.clone());
+            // Their incidents name it.
+            let common = self
+                .commons
+                .iter()
+                .find(|common| common.from == incident.facts.opened_ms);
+            self.touched.extend(
+                common
+                    .into_iter()
+                    .flat_map(|common| common.offices.keys().cloned()),
+            );
+        }
+    }
+
+    fn common_facts(&self, common: &Common) -> Facts {
+        let mut ends: Vec<UnixMillis> = Vec::new();
+        for (code, onset) in &common.offices {
+            ends.extend(self.outage(code, *onset).and_then(|outage| outage.until));
+        }
+        ends.sort_unstable();
+        // Over when four of five have recovered.
+        let most = (common.offices.len() * 4).div_ceil(5);
+        let scope = common.scope();
+        Facts {
+            opened_ms: common.from,
+            resolved_ms: ends.get(most - 1).copied(),
+            probation_until_ms: None,
+            cause: self.common_cause(common),
+            confidence: 90,
+            provisional: false,
+            evidence: vec![Evidence::Together {
+                failed: scope.failed,
+                watched: scope.watched,
+                within_ms: common.within_ms,
+            }],
+            troubles: Vec::new(),
+            troubles_total: 0,
+            relapse: None,
+            scope: Some(scope),
+        }
+    }
+
+    /// Looks for offices that take turns with this one.
+    fn pair(&mut self, code: &OfficeCode) {
+        let Some(office) = self.offices.get(code) else {
+            return;
+        };
+        if office.sight.outages.len() < 2 {
+            return;
+        }
+        let mut others: BTreeMap<OfficeCode, usize> = BTreeMap::new();
+        for scope in self.scopes.of(code) {
+            if matches!(scope.0, ScopeKind::Pool | ScopeKind::Regency) {
+                let members: Vec<&OfficeCode> = self.scopes.members(scope).collect();
+                let pairs = members.len() * members.len().saturating_sub(1) / 2;
+                for other in members {
+                    let least = others.entry(other.clone()).or_insert(pairs);
+                    *least = pairs.min(*least);
+                }
+            }
+        }
+        let transitions = |code: &OfficeCode, office: &Office| {
+            let is_common = |at| {
+                self.commons
+                    .iter()
+                    .any(|common| common.offices.get(code) == Some(&at))
+            };
+            roam::transitions(&office.sight.outages, is_common)
+        };
+        let uncertain = |office: &Office| {
+            let window = self.setup.params.roam_window;
+            let off = |at: &usize| {
+                Duration::from_millis(self.watchers[*at].agent.lag_ms.unsigned_abs()) > window
+            };
+            office.watchers.iter().any(off)
+        };
+        let ours = transitions(code, office);
+        let mut found = Vec::new();
+        for (other, pairs) in others {
+            let Some(theirs) = self
+                .offices
+                .get(&other)
+                .filter(|office| other != *code && office.sight.outages.len() >= 2)
+            else {
+                continue;
+            };
+            let turns = if uncertain(office) || uncertain(theirs) {
+                None
+            } else {
+                roam::turns(
+                    &self.setup.params,
+                    &ours,
+                    &transitions(&other, theirs),
+                    pairs,
+                )
+            };
+            found.push((other, turns));
+        }
+        for (other, turns) in found {
+            let pair = if *code < other {
+                (code.clone(), other.clone())
+            } else {
+                (other.clone(), code.clone())
+            };
+            let before = match turns {
+                Some(turns) => self.pairs.insert(pair, turns),
+                None => self.pairs.remove(&pair),
+            };
+            if before != turns {
+                self.touched.insert(other);
+            }
+        }
+    }
+
+    /// The offices that take turns with this one, as patterns.
+    fn turns_of(&self, code: &OfficeCode, now: UnixMillis) -> Vec<Pattern> {
+        let of = |((one, other), turns): (&(OfficeCode, OfficeCode), &Turns)| {
+            let with = if one == code {
+                other
+            } else if other == code {
+                one
+            } else {
+                return None;
+            };
+            Some(Pattern {
+                kind: PatternKind::Roaming,
+                scale: None,
+                agent: None,
+                target: None,
+                from_ms: turns.from,
+                until_ms: (now.since(turns.last) > ROAMING_FRESH).then_some(turns.last),
+                count: turns.count,
+                with: Some(with.clone()),
+            })
+        };
+        self.pairs.iter().filter_map(of).collect()
+    }
+}

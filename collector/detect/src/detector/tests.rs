@@ -1,0 +1,954 @@
+//! Offices that are played: what their agents would have said, delivered on time or not.
+#![allow(
+    clippy::single_range_in_vec_init,
+    reason = "one outage among possibly several"
+)]
+
+use super::*;
+use crate::incident::{Cause, Facts, RevisionKind, Trouble};
+use crate::office::PatternKind;
+use denyut_proto::{Goodbye, HttpExpectation, Outcome, Reason, Role, Target, TargetSamples};
+use proptest::prelude::*;
+
+/// A Tuesday, 10:00 WIB.
+const START: i64 = 1_795_489_200;
+const EVERY: i64 = 10;
+
+fn at(second: i64) -> UnixMillis {
+    UnixMillis((START + second) * 1_000)
+}
+
+/// One heartbeat on its way.
+#[derive(Clone)]
+struct Sent {
+    office: OfficeCode,
+    agent: AgentId,
+    boot: BootId,
+    heartbeat: Heartbeat,
+    arrival: UnixMillis,
+}
+
+impl std::fmt::Debug for Sent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let second = |at: UnixMillis| at.0 / 1_000 - START;
+        let bad: String = self
+            .heartbeat
+            .samples
+            .iter()
+            .map(|samples| {
+                if matches!(samples.samples[0].outcome, Outcome::Ok { .. }) {
+                    '.'
+                } else {
+                    'x'
+                }
+            })
+            .collect();
+        write!(
+            f,
+            "{}@{}{}",
+            second(self.heartbeat.at),
+            second(self.arrival) - second(self.heartbeat.at),
+            bad
+        )
+    }
+}
+
+/// What an office goes through, in seconds from the start.
+#[derive(Debug, Clone, Default)]
+struct Life {
+    server: Vec<Range<i64>>,
+    uplink: Vec<Range<i64>>,
+    gateway: Vec<Range<i64>>,
+    power: Vec<Range<i64>>,
+    off: Vec<Range<i64>>,
+    crash: Vec<Range<i64>>,
+}
+const ROLES: [(&str, Role); 3] = [
+    ("gateway", Role::Gateway),
+    ("server", Role::Server),
+    ("uplink", Role::Uplink),
+];
+/// The heartbeats of an agent, each arriving when it was made; without a gateway or a way out what it sees arrives when that is back.
+fn live(office: &str, agent: &str, seconds: i64, life: &Life) -> Vec<Sent> {
+    let within =
+        |spans: &[Range<i64>], t: i64| spans.iter().find(|span| span.contains(&t)).cloned();
+    let mut sent = Vec::new();
+    let (mut boot, mut started, mut was_there) = (1_u8, 0_u64, true);
+    for t in (0..seconds).step_by(10) {
+        let gone = within(&life.power, t)
+            .or(within(&life.off, t))
+            .or(within(&life.crash, t));
+        if gone.is_some() {
+            was_there = false;
+            continue;
+        }
+        if !was_there {
+            if within(&life.crash, t - EVERY).is_none() {
+                boot += 1;
+            }
+            started += 1;
+            was_there = true;
+        }
+        let gateway = within(&life.gateway, t).is_some();
+        let uplink = gateway || within(&life.uplink, t).is_some();
+        let server = gateway || within(&life.server, t).is_some();
+        let sample = |bad: bool| Sample {
+            at: at(t),
+            outcome: if bad {
+                Outcome::Failed(Reason::Timeout.into())
+            } else {
+                Outcome::Ok { rtt_us: 900 }
+            },
+        };
+        let bad = [gateway, server, uplink];
+        let says_goodbye = within(&life.off, t + EVERY).is_some();
+        let first = t == 0;
+        let heartbeat = Heartbeat {
+            at: at(t),
+            uptime: Duration::from_secs(100),
+            started: Duration::from_secs(started),
+            interval: Duration::from_secs(10),
+            samples: ROLES
+                .iter()
+                .zip(bad)
+                .map(|((name, _), bad)| TargetSamples {
+                    target: name.parse().expect("a name"),
+                    samples: vec![sample(bad)],
+                })
+                .collect(),
+            targets: first.then(targets),
+            goodbye: says_goodbye.then_some(Goodbye::Shutdown),
+            gateway: None,
+        };
+        let mut arrival = t;
+        while within(&life.gateway, arrival)
+            .or(within(&life.uplink, arrival))
+            .is_some()
+        {
+            arrival += 1;
+        }
+        sent.push(Sent {
+            office: office.parse().expect("a code"),
+            agent: agent.parse().expect("an id"),
+            boot: BootId([boot; 16]),
+            heartbeat,
+            arrival: at(arrival),
+        });
+    }
+    sent
+}
+
+fn targets() -> Vec<Target> {
+    let target = |(name, role): (&str, Role)| {
+        Target::new(
+            name.parse().expect("a name"),
+            role,
+            "tcp://10.0.0.2:443".parse().expect("a probe"),
+            Duration::from_secs(10),
+            Duration::from_secs(3),
+            HttpExpectation::default(),
+        )
+        .expect("a target")
+    };
+    ROLES.map(target).to_vec()
+}
+
+/// What the storage would hold.
+#[derive(Default)]
+struct Memory {
+    samples: BTreeMap<LinkId, BTreeSet<Sample>>,
+    folds: BTreeMap<(LinkId, i64), Fold>,
+}
+
+impl Archive for Memory {
+    fn fold(&self, link: &LinkId, day: i64) -> anyhow::Result<Option<(i64, Fold)>> {
+        let range = (link.clone(), i64::MIN)..=(link.clone(), day);
+        Ok(self
+            .folds
+            .range(range)
+            .next_back()
+            .map(|((_, day), fold)| (*day, fold.clone())))
+    }
+
+    fn samples(
+        &self,
+        link: &LinkId,
+        from: UnixMillis,
+        to: UnixMillis,
+        visit: &mut dyn FnMut(Sample),
+    ) -> anyhow::Result<()> {
+        let samples = self.samples.get(link).into_iter().flatten();
+        samples
+            .filter(|sample| (from..=to).contains(&sample.at))
+            .for_each(|sample| visit(*sample));
+        Ok(())
+    }
+}
+
+struct World {
+    detector: Detector,
+    memory: Memory,
+    pages: Vec<(u64, i64)>,
+    second: i64,
+    /// Restarts the detector from what was kept, each time so many seconds have passed.
+    restart_every: Option<i64>,
+    kept: Keeper,
+}
+
+/// Keeps what a worker would.
+#[derive(Default)]
+struct Keeper {
+    agents: BTreeMap<AgentId, String>,
+    runs: BTreeMap<AgentId, String>,
+    links: BTreeMap<LinkId, String>,
+    pasts: BTreeMap<LinkId, String>,
+    incidents: BTreeMap<u64, Incident>,
+    sights: BTreeMap<OfficeCode, Sight>,
+}
+
+impl World {
+    fn new(setup: Setup) -> Self {
+        Self {
+            detector: Detector::new(setup),
+            memory: Memory::default(),
+            pages: Vec::new(),
+            second: 0,
+            restart_every: None,
+            kept: Keeper::default(),
+        }
+    }
+
+    fn take(&mut self, event: &Event<'_>) {
+        loop {
+            let step = self
+                .detector
+                .step(event, &self.memory)
+                .expect("the memory has no errors");
+            self.keep(&step);
+            if !step.more {
+                return;
+            }
+        }
+    }
+
+    fn keep(&mut self, step: &Step) {
+        let second = self.second;
+        self.pages
+            .extend(step.pages.iter().map(|number| (*number, second)));
+        self.memory.folds.extend(step.folds.clone());
+        let json = |value: serde_json::Result<String>| value.expect("JSON");
+        for id in &step.agents {
+            self.kept.agents.insert(
+                id.clone(),
+                json(serde_json::to_string(
+                    self.detector.agent(id).expect("is known"),
+                )),
+            );
+        }
+        for id in &step.runs {
+            self.kept.runs.insert(
+                id.clone(),
+                json(serde_json::to_string(
+                    &self.detector.agent(id).expect("is known").runs,
+                )),
+            );
+        }
+        for id in &step.links {
+            self.kept.links.insert(
+                id.clone(),
+                json(serde_json::to_string(
+                    self.detector.link(id).expect("is known"),
+                )),
+            );
+        }
+        for id in &step.pasts {
+            self.kept.pasts.insert(
+                id.clone(),
+                json(serde_json::to_string(
+                    &self.detector.link(id).expect("is known").past,
+                )),
+            );
+        }
+        self.kept.incidents.extend(step.incidents.clone());
+        for code in &step.sights {
+            let sight = self.detector.sight(code).expect("is known");
+            self.kept.sights.insert(code.clone(), sight.clone());
+        }
+    }
+
+    fn restart(&mut self) {
+        fn parsed<K: Clone, V: serde::de::DeserializeOwned>(
+            kept: &BTreeMap<K, String>,
+        ) -> Vec<(K, V)> {
+            kept.iter()
+                .map(|(key, text)| {
+                    (
+                        key.clone(),
+                        serde_json::from_str(text).expect("what was written"),
+                    )
+                })
+                .collect()
+        }
+        let now = at(self.second);
+        let kept = Kept {
+            listening: self.detector.listening(),
+            last_number: self.detector.last_number(),
+            agents: parsed(&self.kept.agents),
+            runs: parsed(&self.kept.runs),
+            links: parsed(&self.kept.links),
+            pasts: parsed(&self.kept.pasts),
+            incidents: self
+                .kept
+                .incidents
+                .values()
+                .filter(|incident| Detector::is_revisable(incident, now))
+                .cloned()
+                .collect(),
+            sights: self.kept.sights.clone().into_iter().collect(),
+        };
+        self.detector = Detector::restore(self.detector.setup.clone(), kept);
+    }
+
+    /// Plays everything in the order of arrival, with a tick a second, and a quarter of an hour more.
+    fn play(&mut self, mut sent: Vec<Sent>) {
+        sent.sort_by_key(|one| one.arrival);
+        let mut sent = sent.into_iter().peekable();
+        let mut end = None;
+        while end.is_none_or(|end| self.second < end) {
+            let now = at(self.second);
+            while let Some(one) = sent.next_if(|one| one.arrival <= now) {
+                for samples in &one.heartbeat.samples {
+                    let link = LinkId {
+                        agent: one.agent.clone(),
+                        target: samples.target.clone(),
+                    };
+                    self.memory
+                        .samples
+                        .entry(link)
+                        .or_default()
+                        .extend(samples.samples.iter().copied());
+                }
+                let Sent {
+                    office,
+                    agent,
+                    boot,
+                    heartbeat,
+                    arrival,
+                } = &one;
+                self.take(&Event::Heartbeat {
+                    office,
+                    agent,
+                    boot: *boot,
+                    heartbeat,
+                    arrival: *arrival,
+                });
+            }
+            self.take(&Event::Tick { now });
+            if end.is_none() && sent.peek().is_none() {
+                end = Some(self.second + 20);
+            }
+            self.second += 1;
+            if self
+                .restart_every
+                .is_some_and(|every| self.second % every == 0)
+            {
+                self.restart();
+            }
+        }
+    }
+
+    /// What is true in the end, without numbers and without what was only said meanwhile.
+    fn truth(&self) -> Vec<(Option<OfficeCode>, Facts)> {
+        let real = self
+            .kept
+            .incidents
+            .values()
+            .filter(|incident| !incident.retracted);
+        let mut all: Vec<_> = real
+            .map(|incident| (incident.office.clone(), incident.facts.clone()))
+            .collect();
+        all.sort_by_key(|(office, facts)| (office.clone(), facts.opened_ms));
+        all
+    }
+
+    fn summary(&self) -> Vec<(Cause, i64, Option<i64>)> {
+        let second = |at: UnixMillis| at.0 / 1_000 - START;
+        self.truth()
+            .iter()
+            .map(|(_, facts)| {
+                (
+                    facts.cause,
+                    second(facts.opened_ms),
+                    facts.resolved_ms.map(second),
+                )
+            })
+            .collect()
+    }
+}
+
+fn setup() -> Setup {
+    let codes = (1..=9).map(|n| format!("36.73.0{n}").parse().expect("a code"));
+    Setup {
+        sites: codes.map(|code| (code, Site::default())).collect(),
+        ..Setup::default()
+    }
+}
+
+fn played(lives: &[(&str, &str, Life)], seconds: i64) -> World {
+    let mut world = World::new(setup());
+    world.play(
+        lives
+            .iter()
+            .flat_map(|(office, agent, life)| live(office, agent, seconds, life))
+            .collect(),
+    );
+    world
+}
+
+fn one(life: Life, seconds: i64) -> World {
+    played(&[("36.73.02", "a-1", life)], seconds)
+}
+
+#[test]
+fn each_cause_is_told_from_the_others() {
+    let server = one(
+        Life {
+            server: vec![600..900],
+            ..Life::default()
+        },
+        1_200,
+    );
+    assert_eq!(server.summary(), [(Cause::Server, 600, Some(900))]);
+    assert_eq!(server.truth()[0].1.confidence, 95);
+    let lan = one(
+        Life {
+            gateway: vec![600..900],
+            ..Life::default()
+        },
+        1_800,
+    );
+    assert_eq!(lan.summary(), [(Cause::Lan, 600, Some(900))]);
+    let power = one(
+        Life {
+            power: vec![600..900],
+            ..Life::default()
+        },
+        1_200,
+    );
+    assert_eq!(power.summary(), [(Cause::Power, 590, Some(900))]);
+    let crash = one(
+        Life {
+            crash: vec![600..900],
+            ..Life::default()
+        },
+        1_200,
+    );
+    assert_eq!(crash.summary(), [(Cause::Agent, 590, Some(900))]);
+    let off = one(
+        Life {
+            off: vec![600..900],
+            ..Life::default()
+        },
+        1_200,
+    );
+    assert_eq!(off.summary(), []);
+}
+
+#[test]
+fn a_silent_office_is_unreachable_until_its_agent_tells_what_it_saw() {
+    let world = one(
+        Life {
+            uplink: vec![600..1_200],
+            ..Life::default()
+        },
+        2_000,
+    );
+    assert_eq!(world.summary(), [(Cause::Uplink, 600, Some(1_200))]);
+    let incident = &world.kept.incidents[&1];
+    let kinds: Vec<_> = incident
+        .revisions
+        .iter()
+        .map(|revision| (revision.kind, revision.reason))
+        .collect();
+    assert_eq!(kinds[0], (RevisionKind::Open, RevisionReason::AgentSilent));
+    assert!(
+        kinds
+            .iter()
+            .any(|(kind, _)| *kind == RevisionKind::Reclassify),
+        "{kinds:?}"
+    );
+    assert_eq!(
+        kinds
+            .iter()
+            .filter(|(kind, _)| *kind == RevisionKind::Resolve)
+            .count(),
+        1,
+        "{kinds:?}"
+    );
+    assert_eq!(world.pages, [(1, 680)], "once, while it was silent");
+}
+
+#[test]
+fn a_page_waits_and_a_blip_calls_nobody() {
+    let world = one(
+        Life {
+            server: vec![600..650, 5_000..5_300],
+            ..Life::default()
+        },
+        6_000,
+    );
+    assert_eq!(
+        world.summary(),
+        [
+            (Cause::Server, 600, Some(650)),
+            (Cause::Server, 5_000, Some(5_300))
+        ]
+    );
+    assert_eq!(world.pages, [(2, 5_060)]);
+}
+
+#[test]
+fn what_comes_back_soon_is_the_same_and_later_a_relapse() {
+    let hour = 3_600;
+    let world = one(
+        Life {
+            server: vec![
+                600..1_000,
+                2_000..2_500,
+                3 * hour..3 * hour + 300,
+                5 * hour + 10..5 * hour + 500,
+            ],
+            ..Life::default()
+        },
+        6 * hour,
+    );
+    let truth = world.truth();
+    let relapses: Vec<_> = truth
+        .iter()
+        .map(|(_, facts)| {
+            facts
+                .relapse
+                .map(|relapse| (relapse.count, relapse.held_ms / 1_000, relapse.episode))
+        })
+        .collect();
+    assert_eq!(
+        relapses,
+        [None, Some((1, 8_300, false)), Some((2, 6_910, true))]
+    );
+    let first = &world.kept.incidents[&1];
+    assert!(
+        first
+            .revisions
+            .iter()
+            .any(|revision| revision.reason == RevisionReason::RepairFailed)
+    );
+    assert_eq!(world.kept.incidents[&3].relapse_of, Some(2));
+    let pattern = world
+        .detector
+        .sight(&"36.73.02".parse().expect("a code"))
+        .expect("is known")
+        .patterns
+        .iter()
+        .find(|pattern| pattern.kind == PatternKind::Relapse)
+        .cloned();
+    assert_eq!(
+        pattern.map(|pattern| (pattern.count, pattern.until_ms)),
+        Some((2, None))
+    );
+}
+
+#[test]
+fn a_machine_that_is_switched_off_without_a_word_after_hours_is_no_outage() {
+    // 15:40 to 08:20 on the next day, and from there to 12:00, which is too long.
+    let (evening, morning) = (20_400, 80_400);
+    let world = one(
+        Life {
+            power: vec![evening..morning],
+            ..Life::default()
+        },
+        morning + 600,
+    );
+    assert_eq!(world.summary(), []);
+    let world = one(
+        Life {
+            power: vec![evening..morning + 13_200],
+            ..Life::default()
+        },
+        morning + 14_000,
+    );
+    // From 08:00 on.
+    assert_eq!(
+        world.summary(),
+        [(Cause::Power, 79_200, Some(morning + 13_200))]
+    );
+}
+
+#[test]
+fn one_of_two_agents_that_fails_is_not_the_office() {
+    let world = played(
+        &[
+            (
+                "36.73.02",
+                "a-1",
+                Life {
+                    power: vec![600..900],
+                    ..Life::default()
+                },
+            ),
+            ("36.73.02", "a-2", Life::default()),
+        ],
+        1_500,
+    );
+    assert_eq!(world.summary(), [(Cause::Agent, 590, Some(900))]);
+    assert_eq!(world.pages, []);
+}
+
+fn regency(hit: usize, life: &Life, seconds: i64) -> World {
+    let names: Vec<(String, String)> = (1..=8)
+        .map(|n| (format!("36.73.0{n}"), format!("a-{n}")))
+        .collect();
+    let lives: Vec<(&str, &str, Life)> = names
+        .iter()
+        .enumerate()
+        .map(|(i, (office, agent))| {
+            (
+                office.as_str(),
+                agent.as_str(),
+                if i < hit {
+                    life.clone()
+                } else {
+                    Life::default()
+                },
+            )
+        })
+        .collect();
+    played(&lives, seconds)
+}
+
+#[test]
+fn many_that_fail_together_are_one_common_cause() {
+    let world = regency(
+        7,
+        &Life {
+            uplink: vec![600..1_500],
+            ..Life::default()
+        },
+        2_000,
+    );
+    let commons: Vec<_> = world
+        .truth()
+        .into_iter()
+        .filter(|(office, _)| office.is_none())
+        .collect();
+    assert_eq!(commons.len(), 1);
+    let scope = commons[0].1.scope.clone().expect("a scope");
+    assert_eq!(
+        (scope.kind, scope.code.as_str(), scope.failed, scope.watched),
+        (ScopeKind::Regency, "36.73", 7, 8)
+    );
+    assert_eq!(commons[0].1.resolved_ms, Some(at(1_500)));
+    let parent = world
+        .kept
+        .incidents
+        .values()
+        .find(|incident| incident.office.is_none())
+        .expect("is there");
+    let children: Vec<_> = world
+        .kept
+        .incidents
+        .values()
+        .filter(|incident| incident.parent == Some(parent.number))
+        .collect();
+    assert_eq!(children.len(), 7);
+    assert!(
+        children
+            .iter()
+            .all(|child| child.facts.cause == Cause::Regional && child.paged_ms.is_none()),
+        "{children:#?}"
+    );
+    assert_eq!(
+        world
+            .pages
+            .iter()
+            .map(|(number, _)| *number)
+            .collect::<Vec<_>>(),
+        [parent.number]
+    );
+    // Two are two.
+    let two = regency(
+        2,
+        &Life {
+            server: vec![600..1_500],
+            ..Life::default()
+        },
+        2_000,
+    );
+    assert_eq!(two.pages.len(), 2);
+}
+
+#[test]
+fn offices_that_take_turns_are_named() {
+    let hour = 3_600;
+    let swap = |odd: i64| Life {
+        server: (0..8)
+            .map(|i| (2 * i + odd) * hour + 600..(2 * i + 1 + odd) * hour + 600)
+            .collect(),
+        ..Life::default()
+    };
+    let world = played(
+        &[
+            ("36.73.02", "a-1", swap(0)),
+            ("36.73.03", "a-2", swap(1)),
+            ("36.73.04", "a-3", Life::default()),
+        ],
+        18 * hour,
+    );
+    let groups = world.detector.roaming();
+    let codes: Vec<Vec<&str>> = groups
+        .iter()
+        .map(|group| group.iter().map(OfficeCode::as_str).collect())
+        .collect();
+    assert_eq!(codes, [["36.73.02", "36.73.03"]]);
+}
+
+#[test]
+fn two_machines_with_one_identity_are_one_incident_and_no_outage() {
+    let one = live("36.73.02", "a-1", 1_200, &Life::default());
+    let two = live(
+        "36.73.02",
+        "a-1",
+        1_200,
+        &Life {
+            server: vec![0..1_200],
+            ..Life::default()
+        },
+    );
+    let two = two
+        .into_iter()
+        .filter(|sent| sent.arrival >= at(400))
+        .map(|mut sent| {
+            sent.boot = BootId([9; 16]);
+            sent
+        });
+    let mut world = World::new(setup());
+    world.play(one.into_iter().chain(two).collect());
+    let causes: Vec<_> = world.summary();
+    assert_eq!(causes.len(), 1, "{causes:?}");
+    assert_eq!((causes[0].0, causes[0].1), (Cause::Clone, 400));
+    assert_eq!(world.pages, []);
+}
+
+#[test]
+fn a_collector_that_hears_nobody_suspects_itself_first() {
+    let mut world = World::new(setup());
+    let all: Vec<Sent> = (1..=9)
+        .flat_map(|n| {
+            live(
+                &format!("36.73.0{n}"),
+                &format!("a-{n}"),
+                1_200,
+                &Life::default(),
+            )
+        })
+        .collect();
+    // Nothing arrives for 100 s; nothing was wrong.
+    let late = all.into_iter().map(|mut sent| {
+        if (at(600)..at(700)).contains(&sent.arrival) {
+            sent.arrival = at(700);
+        }
+        sent
+    });
+    world.play(late.collect());
+    assert_eq!(world.kept.incidents.len(), 0, "{:#?}", world.kept.incidents);
+}
+
+#[test]
+fn announced_work_is_nobodys_incident() {
+    let mut setup = setup();
+    setup.maintenance.push(Maintenance {
+        region: "36.73".into(),
+        from: at(500),
+        until: at(1_000),
+        reason: "new switch".into(),
+    });
+    let mut world = World::new(setup);
+    world.play(live(
+        "36.73.02",
+        "a-1",
+        2_000,
+        &Life {
+            server: vec![600..900],
+            uplink: vec![700..1_200],
+            ..Life::default()
+        },
+    ));
+    assert_eq!(world.summary(), [(Cause::Uplink, 1_000, Some(1_200))]);
+}
+
+#[test]
+fn a_target_that_is_probed_no_more_is_down_no_more() {
+    let mut sent = live(
+        "36.73.02",
+        "a-1",
+        1_200,
+        &Life {
+            server: vec![600..1_200],
+            ..Life::default()
+        },
+    );
+    sent[100].heartbeat.targets = Some(
+        targets()
+            .into_iter()
+            .filter(|target| target.name.as_str() != "server")
+            .collect(),
+    );
+    for one in &mut sent[100..] {
+        one.heartbeat
+            .samples
+            .retain(|samples| samples.target.as_str() != "server");
+    }
+    let mut world = World::new(setup());
+    world.play(sent);
+    assert_eq!(world.summary(), [(Cause::Server, 600, Some(1_000))]);
+}
+
+/// The lines in which two incidents differ.
+fn differs(one: &Incident, other: Option<&Incident>) -> String {
+    let lines = |incident: &Incident| serde_json::to_value(incident).expect("JSON");
+    let (one, other) = (lines(one), other.map(lines).unwrap_or_default());
+    let fields = one.as_object().expect("an object").keys();
+    let mut differing = fields.filter(|field| one[field.as_str()] != other[field.as_str()]);
+    differing.next().map_or_else(String::new, |field| {
+        format!(
+            "{field}: {}\n   not {}",
+            one[field.as_str()],
+            other[field.as_str()]
+        )
+    })
+}
+
+fn spans() -> impl Strategy<Value = Vec<Range<i64>>> {
+    prop::collection::vec((0..700i64, 1..80i64), 0..3).prop_map(|spans| {
+        let mut all: Vec<Range<i64>> = spans
+            .into_iter()
+            .map(|(from, length)| from * EVERY..(from + length) * EVERY)
+            .collect();
+        all.sort_by_key(|span| span.start);
+        let mut end = 0;
+        all.retain(|span| {
+            let keep = span.start > end + 60;
+            if keep {
+                end = span.end;
+            }
+            keep
+        });
+        all
+    })
+}
+
+fn life() -> impl Strategy<Value = Life> {
+    (spans(), spans(), spans(), 0..3usize).prop_map(|(server, uplink, gone, how)| {
+        let mut life = Life {
+            server,
+            uplink,
+            ..Life::default()
+        };
+        match how {
+            0 => life.power = gone,
+            1 => life.off = gone,
+            _ => life.crash = gone,
+        }
+        life
+    })
+}
+
+fn lives() -> impl Strategy<Value = Vec<Sent>> {
+    prop::collection::vec(life(), 1..5).prop_map(|lives| {
+        lives
+            .iter()
+            .enumerate()
+            .flat_map(|(i, life)| {
+                live(&format!("36.73.0{}", i + 1), &format!("a-{i}"), 8_000, life)
+            })
+            .collect()
+    })
+}
+
+/// The same in another order: pieces of it come late, some of them twice; the last minutes on time.
+fn delayed() -> impl Strategy<Value = (Vec<Sent>, Vec<Sent>)> {
+    (
+        lives(),
+        prop::collection::vec((0..40usize, 1..7_000i64, any::<bool>()), 1..12),
+    )
+        .prop_map(|(sent, moves)| {
+            let mut other = sent.clone();
+            for (piece, by, twice) in moves {
+                let size = sent.len() / 40 + 1;
+                for i in piece * size..((piece + 1) * size).min(sent.len()) {
+                    if twice {
+                        other.push(sent[i].clone());
+                    }
+                    other[i].arrival = other[i]
+                        .arrival
+                        .max(UnixMillis(sent[i].arrival.0 + by * 1_000).min(at(7_930)));
+                }
+            }
+            (sent, other)
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 4, max_shrink_iters: 60, failure_persistence: None, ..ProptestConfig::default() })]
+    /// The same events in any order end in the same incidents.
+    #[test]
+    fn any_order_of_delivery_ends_in_the_same_incidents((on_time, late) in delayed()) {
+        let (mut one, mut other) = (World::new(setup()), World::new(setup()));
+        one.play(on_time);
+        other.play(late);
+        prop_assert_eq!(one.truth(), other.truth());
+    }
+
+    /// A restart at any time ends in the same incidents and patterns as none. (A start judges every office, as thresholds may be others: what came late and waits
+    /// for more may be judged a little earlier by it.)
+    #[test]
+    fn a_restart_changes_nothing((_, late) in delayed(), every in 37..900i64) {
+        let (mut one, mut other) = (World::new(setup()), World::new(setup()));
+        other.restart_every = Some(every);
+        one.play(late.clone());
+        other.play(late);
+        prop_assert_eq!(one.truth(), other.truth());
+        prop_assert_eq!(one.kept.sights, other.kept.sights);
+    }
+
+    /// On time, a restart changes no revision, no number and no page either.
+    #[test]
+    fn a_restart_while_all_is_on_time_leaves_no_trace(sent in lives(), every in 37..900i64) {
+        let (mut one, mut other) = (World::new(setup()), World::new(setup()));
+        other.restart_every = Some(every);
+        let sent: Vec<Sent> = sent.into_iter().map(|one| Sent { arrival: one.heartbeat.at, ..one }).collect();
+        one.play(sent.clone());
+        other.play(sent);
+        for (number, incident) in &one.kept.incidents {
+            let same = other.kept.incidents.get(number) == Some(incident);
+            prop_assert!(same, "{}", differs(incident, other.kept.incidents.get(number)));
+        }
+        prop_assert_eq!(one.kept.incidents.len(), other.kept.incidents.len());
+        prop_assert_eq!(one.pages, other.pages);
+    }
+
+    /// A trouble lies within its incident, and no two incidents of an office overlap.
+    #[test]
+    fn incidents_are_disjoint_and_hold_their_troubles((_, late) in delayed()) {
+        let mut world = World::new(setup());
+        world.play(late);
+        for pair in world.truth().windows(2) {
+            if pair[0].0.is_some() && pair[0].0 == pair[1].0 {
+                prop_assert!(pair[0].1.resolved_ms.is_some_and(|end| end < pair[1].1.opened_ms), "{:?}", pair);
+            }
+        }
+        for (_, facts) in world.truth() {
+            let inside = |trouble: &Trouble| trouble.since_ms >= facts.opened_ms && facts.resolved_ms.is_none_or(|end| trouble.until_ms.is_some_and(|until| until <= end));
+            prop_assert!(facts.troubles.iter().all(inside));
+        }
+    }
+}
