@@ -1,10 +1,17 @@
 //! evaluate: how outages, flapping and relapses are judged, by us and by others, on the same events.
 //!
-//! `evaluate baseline` runs the rule of one other product over a recorded history, so that anyone can hold it against that product's own
-//! published examples.
+//! `evaluate run` plays labelled scenes, drawn from seeds, to the detector and to the rules of other products, and prints what each made of them;
+//! `evaluate recorded` does so with a recorded history; `evaluate cost` measures the detector. `evaluate baseline` runs the rule of one other product over a
+//! recorded history, so that anyone can hold it against that product's own published examples.
 
 mod baseline;
+mod cost;
+mod office;
+mod play;
 mod recorded;
+mod run;
+mod scenes;
+mod score;
 
 use baseline::{Gatus, Icinga2, Nagios, PrometheusFor, Rfd, Turn};
 use clap::{Args, Parser, Subcommand};
@@ -22,6 +29,12 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Play labelled scenes to the detector and to other products' rules, and print what each made of them
+    Run(run::Run),
+    /// Play a recorded history to the detector, and print what it made of it beside other products' rules
+    Recorded(cost::RecordedRun),
+    /// Measure the detector: time per sample, memory per link, a national month
+    Cost(cost::Cost),
     /// Print the starts and stops that one product's rule gives for one recorded history
     #[command(subcommand)]
     Baseline(Rule),
@@ -91,7 +104,12 @@ fn main() -> ExitCode {
 type Judge<'a> = Box<dyn Fn(&[recorded::Check]) -> Vec<Turn> + 'a>;
 
 fn run(command: &Command) -> anyhow::Result<()> {
-    let Command::Baseline(rule) = command;
+    let rule = match command {
+        Command::Run(run) => return run.run(),
+        Command::Recorded(recorded) => return recorded.run(),
+        Command::Cost(cost) => return cost.run(),
+        Command::Baseline(rule) => rule,
+    };
     let (of, judge): (&Recorded, Judge<'_>) = match rule {
         Rule::Icinga2 { rule, of } => (of, Box::new(|checks| rule.run(checks))),
         Rule::Nagios { rule, of } => (of, Box::new(|checks| rule.run(checks))),

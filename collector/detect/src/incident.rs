@@ -396,7 +396,7 @@ pub struct Revision {
     /// The target that it is about.
     #[schema(value_type = Option<String>)]
     pub target: Option<TargetName>,
-    /// The cause afterwards, where it changed.
+    /// The cause from then on, where it was first said or changed.
     #[serde(default)]
     pub cause: Option<Cause>,
     /// When it happened (event time).
@@ -770,6 +770,7 @@ fn open(number: u64, office: Option<&OfficeCode>, facts: Facts, now: UnixMillis)
     if facts.troubles.is_empty() {
         incident.note(kind, RevisionReason::CommonCause, facts.opened_ms, now);
     }
+    incident.revisions[0].cause = Some(facts.cause);
     if let Some(until) = facts.resolved_ms {
         let last = facts
             .troubles
