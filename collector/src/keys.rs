@@ -11,7 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 pub(crate) const CHECKPOINT: &str = "checkpoint";
 /// What the detector knows of an agent: [`denyut_detect::Agent`], packed.
 pub(crate) const AGENTS: &str = "agent/";
-/// When it was there: [`denyut_detect::presence::Runs`].
+/// When it was there: [`denyut_detect::presence::Runs`], packed.
 pub(crate) const RUNS: &str = "runs/";
 /// What an agent last said of itself when it connected: [`crate::registry::Introduction`].
 pub(crate) const INTRODUCTIONS: &str = "introduction/";

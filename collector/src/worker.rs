@@ -155,7 +155,7 @@ fn kept(
     for (key, agent) in agents {
         kept.agents.push((id(keys::AGENTS, &key)?, agent));
     }
-    for (key, runs) in scan_json::<Runs>(state, keys::RUNS)? {
+    for (key, runs) in keys::scan_packed::<Runs>(state, keys::RUNS)?.0 {
         kept.runs.push((id(keys::RUNS, &key)?, runs));
     }
     for (key, link) in links {
@@ -374,7 +374,7 @@ impl Worker {
         }
         for id in &round.runs {
             if let Some(agent) = self.detector.agent(id) {
-                change.put_json(keys::runs(id), &agent.runs)?;
+                keys::put_packed(&mut change, keys::runs(id), &agent.runs)?;
             }
         }
         for id in &round.links {

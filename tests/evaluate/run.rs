@@ -369,3 +369,72 @@ fn print(lines: &[Line], seeds: u64) {
         total(|line| line.false_roaming)
     );
 }
+#[cfg(test)]
+mod debug {
+    use super::*;
+    #[test]
+    fn backfill_orders() {
+        for seed in 1..4 {
+            let order = |jumbled: bool| {
+                let mut scene = draw("backfill", seed);
+                scene
+                    .offices
+                    .iter_mut()
+                    .for_each(|office| (office.life.jumbled, office.life.loses) = (jumbled, false));
+                truth(&play(&mut scene).expect("plays"))
+            };
+            let (a, b) = (order(true), order(false));
+            for (x, y) in a.iter().zip(&b) {
+                if x != y {
+                    println!("{seed}\n{x:?}\n{y:?}\n");
+                    break;
+                }
+            }
+            println!("{} {}", a.len(), b.len());
+        }
+    }
+    #[test]
+    fn false_pages() {
+        for kind in ["closed", "flapping", "regional", "loss"] {
+            for seed in 1..4 {
+                let mut scene = draw(kind, seed);
+                let played = play(&mut scene).expect("plays");
+                for (number, second) in &played.pages {
+                    let i = &played.incidents[number];
+                    let s = |m: denyut_proto::UnixMillis| m.0 / 1000 - crate::office::START;
+                    let t = scene.truth.outages.iter().any(|(of, _, span, _)| {
+                        Some(&scene.offices[*of].code) == i.office.as_ref()
+                            && span.start - 60 <= i.facts.resolved_ms.map_or(i64::MAX, s)
+                            && s(i.facts.opened_ms) <= span.end + 60
+                    });
+                    let c = i.office.is_none()
+                        && scene.truth.common.iter().any(|(_, span)| {
+                            span.start - 60 <= i.facts.resolved_ms.map_or(i64::MAX, s)
+                                && s(i.facts.opened_ms) <= span.end + 60
+                        });
+                    if !t && !c {
+                        println!(
+                            "{kind} {seed} {second} day {} {}h #{number} {} cause {:?} opened {} resolved {:?} {:?}",
+                            second / 86400,
+                            second % 86400 / 360,
+                            i.subject(),
+                            i.facts.cause,
+                            s(i.facts.opened_ms),
+                            i.facts.resolved_ms.map(s),
+                            i.facts
+                                .troubles
+                                .iter()
+                                .map(|t| (
+                                    t.kind,
+                                    t.target.as_ref().map(|t| t.to_string()),
+                                    s(t.since_ms),
+                                    t.until_ms.map(s)
+                                ))
+                                .collect::<Vec<_>>()
+                        );
+                    }
+                }
+            }
+        }
+    }
+}

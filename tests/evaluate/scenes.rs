@@ -343,8 +343,13 @@ fn closed(rng: &mut SmallRng, lives: &mut [Life], _: &mut Truth, seconds: i64) {
             } else {
                 Fault::Off
             };
+            let closing = if day % 7 == 4 {
+                16 * HOUR + 30 * MINUTE
+            } else {
+                16 * HOUR
+            };
             let (leave, come) = (
-                16 * HOUR + rng.random_range(-20 * MINUTE..60 * MINUTE),
+                closing + rng.random_range(-20 * MINUTE..60 * MINUTE),
                 8 * HOUR + rng.random_range(-30 * MINUTE..30 * MINUTE),
             );
             life.fault(fault, midnight + leave..midnight + until + come);

@@ -246,11 +246,17 @@ fn pages(
             continue;
         };
         let span = span_of(incident.facts.opened_ms, incident.facts.resolved_ms);
+        let of_office = |cared: bool| {
+            let is = |(of, _, one, care): &(usize, Fault, Span, bool)| {
+                Some(*of) == office_of(incident) && matches(&span, one) && *care == cared
+            };
+            truth.outages.iter().any(is)
+        };
+        if of_office(false) && !of_office(true) {
+            continue; // it may be told, and need not
+        }
         let is_true = match office_of(incident) {
-            Some(i) => truth
-                .outages
-                .iter()
-                .any(|(of, _, one, _)| *of == i && matches(&span, one)),
+            Some(_) => of_office(true),
             None => truth.common.iter().any(|(_, one)| matches(&span, one)),
         };
         score.count("pages true", is_true);
@@ -313,9 +319,6 @@ fn patterns(score: &mut Score, scene: &Scene, played: &Played) {
     let truth = &scene.truth;
     let flapping = stretches(scene, played, |pattern| {
         pattern.kind == PatternKind::Flapping
-            && pattern
-                .scale
-                .is_some_and(|scale| scale <= denyut_detect::flap::Scale::Hours)
     });
     pairing(
         score,

@@ -40,6 +40,8 @@ const BEHIND: Duration = Duration::from_secs(60);
 const KEPT: Duration = Duration::from_secs(36 * 86_400);
 /// An office that is left behind by the recovery of a common cause is called for after this.
 const LEFT_BEHIND: Duration = Duration::from_secs(1_800);
+/// Offices of a pool that are looked at together, at most.
+const POOL_MOST: usize = 64;
 /// A roaming pair that took no turn for this does so no more.
 const ROAMING_FRESH: Duration = Duration::from_secs(14 * 86_400);
 
@@ -241,6 +243,8 @@ pub struct Detector {
     /// Times in which an onset more or less may change the common causes.
     bursts: Vec<Range<UnixMillis>>,
     pairs: BTreeMap<(OfficeCode, OfficeCode), Turns>,
+    /// Members of a pool that take turns with any of the others.
+    rovers: BTreeMap<OfficeCode, Turns>,
     last_number: u64,
     /// Offices to judge.
     touched: BTreeSet<OfficeCode>,
@@ -248,6 +252,8 @@ pub struct Detector {
     waiting: BTreeSet<OfficeCode>,
     reviews: BTreeSet<(UnixMillis, OfficeCode)>,
     late: BTreeSet<LinkId>,
+    /// Many fell silent at once: the collector suspects itself, and calls for no silence.
+    suspicious: bool,
     /// Offices are watched since earlier than was known.
     rewatched: bool,
     /// Nobody is silent before this.
@@ -301,11 +307,13 @@ impl Detector {
             commons_changed: true,
             bursts: Vec::new(),
             pairs: BTreeMap::new(),
+            rovers: BTreeMap::new(),
             last_number: kept.last_number,
             touched: BTreeSet::new(),
             waiting: BTreeSet::new(),
             reviews: BTreeSet::new(),
             late: BTreeSet::new(),
+            suspicious: false,
             rewatched: false,
             silent_from: UnixMillis(i64::MIN),
             why: RevisionReason::LateData,
@@ -759,6 +767,7 @@ impl Detector {
             .map(|watcher| heard(&watcher.agent).1)
             .filter(|deadline| *deadline >= now)
             .min();
+        self.suspicious = false;
         self.silent_from = next.map_or(UnixMillis(i64::MAX), |deadline| UnixMillis(deadline.0 + 1));
         if let Some((first, _)) = overdue.iter().min() {
             // Many at once: it may well be the collector that does not hear.
@@ -776,6 +785,7 @@ impl Detector {
                         .map_or(Duration::ZERO, |agent| agent.deadline(params));
                     now > *last + deadline + params.deaf_hold
                 });
+                self.suspicious = overdue.len() < held;
                 if overdue.len() < held {
                     self.silent_from = UnixMillis(now.0 + 1);
                 }
@@ -875,7 +885,23 @@ impl Detector {
     /// Offices that take turns, in groups.
     pub fn roaming(&self) -> Vec<BTreeSet<OfficeCode>> {
         let mut groups: Vec<BTreeSet<OfficeCode>> = Vec::new();
-        for (one, other) in self.pairs.keys() {
+        let pool = |code: &OfficeCode| {
+            self.setup
+                .sites
+                .get(code)
+                .and_then(|site| site.pool.clone())
+        };
+        let of_one_pool = self
+            .rovers
+            .keys()
+            .zip(self.rovers.keys().skip(1))
+            .filter(|(one, other)| pool(one) == pool(other));
+        for (one, other) in self
+            .pairs
+            .keys()
+            .map(|(one, other)| (one, other))
+            .chain(of_one_pool)
+        {
             let (mut joined, apart): (Vec<_>, Vec<_>) = groups
                 .into_iter()
                 .partition(|group| group.contains(one) || group.contains(other));

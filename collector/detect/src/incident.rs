@@ -245,6 +245,8 @@ pub enum Evidence {
         /// Between the first and the last.
         within_ms: u64,
     },
+    /// Other offices of the same scope failed together with this one: the common cause tells which.
+    Shared,
     /// It began outside of opening hours and went on into them.
     AfterOpening,
 }

@@ -15,12 +15,14 @@ use serde::{Deserialize, Serialize};
 
 /// Weight of one probe in the learned loss: about the last 1,000 probes count (3 h at 10 s).
 const LOSS_WEIGHT: f64 = 0.001;
-/// Log-likelihood at which a higher loss is told: once in about 10⁶ probes by chance.
-const LOSSY_AT: f64 = 14.0;
-/// Steps of the blip quantile, up and down: 19 to 1 make it the 95th percentile.
-const BLIP_STEPS: (f32, f32) = (1.209, 0.990);
-/// A new link's usual blip, in ms.
-const BLIP_FIRST: f32 = 10_000.0;
+/// Log-likelihood at which a higher loss is told. A spell of bursts must not reach it: ten losses above the usual do.
+const LOSSY_AT: f64 = 25.0;
+/// A longer blip moves the usual one half of the way to it, a shorter one takes this share off it: the longest of the last few hundred count.
+const BLIP: (f32, f32) = (0.5, 0.998);
+/// What was down for longer was no blip.
+const BLIP_MOST_MS: i64 = 600_000;
+/// A new link's usual blip, in ms: until it is known better, somebody is called a little later rather than in vain.
+const BLIP_FIRST: f32 = 60_000.0;
 
 /// Where a link is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,7 +98,9 @@ pub struct Fold {
     run_since: Option<UnixMillis>,
     run_good: u32,
     run_bad: u32,
-    /// 95th percentile of how long a suspicion takes to pass, in ms.
+    /// Since when not one probe was answered.
+    pub failing_since: Option<UnixMillis>,
+    /// How long a suspicion or a short down usually takes to pass at most, in ms.
     blip_ms: f32,
     /// CUSUM of a loss above the usual, and since when it is told.
     lossy: f64,
@@ -232,6 +236,7 @@ impl Fold {
             run_since: None,
             run_good: 0,
             run_bad: 0,
+            failing_since: None,
             blip_ms: BLIP_FIRST,
             lossy: 0.0,
             lossy_since: None,
@@ -282,6 +287,7 @@ impl Fold {
     }
 
     fn bad(&mut self, params: &Params, at: UnixMillis, tell: &mut impl FnMut(Turn)) {
+        self.failing_since.get_or_insert(at);
         match self.phase {
             Phase::Down => return,
             // The same outage goes on.
@@ -309,6 +315,7 @@ impl Fold {
     }
 
     fn good(&mut self, params: &Params, at: UnixMillis, tell: &mut impl FnMut(Turn)) {
+        self.failing_since = None;
         match self.phase {
             Phase::Unknown => {
                 self.since = Some(at);
@@ -345,6 +352,9 @@ impl Fold {
                 if self.run_good < params.recovery_answers || at.since(began) < params.recovery_time
                 {
                     return;
+                }
+                if let Some(since) = self.since.filter(|since| began.0 - since.0 <= BLIP_MOST_MS) {
+                    self.learn_blip(began.0 - since.0);
                 }
                 self.since = Some(began);
                 self.suspicion = 0.0;
@@ -401,12 +411,11 @@ impl Fold {
 
     #[allow(clippy::cast_precision_loss, reason = "milliseconds of a blip")]
     fn learn_blip(&mut self, ms: i64) {
-        let step = if ms as f32 > self.blip_ms {
-            BLIP_STEPS.0
+        self.blip_ms = if ms as f32 > self.blip_ms {
+            self.blip_ms + BLIP.0 * (ms as f32 - self.blip_ms)
         } else {
-            BLIP_STEPS.1
+            (self.blip_ms * BLIP.1).max(1_000.0)
         };
-        self.blip_ms = (self.blip_ms * step).clamp(1_000.0, 3_600_000.0);
     }
 
     fn end_run(&mut self) {

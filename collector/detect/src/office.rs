@@ -60,8 +60,6 @@ pub struct Hit {
     pub from: UnixMillis,
     /// When the office went down by it.
     pub onset: UnixMillis,
-    /// How many failed with it, of how many, within which time.
-    pub together: (u32, u32, u64),
 }
 
 /// A time for which the office could not work as it should.
@@ -125,6 +123,9 @@ pub struct Pattern {
     /// The other office of a roaming pair.
     #[schema(value_type = Option<String>)]
     pub with: Option<OfficeCode>,
+    /// The pool whose members it takes turns with.
+    #[serde(default)]
+    pub pool: Option<String>,
 }
 
 /// Patterns.
@@ -149,6 +150,8 @@ pub enum PatternKind {
 struct Span {
     trouble: Trouble,
     hold_ms: u32,
+    /// Since when nothing is right in it: a page waits from there.
+    bad_since: UnixMillis,
     /// It answers again, not yet for long enough: nobody is called.
     recovering: bool,
     why: Option<Why>,
@@ -241,6 +244,7 @@ fn links(observer: &Observer<'_>, spans: &mut Vec<Span>) {
                     since_ms: down.from,
                     until_ms: down.until,
                 },
+                bad_since: link.fold.failing_since.unwrap_or(down.from).max(down.from),
                 hold_ms: if hard { 0 } else { down.hold_ms },
                 recovering: down.until.is_none() && link.fold.phase == Phase::Recovering,
                 why: None,
@@ -303,6 +307,7 @@ fn presence(
                 until_ms: until,
             },
             hold_ms: SILENT_HOLD_MS,
+            bad_since: since_ms,
             recovering: false,
             why,
             after_opening,
@@ -323,6 +328,7 @@ fn presence(
                 until_ms: (last.since(found.until) > CLONE_FRESH).then_some(found.until),
             },
             hold_ms: 0,
+            bad_since: found.from,
             recovering: false,
             why: None,
             after_opening: false,
@@ -423,6 +429,7 @@ fn patterns(question: &Question<'_>, at: &mut Option<UnixMillis>) -> Vec<Pattern
                 until_ms,
                 count,
                 with: None,
+                pool: None,
             };
             let downs: Vec<i64> = link.past.downs.iter().map(|down| down.from.0).collect();
             for Flapping {
@@ -464,7 +471,8 @@ fn patterns(question: &Question<'_>, at: &mut Option<UnixMillis>) -> Vec<Pattern
 struct Line {
     from: UnixMillis,
     until: Option<UnixMillis>,
-    roles: Vec<Role>,
+    /// The roles that failed; none of a target that nobody gave one.
+    roles: Vec<Option<Role>>,
     masked: bool,
     relapse: Option<Relapse>,
 }
@@ -493,21 +501,14 @@ fn incident(
         .iter()
         .find(|hit| hit.onset >= opened_ms && hit.onset <= end);
     if let Some(hit) = hit {
-        let (failed, watched, within_ms) = hit.together;
-        evidence.insert(
-            0,
-            Evidence::Together {
-                failed,
-                watched,
-                within_ms,
-            },
-        );
+        evidence.insert(0, Evidence::Shared);
         // A power cut of many offices is a power cut; what is known better than "silent" stays known.
         if cause != Cause::Power {
             (cause, confidence) = (hit.cause, 90);
         }
     }
-    let mut roles: Vec<Role> = troubles().filter_map(|trouble| trouble.role).collect();
+    let of_target = troubles().filter(|trouble| trouble.target.is_some());
+    let mut roles: Vec<Option<Role>> = of_target.map(|trouble| trouble.role).collect();
     roles.sort_unstable();
     roles.dedup();
     let mut line = Line {
@@ -534,7 +535,7 @@ fn incident(
     // The first that is open now says when to call: what ended is no reason to.
     let due = |span: &Span| {
         let hold = Duration::from_millis(span.hold_ms.into());
-        let due = span.trouble.since_ms + hold + question.params.common_wait;
+        let due = span.bad_since + hold + question.params.common_wait;
         question.opening.next_open(due)
     };
     let pages = cause.pages() && hit.is_none();
@@ -853,6 +854,7 @@ fn relapses(params: &Params, incidents: &[Found], now: UnixMillis) -> Vec<Patter
                     until_ms: over,
                     count: 2,
                     with: None,
+                    pool: None,
                 });
             }
         }

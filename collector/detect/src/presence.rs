@@ -74,8 +74,8 @@ pub fn grace(params: &Params, interval: Duration) -> Duration {
 pub struct Runs(Vec<Run>);
 
 impl Runs {
-    /// Runs that are kept of one agent.
-    pub const MOST: usize = 160;
+    /// Runs that are kept of one agent. What is delivered in any order is in many pieces until the last has come.
+    pub const MOST: usize = 500;
 
     /// Takes a heartbeat in; `true` if it did more than carry the last run on.
     #[inline]
@@ -90,13 +90,14 @@ impl Runs {
             return said != last.goodbye;
         }
         let mut whole = new.clone();
-        let mut absorbed = 0;
+        let (mut absorbed, mut began) = (0, UnixMillis(i64::MAX));
         // One that is absorbed may reach another.
         loop {
             let before = self.0.len();
             self.0.retain(|run| {
                 let joins = run.is_of_same_process(&whole) && run.touches(&whole);
                 if joins {
+                    began = began.min(run.from);
                     whole.absorb(run);
                 }
                 !joins
@@ -109,11 +110,21 @@ impl Runs {
         let at = self.0.partition_point(|run| {
             (run.from, run.boot, run.started_ms) < (whole.from, whole.boot, whole.started_ms)
         });
+        let went_on = absorbed == 1 && began == whole.from && at == self.0.len();
         self.0.insert(at, whole);
         if self.0.len() > Self::MOST {
-            self.0.remove(0);
+            self.drop_shortest();
         }
-        absorbed != 1 || at + 1 != self.0.len()
+        !went_on
+    }
+
+    /// Drops the run that tells least: the shortest but for the first and the last.
+    fn drop_shortest(&mut self) {
+        let inner = 1..self.0.len().saturating_sub(1);
+        let shortest = inner.min_by_key(|at| self.0[*at].to.since(self.0[*at].from));
+        if let Some(at) = shortest {
+            self.0.remove(at);
+        }
     }
 
     /// All of them.

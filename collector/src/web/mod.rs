@@ -140,6 +140,7 @@ mod tests {
             "other_agent",
             "clone",
             "together",
+            "shared",
             "after_opening",
         ];
         wanted.extend(evidence.map(|v| format!("evidence.{v}")));

@@ -1,6 +1,6 @@
 //! What is true of the offices that were touched, and of what they have in common.
 
-use super::{Detector, LEFT_BEHIND, Office, ROAMING_FRESH, Step, horizon};
+use super::{Detector, LEFT_BEHIND, Office, POOL_MOST, ROAMING_FRESH, Step, horizon};
 use crate::calendar::{Opening, Zone};
 use crate::common::{Common, Seen, WIDEST};
 use crate::detector::agent::Presence;
@@ -10,7 +10,6 @@ use crate::incident::{
 use crate::link::Past;
 use crate::office::{self, Found, Hit, Observer, Outage, Pattern, PatternKind, Question};
 use crate::params::Params;
-use crate::presence::Runs;
 use crate::roam::{self, Turns};
 use denyut_proto::{OfficeCode, UnixMillis};
 use std::collections::{BTreeMap, BTreeSet};
@@ -79,6 +78,22 @@ fn call(
     }
 }
 
+/// When an office went down that had been well for a while: what flaps anyway is no news.
+fn onsets(params: &Params, outages: &[Outage]) -> Vec<UnixMillis> {
+    let mut ended = None;
+    let mut all = Vec::new();
+    for outage in outages {
+        let is_news = ended.is_none_or(|until: Option<UnixMillis>| {
+            until.is_some_and(|until| outage.from >= until + params.rejoin)
+        });
+        if is_news {
+            all.push(outage.from);
+        }
+        ended = Some(outage.until);
+    }
+    all
+}
+
 /// Incidents that began with a common cause are its.
 fn adopt(
     incidents: &mut [Incident],
@@ -104,12 +119,7 @@ impl Detector {
     pub(super) fn recall(&mut self) {
         let mut times = BTreeSet::new();
         for (code, office) in &self.offices {
-            let onsets: Vec<UnixMillis> = office
-                .sight
-                .outages
-                .iter()
-                .map(|outage| outage.from)
-                .collect();
+            let onsets = onsets(&self.setup.params, &office.sight.outages);
             self.scopes.set_onsets(code, &[], &onsets);
             times.extend(onsets.into_iter().map(|at| (at, code.clone())));
         }
@@ -121,6 +131,7 @@ impl Detector {
         let codes: Vec<OfficeCode> = self.offices.keys().cloned().collect();
         for code in &codes {
             self.pair(code);
+            self.rove(code);
         }
         self.touched.retain(|code| !self.waiting.contains(code));
     }
@@ -172,12 +183,11 @@ impl Detector {
 
     /// Notes the outages of an office; returns the onsets that are new or gone and may be of a common cause.
     fn set_outages(&mut self, code: &OfficeCode, outages: Vec<Outage>) -> Vec<UnixMillis> {
-        let onsets = |outages: &[Outage]| -> Vec<UnixMillis> {
-            outages.iter().map(|outage| outage.from).collect()
-        };
         let office = self.offices.entry(code.clone()).or_default();
-        let before = onsets(&office.sight.outages);
-        let changed = self.scopes.set_onsets(code, &before, &onsets(&outages));
+        let before = onsets(&self.setup.params, &office.sight.outages);
+        let changed = self
+            .scopes
+            .set_onsets(code, &before, &onsets(&self.setup.params, &outages));
         self.commons_changed |= office.sight.outages != outages
             && self
                 .commons
@@ -244,12 +254,10 @@ impl Detector {
     fn hits(&self, code: &OfficeCode) -> Vec<Hit> {
         let of = |common: &Common| {
             let onset = *common.offices.get(code)?;
-            let failed = u32::try_from(common.offices.len()).unwrap_or(u32::MAX);
             Some(Hit {
                 cause: self.common_cause(common),
                 from: common.from,
                 onset,
-                together: (failed, common.watched, common.within_ms),
             })
         };
         self.commons.iter().filter_map(of).collect()
@@ -297,6 +305,7 @@ impl Detector {
         let mut judgement = self.with_question(code, now, office::judge);
         if swung {
             self.pair(code);
+            self.rove(code);
         }
         judgement.patterns.extend(self.turns_of(code, now));
         judgement
@@ -339,6 +348,11 @@ impl Detector {
             else {
                 continue;
             };
+            if self.suspicious && found.facts.provisional {
+                let later = now + Duration::from_secs(1);
+                judgement.review = Some(judgement.review.map_or(later, |before| before.min(later)));
+                continue;
+            }
             match call(
                 &self.setup.params,
                 found,
@@ -397,9 +411,6 @@ impl Detector {
         for at in &office.watchers {
             let watcher = &mut self.watchers[*at];
             watcher.agent.runs.forget(horizon);
-            if watcher.agent.runs.as_slice().len() >= Runs::MOST {
-                known_from = known_from.max(watcher.agent.runs.as_slice()[0].until);
-            }
             for (_, link) in &mut watcher.links {
                 link.past.forget(horizon);
                 if link.past.downs.len() >= Past::MOST {
@@ -521,22 +532,7 @@ impl Detector {
                 }
             }
         }
-        let transitions = |code: &OfficeCode, office: &Office| {
-            let is_common = |at| {
-                self.commons
-                    .iter()
-                    .any(|common| common.offices.get(code) == Some(&at))
-            };
-            roam::transitions(&office.sight.outages, is_common)
-        };
-        let uncertain = |office: &Office| {
-            let window = self.setup.params.roam_window;
-            let off = |at: &usize| {
-                Duration::from_millis(self.watchers[*at].agent.lag_ms.unsigned_abs()) > window
-            };
-            office.watchers.iter().any(off)
-        };
-        let ours = transitions(code, office);
+        let ours = self.transitions(code, office);
         let mut found = Vec::new();
         for (other, pairs) in others {
             let Some(theirs) = self
@@ -546,13 +542,13 @@ impl Detector {
             else {
                 continue;
             };
-            let turns = if uncertain(office) || uncertain(theirs) {
+            let turns = if self.is_uncertain(office) || self.is_uncertain(theirs) {
                 None
             } else {
                 roam::turns(
                     &self.setup.params,
                     &ours,
-                    &transitions(&other, theirs),
+                    &self.transitions(&other, theirs),
                     pairs,
                 )
             };
@@ -574,8 +570,77 @@ impl Detector {
         }
     }
 
+    /// Looks for members of this office's pool that take turns with any of the others. Of many that share a thing no two may have met often enough.
+    fn rove(&mut self, code: &OfficeCode) {
+        let pool = self
+            .scopes
+            .of(code)
+            .iter()
+            .find(|scope| scope.0 == ScopeKind::Pool);
+        let Some(pool) = pool.cloned() else { return };
+        let members: Vec<(OfficeCode, Vec<(i64, bool)>)> = self
+            .scopes
+            .members(&pool)
+            .filter_map(|code| {
+                let office = self
+                    .offices
+                    .get(code)
+                    .filter(|office| !self.is_uncertain(office))?;
+                Some((code.clone(), self.transitions(code, office)))
+            })
+            .collect();
+        if !(3..=POOL_MOST).contains(&members.len()) {
+            return;
+        }
+        for (member, ours) in &members {
+            let mut others: Vec<(i64, bool)> = members
+                .iter()
+                .filter(|(other, _)| other != member)
+                .flat_map(|(_, theirs)| theirs.iter().copied())
+                .collect();
+            others.sort_unstable();
+            let turns = roam::turns(&self.setup.params, ours, &others, members.len());
+            let before = match turns {
+                Some(turns) => self.rovers.insert(member.clone(), turns),
+                None => self.rovers.remove(member),
+            };
+            if before != turns && member != code {
+                self.touched.insert(member.clone());
+            }
+        }
+    }
+
+    fn transitions(&self, code: &OfficeCode, office: &Office) -> Vec<(i64, bool)> {
+        let is_common = |at| {
+            self.commons
+                .iter()
+                .any(|common| common.offices.get(code) == Some(&at))
+        };
+        roam::transitions(&office.sight.outages, is_common)
+    }
+
+    /// Whether the clocks of an office's agents may be off by more than what counts as simultaneous.
+    fn is_uncertain(&self, office: &Office) -> bool {
+        let window = self.setup.params.roam_window;
+        let off = |at: &usize| {
+            Duration::from_millis(self.watchers[*at].agent.lag_ms.unsigned_abs()) > window
+        };
+        office.watchers.iter().any(off)
+    }
+
     /// The offices that take turns with this one, as patterns.
     fn turns_of(&self, code: &OfficeCode, now: UnixMillis) -> Vec<Pattern> {
+        let pattern = |turns: &Turns, with: Option<OfficeCode>, pool: Option<String>| Pattern {
+            kind: PatternKind::Roaming,
+            scale: None,
+            agent: None,
+            target: None,
+            from_ms: turns.from,
+            until_ms: (now.since(turns.last) > ROAMING_FRESH).then_some(turns.last),
+            count: turns.count,
+            with,
+            pool,
+        };
         let of = |((one, other), turns): (&(OfficeCode, OfficeCode), &Turns)| {
             let with = if one == code {
                 other
@@ -584,17 +649,17 @@ impl Detector {
             } else {
                 return None;
             };
-            Some(Pattern {
-                kind: PatternKind::Roaming,
-                scale: None,
-                agent: None,
-                target: None,
-                from_ms: turns.from,
-                until_ms: (now.since(turns.last) > ROAMING_FRESH).then_some(turns.last),
-                count: turns.count,
-                with: Some(with.clone()),
-            })
+            Some(pattern(turns, Some(with.clone()), None))
         };
-        self.pairs.iter().filter_map(of).collect()
+        let pool = self
+            .setup
+            .sites
+            .get(code)
+            .and_then(|site| site.pool.clone());
+        let rover = self
+            .rovers
+            .get(code)
+            .map(|turns| pattern(turns, None, pool));
+        self.pairs.iter().filter_map(of).chain(rover).collect()
     }
 }

@@ -183,7 +183,7 @@ function officeCard(office) {
 
 function patternText(pattern, office) {
   const subject = pattern.target ? `${pattern.agent}/${pattern.target}: ` : "";
-  const other = pattern.with && (offices.get(pattern.with)?.name ?? pattern.with);
+  const other = pattern.with ? offices.get(pattern.with)?.name ?? pattern.with : pattern.pool;
   const scale = pattern.scale && say(`scale.${pattern.scale}`);
   return subject + say(`pattern.${pattern.kind}`, { count: pattern.count, scale, office: other, time: timeAt(pattern.from_ms, office) });
 }
