@@ -503,30 +503,32 @@ pub(crate) fn baseline(name: &str, scene: &Scene) -> Score {
                 .extend(first.map(|first| (first - span.start) as f64));
         }
     }
-    // A pattern is seen by a flap rule that is on in it, and by an alarm that holds over three of its outages.
-    let sees = |(i, episode): &(usize, Span)| {
-        let within = |alarm: &Span| {
-            must.iter()
-                .filter(|(of, span)| {
-                    of == i
-                        && matches(span, episode)
-                        && span.start >= alarm.start - NEAR
-                        && span.start <= alarm.end
-                })
-                .count()
+    // Flapping is seen by a flap rule that is on in it, and by an alarm that holds over three of its outages; a relapse by any alarm that holds from one outage to the
+    // next, and so knows of both.
+    let holds = |(i, episode): &(usize, Span), alarm: &Span| {
+        let in_episode = |(of, span): &&(usize, Span)| {
+            of == i
+                && matches(span, episode)
+                && span.start >= alarm.start - NEAR
+                && span.start <= alarm.end
         };
+        must.iter().filter(in_episode).count()
+    };
+    let sees = |episode: &(usize, Span), least: usize| {
         alarms.iter().any(|(of, alarm)| {
-            of == i && matches(alarm, episode) && (is_flap_rule || within(alarm) >= 3)
+            *of == episode.0 && matches(alarm, &episode.1) && holds(episode, alarm) >= least
         })
     };
-    for (hit, all, episodes) in [
-        ("flapping hit", "flapping truth", &truth.flapping),
-        ("relapse hit", "relapse truth", &truth.relapses),
-    ] {
-        for episode in episodes {
-            score.count(hit, sees(episode));
-            score.add(all, 1);
-        }
+    for episode in &truth.flapping {
+        score.count(
+            "flapping hit",
+            sees(episode, if is_flap_rule { 0 } else { 3 }),
+        );
+        score.add("flapping truth", 1);
+    }
+    for episode in &truth.relapses {
+        score.count("relapse hit", sees(episode, 2));
+        score.add("relapse truth", 1);
     }
     if is_flap_rule {
         let patterns: Vec<(usize, Span)> = truth

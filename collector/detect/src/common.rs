@@ -15,6 +15,8 @@ use std::time::Duration;
 const WINDOWS: [i64; 3] = [30_000, 120_000, 600_000];
 /// The widest of them.
 pub(crate) const WIDEST: Duration = Duration::from_secs(600);
+/// What went down so long before a scope's first may be of the same cause.
+const BEFORE_MS: i64 = 60_000;
 const WEEK_MS: i64 = 7 * 86_400_000;
 const MONTH_MS: f64 = 30.0 * 86_400e3;
 /// What is looked at around a change, and what of it is decided, in ms to each side.
@@ -324,19 +326,27 @@ impl Scopes {
         ln_poisson_tail(count, rate) < (params.common_chance / looks).ln()
     }
 
-    /// Whether most of the scope went down, and most of what went down is in it.
+    /// Whether most of the scope went down, and most of what went down is in it: of all that did from a minute before, but for what always does.
     #[allow(clippy::cast_precision_loss, reason = "counts")]
     fn explains(&self, params: &Params, common: &Common, end: i64) -> bool {
         let failed = common.offices.len() as f64;
-        let all: BTreeSet<&OfficeCode> = around(&self.onsets, common.from.0..end + 1)
+        let window = common.from.0 - BEFORE_MS..end + 1;
+        let length = (window.end - window.start) as f64;
+        let all: BTreeSet<&OfficeCode> = around(&self.onsets, window)
             .map(|(_, office)| office)
             .collect();
         let held = all
             .iter()
             .filter(|office| common.offices.contains_key(**office))
-            .count();
+            .count() as f64;
+        let week = around(
+            &self.onsets,
+            common.from.0 - WEEK_MS..common.from.0 - BEFORE_MS,
+        )
+        .count() as f64;
+        let excess = all.len() as f64 - week * length / WEEK_MS as f64;
         failed >= params.common_covers * f64::from(common.watched)
-            && held as f64 >= params.common_holds * all.len() as f64
+            && held >= params.common_holds * excess
     }
 }
 
