@@ -119,7 +119,7 @@ pub(crate) fn restore(config: &Config, from: &Path, damaged: bool) -> anyhow::Re
     Ok(())
 }
 
-fn existing(data_dir: &PathBuf) -> anyhow::Result<&PathBuf> {
+pub(crate) fn existing(data_dir: &PathBuf) -> anyhow::Result<&PathBuf> {
     if !data_dir.join("state").exists() {
         bail!(
             "`data_dir` = `{}`: there is no store; check the configuration",

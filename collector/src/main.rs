@@ -14,6 +14,7 @@ mod keys;
 mod metrics;
 mod query;
 mod registry;
+mod rerun;
 mod sites;
 mod web;
 mod worker;
@@ -22,6 +23,7 @@ use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use commit::Room;
 use config::Config;
+use denyut_detect::params::length;
 use denyut_store::{Store, history, log, state};
 use std::fs::{DirBuilder, File};
 use std::net::SocketAddr;
@@ -94,6 +96,31 @@ enum Command {
         #[arg(long)]
         damaged: bool,
     },
+    /// Feed a recorded history through log, worker and detector, and print the incidents and who would be called: to try thresholds on
+    /// a past
+    Replay {
+        /// A CSV file with the columns unix_s,site,state,http_status,latency_ms (state: up, degraded or down); between lines the last
+        /// state holds
+        csv: PathBuf,
+        /// Whose thresholds, calendar and offices count; the defaults and no closing when left out
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Judge the past again, by this version and the thresholds of the configuration: say what would change. The collector must be
+    /// stopped
+    Redetect {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// From when on: a day or a moment (2026-11-01, 2026-11-01T08:00:00+07:00)
+        #[arg(long, value_name = "TIME")]
+        from: String,
+        /// Keep what changes; each changed incident gets a revision that says so
+        #[arg(long)]
+        apply: bool,
+    },
     /// Print the version
     Version,
 }
@@ -136,6 +163,10 @@ fn main() -> ExitCode {
             from,
             damaged,
         } => Config::load(&file.config).and_then(|config| care::restore(&config, &from, damaged)),
+        Command::Replay { csv, config, json } => rerun::replay(&csv, config.as_deref(), json),
+        Command::Redetect { file, from, apply } => {
+            Config::load(&file.config).and_then(|config| rerun::redetect(config, &from, apply))
+        }
         Command::Version => {
             println!("denyut-collector {}", env!("CARGO_PKG_VERSION"));
             Ok(())
@@ -405,6 +436,65 @@ fn claim_data_dir(path: &Path) -> anyhow::Result<File> {
     }
 }
 
+/// What the thresholds and the calendar mean, in failures and seconds.
+fn describe_detection(setup: &denyut_detect::Setup) {
+    let params = &setup.params;
+    let every = Duration::from_secs(10);
+    let failures = |loss: f64| {
+        let count = params.failures_until_down(loss);
+        format!(
+            "{count} failures in a row ({})",
+            length(every * (count - 1))
+        )
+    };
+    println!(
+        "Probed every 10s, a link is down after {} where it loses 1 %, {} where 10 %, {} where 25 %; up again after {} answers over {}.",
+        failures(0.01),
+        failures(0.10),
+        failures(0.25),
+        params.recovery_answers,
+        length(params.recovery_time)
+    );
+    println!(
+        "An agent with a heartbeat every 10s is silent after {}.",
+        length((every * params.silent_intervals).max(params.silent_least))
+    );
+    println!(
+        "Somebody is called {} to {} after the last answer, in opening hours, by how long this link's blips usually are.",
+        length(params.page_after_least + params.common_wait),
+        length(params.page_after_most + params.common_wait)
+    );
+    println!(
+        "Trouble that comes back within {} is the same incident, within {} a relapse; an incident is closed for good after {} of opening hours.",
+        length(params.rejoin),
+        length(params.relapse_within),
+        length(params.probation)
+    );
+    println!(
+        "Six offices of a regency that go down together are a common cause from {} on, ten from {}.",
+        params.common_offices(6),
+        params.common_offices(10)
+    );
+    match setup.holidays.last_year() {
+        Some(year) => println!(
+            "{} holidays are known, the last in {year}.",
+            setup.holidays.len()
+        ),
+        None => println!("No holidays are known (`calendar.holidays`)."),
+    }
+    for work in &setup.maintenance {
+        println!(
+            "Work at {} from {} to {}: {}.",
+            work.region, work.from, work.until, work.reason
+        );
+    }
+    for (name, value, default, means) in params.all() {
+        if value != default {
+            println!("detection.{name} = {value} (default {default}): {means}.");
+        }
+    }
+}
+
 fn check_config(path: &Path) -> anyhow::Result<()> {
     let config = Config::load(path)?;
     let how = if config.tls.is_some() {
@@ -417,6 +507,7 @@ fn check_config(path: &Path) -> anyhow::Result<()> {
     println!("The page and the API are at http://{}/.", config.api);
     println!("Data lies in {}.", config.data_dir.display());
     println!("{}", config.describe_retention());
+    describe_detection(&config.setup);
     for (code, office) in &config.registry.offices {
         let of = |(_, agent): &(&_, &registry::Agent)| agent.office == *code;
         let agents: Vec<_> = config.registry.agents.iter().filter(of).collect();

@@ -272,6 +272,63 @@ impl Worker {
         }
     }
 
+    /// Works through all that is in the log.
+    pub(crate) fn catch_up(&mut self) -> anyhow::Result<()> {
+        while self.round()? {}
+        Ok(())
+    }
+
+    /// Judges everything again from a time on; returns what became of each incident that changes, as it was and as it is now. Nothing is kept of it unless
+    /// `keep`.
+    pub(crate) fn redetect(
+        mut self,
+        from: UnixMillis,
+        keep: bool,
+    ) -> anyhow::Result<Vec<(Option<Incident>, Incident)>> {
+        self.catch_up()?;
+        let (history, state) = (Arc::clone(&self.history), Arc::clone(&self.state));
+        let archive = Stored {
+            history: &*history,
+            state: &*state,
+        };
+        let mut changed: BTreeMap<u64, (Option<Incident>, Incident)> = BTreeMap::new();
+        let mut round = Round::default();
+        let mut take = |worker: &Self, round: &mut Round, step: Step| -> anyhow::Result<()> {
+            for (number, incident) in &step.incidents {
+                let before = match changed.remove(number) {
+                    Some((before, _)) => before,
+                    None => get_json(&*worker.state, &keys::incident(*number))?,
+                };
+                changed.insert(*number, (before, incident.clone()));
+            }
+            round.take(step);
+            if keep && round.keys() > ROUND.1 {
+                worker.apply(worker.position, round)?;
+                *round = Round::default();
+            }
+            Ok(())
+        };
+        let links: Vec<LinkId> = self.detector.link_ids().collect();
+        for link in links {
+            let step = self.detector.redetect(&link, from, &archive)?;
+            take(&self, &mut round, step)?;
+        }
+        self.detector.begin_redetecting();
+        let now = self.detector.listening().last_tick;
+        loop {
+            let step = self.detector.step(&Event::Tick { now }, &archive)?;
+            let more = step.more;
+            take(&self, &mut round, step)?;
+            if !more {
+                break;
+            }
+        }
+        if keep {
+            self.apply(self.position, &round)?;
+        }
+        Ok(changed.into_values().collect())
+    }
+
     /// One round; `false` when there was nothing to do.
     fn round(&mut self) -> anyhow::Result<bool> {
         let records = self.log.read(self.position + 1, ROUND.0)?;

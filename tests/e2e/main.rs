@@ -4,6 +4,7 @@ mod bad_config;
 mod bad_peers;
 mod care;
 mod deploy;
+mod detection;
 mod durability;
 mod offices;
 mod page;

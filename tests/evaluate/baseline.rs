@@ -1,8 +1,8 @@
 //! The rules that others judge a sequence of checks by, each as its product publishes it. What a start and a stop mean is the product's own:
 //! flapping begins and ends (Icinga 2, Nagios), an alert fires and resolves (Gatus, Prometheus), a route is suppressed and used again.
 
-use crate::recorded::{Check, State};
 use clap::Args;
+use denyut_detect::recorded::{Check, State};
 use serde::Serialize;
 use std::collections::VecDeque;
 

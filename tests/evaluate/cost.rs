@@ -1,12 +1,12 @@
 //! What the detector costs, and what it makes of recorded histories.
 
 use crate::office::ROLES;
-use crate::recorded::{self, State};
 use crate::score::{BASELINES, judge};
 use clap::Args;
 use denyut_detect::detector::Sight;
 use denyut_detect::link::Fold;
 use denyut_detect::office::PatternKind;
+use denyut_detect::recorded::{Recorded, State};
 use denyut_detect::{Archive, Detector, Event, Incident, Setup, Site};
 use denyut_proto::{
     AgentId, BootId, Heartbeat, LinkId, OfficeCode, Outcome, Reason, Sample, TargetSamples,
@@ -139,26 +139,28 @@ impl Cost {
             }
         }
         let links = (offices * names.len()) as f64;
-        let month = 7_290.0 * 6.0 * 259_200.0;
-        let each = (taken + ticked).as_nanos() as f64 / samples as f64;
+        let bytes = (resident()? - before) as f64 / links;
         println!(
             "{links:.0} links, {samples} samples, {} incidents",
             detector.incidents().count()
         );
-        println!(
-            "{each:.0} ns per sample, of it {:.0} in ticks (limit 200)",
-            ticked.as_nanos() as f64 / samples as f64
-        );
-        println!(
-            "{:.0} bytes per link (limit 1536)",
-            (resident()? - before) as f64 / links
-        );
-        println!(
-            "a national month of {month:.2e} samples: {:.1} min on one core (limit 30)",
-            month * each / 60e9
-        );
+        report(taken, ticked, samples, bytes);
         Ok(())
     }
+}
+
+fn report(taken: Duration, ticked: Duration, samples: u64, bytes: f64) {
+    let month = 7_290.0 * 6.0 * 259_200.0;
+    let each = (taken + ticked).as_nanos() as f64 / samples as f64;
+    println!(
+        "{each:.0} ns per sample, of it {:.0} in ticks (limit 200)",
+        ticked.as_nanos() as f64 / samples as f64
+    );
+    println!("{bytes:.0} bytes per link (limit 1536)");
+    println!(
+        "a national month of {month:.2e} samples: {:.1} min on one core (limit 30)",
+        month * each / 60e9
+    );
 }
 
 #[derive(Args)]
@@ -175,7 +177,7 @@ pub(crate) struct RecordedRun {
 
 impl RecordedRun {
     pub(crate) fn run(&self) -> anyhow::Result<()> {
-        let recorded = recorded::read(&self.csv)?;
+        let recorded = crate::read(&self.csv)?;
         let first = recorded
             .values()
             .filter_map(|checks| checks.first())
@@ -212,11 +214,7 @@ impl RecordedRun {
             ..Setup::default()
         });
         let mut places = vec![0_usize; recorded.len()];
-        let (mut incidents, mut sights, mut pages) = (
-            BTreeMap::<u64, Incident>::new(),
-            BTreeMap::<OfficeCode, Sight>::new(),
-            0,
-        );
+        let mut found = Found::default();
         let mut at_s = first;
         while at_s <= last + 120 {
             let now = UnixMillis(at_s * 1_000);
@@ -258,26 +256,60 @@ impl RecordedRun {
                 };
                 detector.step(&event, &Nothing)?;
             }
-            loop {
-                let step = detector.step(&Event::Tick { now }, &Nothing)?;
-                pages += step.pages.len();
-                incidents.extend(step.incidents);
-                for code in step.sights {
-                    sights.extend(
-                        detector
-                            .sight(&code)
-                            .map(|sight| (code.clone(), sight.clone())),
-                    );
-                }
-                if !step.more {
-                    break;
-                }
-            }
+            found.tick(&mut detector, now)?;
             at_s += self.interval;
         }
-        let real = || incidents.values().filter(|incident| !incident.retracted);
+        let days = (last - first) as f64 / 86_400.0;
+        let numbers = found.numbers(&recorded, days, detector.roaming().len());
+        if self.json {
+            println!(
+                "{}",
+                serde_json::to_string(&numbers.into_iter().collect::<BTreeMap<_, _>>())?
+            );
+        } else {
+            for (name, value) in &numbers {
+                println!("{name:<32} {value:.0}");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the detector made of a recorded history.
+#[derive(Default)]
+struct Found {
+    incidents: BTreeMap<u64, Incident>,
+    sights: BTreeMap<OfficeCode, Sight>,
+    pages: usize,
+}
+
+impl Found {
+    fn tick(&mut self, detector: &mut Detector, now: UnixMillis) -> anyhow::Result<()> {
+        loop {
+            let step = detector.step(&Event::Tick { now }, &Nothing)?;
+            self.pages += step.pages.len();
+            self.incidents.extend(step.incidents);
+            for code in step.sights {
+                self.sights.extend(
+                    detector
+                        .sight(&code)
+                        .map(|sight| (code.clone(), sight.clone())),
+                );
+            }
+            if !step.more {
+                return Ok(());
+            }
+        }
+    }
+
+    fn numbers(&self, recorded: &Recorded, days: f64, groups: usize) -> Vec<(String, f64)> {
+        let real = || {
+            self.incidents
+                .values()
+                .filter(|incident| !incident.retracted)
+        };
         let of = |kind: PatternKind| {
-            sights
+            self.sights
                 .values()
                 .flat_map(|sight| &sight.patterns)
                 .filter(|pattern| pattern.kind == kind)
@@ -285,7 +317,7 @@ impl RecordedRun {
         };
         let mut numbers: Vec<(String, f64)> = vec![
             ("sites".into(), recorded.len() as f64),
-            ("days".into(), (last - first) as f64 / 86_400.0),
+            ("days".into(), days),
             (
                 "incidents".into(),
                 real().filter(|incident| incident.office.is_some()).count() as f64,
@@ -300,7 +332,7 @@ impl RecordedRun {
                 "common causes".into(),
                 real().filter(|incident| incident.office.is_none()).count() as f64,
             ),
-            ("roaming pairs".into(), detector.roaming().len() as f64),
+            ("roaming pairs".into(), groups as f64),
             (
                 "flapping, last 36 days".into(),
                 of(PatternKind::Flapping) as f64,
@@ -309,7 +341,7 @@ impl RecordedRun {
                 "relapse episodes, last 36 days".into(),
                 of(PatternKind::Relapse) as f64,
             ),
-            ("pages".into(), pages as f64),
+            ("pages".into(), self.pages as f64),
         ];
         for name in BASELINES {
             let starts: usize = recorded
@@ -323,16 +355,6 @@ impl RecordedRun {
                 .sum();
             numbers.push((format!("{name}: starts"), starts as f64));
         }
-        if self.json {
-            println!(
-                "{}",
-                serde_json::to_string(&numbers.into_iter().collect::<BTreeMap<_, _>>())?
-            );
-        } else {
-            numbers
-                .iter()
-                .for_each(|(name, value)| println!("{name:<32} {value:.0}"));
-        }
-        Ok(())
+        numbers
     }
 }

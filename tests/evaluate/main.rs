@@ -8,15 +8,16 @@ mod baseline;
 mod cost;
 mod office;
 mod play;
-mod recorded;
 mod run;
 mod scenes;
 mod score;
 
+use anyhow::Context;
 use baseline::{Gatus, Icinga2, Nagios, PrometheusFor, Rfd, Turn};
 use clap::{Args, Parser, Subcommand};
+use denyut_detect::recorded;
 use denyut_proto::UnixMillis;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Judges the rules that tell when a link is in trouble
@@ -101,6 +102,13 @@ fn main() -> ExitCode {
     }
 }
 
+/// Reads a recorded history.
+fn read(path: &Path) -> anyhow::Result<recorded::Recorded> {
+    let file =
+        std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    recorded::parse(file).with_context(|| path.display().to_string())
+}
+
 type Judge<'a> = Box<dyn Fn(&[recorded::Check]) -> Vec<Turn> + 'a>;
 
 fn run(command: &Command) -> anyhow::Result<()> {
@@ -117,7 +125,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Rule::PrometheusFor { rule, of } => (of, Box::new(|checks| rule.run(checks))),
         Rule::Rfd { rule, of } => (of, Box::new(|checks| rule.run(checks))),
     };
-    let checks = recorded::site(recorded::read(&of.csv)?, of.site.as_deref())?;
+    let checks = recorded::site(read(&of.csv)?, of.site.as_deref())?;
     let turns = judge(&checks);
     if of.json {
         println!("{}", serde_json::to_string(&turns)?);

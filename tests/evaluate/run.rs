@@ -1,7 +1,7 @@
 //! All scenes over many seeds, ours beside the others, as one table.
 
 use crate::play::{Played, play};
-use crate::scenes::{KINDS, Scene, draw};
+use crate::scenes::{KINDS, draw};
 use crate::score::{BASELINES, Score, baseline, ours};
 use anyhow::bail;
 use clap::Args;
@@ -104,7 +104,9 @@ fn each(scores: &[Score], value: impl Fn(&Score) -> Option<f64>) -> Option<Mean>
 impl Line {
     fn of(kind: &str, judge: &str, of: &'static str, scores: &[Score]) -> Self {
         let mut all = Score::default();
-        scores.iter().for_each(|score| all.merge(score));
+        for score in scores {
+            all.merge(score);
+        }
         let name = |what: &str| format!("{of} {what}");
         let (tp, fp, hit, truth) = (name("tp"), name("fp"), name("hit"), name("truth"));
         // Of shared causes and groups what was found truly is counted by what is true.
@@ -217,7 +219,7 @@ impl Run {
             })
             .collect();
         let next = AtomicUsize::new(0);
-        let scored: Mutex<Scored> = Mutex::default();
+        let done: Mutex<Scored> = Mutex::default();
         let work = || -> anyhow::Result<()> {
             while let Some((kind, seed)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let mut scene = draw(kinds[*kind], *seed);
@@ -233,15 +235,12 @@ impl Run {
                 if is_compared(kinds[*kind]) {
                     scores.extend(BASELINES.iter().map(|name| baseline(name, &scene)));
                 }
-                forget(scene);
-                let mut scored = scored
+                drop(scene);
+                let mut done = done
                     .lock()
                     .unwrap_or_else(std::sync::PoisonError::into_inner);
                 for (judge, score) in scores.into_iter().enumerate() {
-                    scored
-                        .entry((*kind, judge))
-                        .or_default()
-                        .push((*seed, score));
+                    done.entry((*kind, judge)).or_default().push((*seed, score));
                 }
             }
             Ok(())
@@ -257,10 +256,10 @@ impl Run {
             })
         })?;
         let mut lines = Vec::new();
-        let scored = scored
+        let done = done
             .into_inner()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        for ((kind, judge), mut scores) in scored {
+        for ((kind, judge), mut scores) in done {
             scores.sort_by_key(|(seed, _)| *seed);
             let scores: Vec<Score> = scores.into_iter().map(|(_, score)| score).collect();
             let name = if judge == 0 {
@@ -289,11 +288,6 @@ fn is_compared(kind: &str) -> bool {
         kind,
         "loss" | "outage" | "flapping" | "relapse" | "power" | "closed"
     )
-}
-
-/// Frees a scene's checks before the next is drawn.
-fn forget(scene: Scene) {
-    drop(scene);
 }
 
 fn print(lines: &[Line], seeds: u64) {
@@ -389,7 +383,7 @@ mod tests {
             let played = play(&mut scene).expect("plays");
             let score = ours(kind, &scene, &played);
             let all = |hit: &str, truth: &str| {
-                assert!(score.of(hit) >= score.of(truth), "{kind}: {score:?}")
+                assert!(score.of(hit) >= score.of(truth), "{kind}: {score:?}");
             };
             all("outage hit", "outage truth");
             all("flapping hit", "flapping truth");

@@ -102,7 +102,7 @@ pub(crate) fn draw(kind: &str, seed: u64) -> Scene {
             stalls = (0..6)
                 .map(|i| i * 7 * HOUR + HOUR)
                 .map(|from| from..from + rng.random_range(30..600))
-                .collect()
+                .collect();
         }
         _ => {}
     }

@@ -3,9 +3,9 @@
 use crate::baseline::{Gatus, Icinga2, Nagios, PrometheusFor, Rfd, Turn};
 use crate::office::{Fault, Office, START, Span};
 use crate::play::Played;
-use crate::recorded::{Check, State};
 use crate::scenes::{Scene, Truth};
 use denyut_detect::office::{Pattern, PatternKind};
+use denyut_detect::recorded::{Check, State};
 use denyut_detect::{Cause, Incident};
 use denyut_proto::{OfficeCode, UnixMillis};
 use std::collections::BTreeMap;
@@ -146,8 +146,33 @@ pub(crate) fn ours(kind: &str, scene: &Scene, played: &Played) -> Score {
         &[],
     );
 
-    // Delay: from the onset to when the incident was first told of, where that was in time.
-    for (i, span) in &must {
+    delays(&mut score, &must, played, &office_of);
+    causes(kind, &mut score, truth, &real, &office_of);
+    pages(&mut score, scene, played, &office_of);
+    score.add(
+        "incidents",
+        u32::try_from(played.incidents.len()).unwrap_or(u32::MAX),
+    );
+    score.add(
+        "retracted",
+        u32::try_from(played.incidents.len() - real.len()).unwrap_or(u32::MAX),
+    );
+    patterns(&mut score, scene, played);
+    commons(&mut score, truth, &real);
+    roaming(&mut score, scene, played, &place);
+    score.add("samples", played.samples as f64);
+    score.add("ns", played.spent.as_nanos() as f64);
+    score
+}
+
+/// From the onset to when the incident was first told of, where that was in time.
+fn delays(
+    score: &mut Score,
+    must: &[(usize, Span)],
+    played: &Played,
+    office_of: &dyn Fn(&Incident) -> Option<usize>,
+) {
+    for (i, span) in must {
         let told = |incident: &&Incident| {
             office_of(incident) == Some(*i)
                 && matches(
@@ -170,22 +195,6 @@ pub(crate) fn ours(kind: &str, scene: &Scene, played: &Played) -> Score {
             score.delays.push((first - span.start) as f64);
         }
     }
-    causes(kind, &mut score, truth, &real, &office_of);
-    pages(&mut score, scene, played, &office_of);
-    score.add(
-        "incidents",
-        u32::try_from(played.incidents.len()).unwrap_or(u32::MAX),
-    );
-    score.add(
-        "retracted",
-        u32::try_from(played.incidents.len() - real.len()).unwrap_or(u32::MAX),
-    );
-    patterns(&mut score, scene, played);
-    commons(&mut score, truth, &real);
-    roaming(&mut score, scene, played, &place);
-    score.add("samples", played.samples as f64);
-    score.add("ns", played.spent.as_nanos() as f64);
-    score
 }
 
 /// Causes that are right for a fault.
@@ -599,7 +608,7 @@ fn alarms_of(name: &str, office: &Office) -> Vec<Span> {
         match merged.last_mut() {
             // One office, one cause: what follows at once from the same is not a second alarm.
             Some(last) if span.start <= last.end.saturating_add(NEAR) => {
-                last.end = last.end.max(span.end)
+                last.end = last.end.max(span.end);
             }
             _ => merged.push(span),
         }

@@ -395,20 +395,22 @@ impl Detector {
         Self::restore(setup, Kept::default())
     }
 
-    /// Judges everything again from `from` on, as a new version or other thresholds make of it; what changes says so.
+    /// From now to the end of the next tick what changes is said to be judged again, and every office is.
+    pub fn begin_redetecting(&mut self) {
+        self.why = RevisionReason::Redetected;
+        self.touched.extend(self.offices.keys().cloned());
+    }
+
+    /// Judges a link again from a time on, as this version and these thresholds do.
     pub fn redetect(
         &mut self,
+        link: &LinkId,
         from: UnixMillis,
         archive: &dyn Archive,
-        step: &mut Step,
-    ) -> anyhow::Result<()> {
-        self.why = RevisionReason::Redetected;
-        let links: Vec<LinkId> = self.link_ids().collect();
-        for id in links {
-            self.rewind(&id, from, archive, step)?;
-        }
-        self.touched.extend(self.offices.keys().cloned());
-        Ok(())
+    ) -> anyhow::Result<Step> {
+        let mut step = Step::default();
+        self.rewind(link, from, archive, &mut step)?;
+        Ok(step)
     }
 
     /// When it last listened.

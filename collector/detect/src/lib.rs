@@ -21,6 +21,7 @@ pub mod link;
 pub mod office;
 pub mod params;
 pub mod presence;
+pub mod recorded;
 pub mod roam;
 
 pub use detector::{

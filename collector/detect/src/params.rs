@@ -237,6 +237,20 @@ impl Params {
         (self.threshold() / (self.down_fails / loss).ln()).ceil() as u32
     }
 
+    /// Of so many watched offices this many must fail together, and so many for their scope to be named.
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "counts of offices"
+    )]
+    pub fn common_offices(&self, watched: usize) -> usize {
+        let share = |share: f64| (share * watched as f64).ceil() as usize;
+        share(self.common_share)
+            .max(share(self.common_covers))
+            .max(self.common_least as usize)
+    }
+
     /// Checks what no single bound can.
     pub fn check(&self, within: &str) -> Result<(), Invalid> {
         let field = |name: &str| format!("{within}.{name}");

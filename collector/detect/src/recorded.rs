@@ -4,27 +4,30 @@
 use anyhow::{Context, bail};
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::path::Path;
 
 /// What a check said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum State {
+pub enum State {
+    /// It answered.
     Up,
+    /// It answered badly.
     Degraded,
+    /// It did not answer.
     Down,
 }
 
 /// One check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Check {
+pub struct Check {
     /// Seconds since 1970 UTC.
-    pub(crate) at_s: i64,
-    pub(crate) state: State,
+    pub at_s: i64,
+    /// What it said.
+    pub state: State,
 }
 
 /// Checks by site, each ascending in time.
-pub(crate) type Recorded = BTreeMap<String, Vec<Check>>;
+pub type Recorded = BTreeMap<String, Vec<Check>>;
 
 /// A line as written.
 #[derive(Debug, Deserialize)]
@@ -38,14 +41,8 @@ struct Line {
     _latency_ms: u32,
 }
 
-/// Reads a file; an error names the line.
-pub(crate) fn read(path: &Path) -> anyhow::Result<Recorded> {
-    let file =
-        std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-    parse(file).with_context(|| path.display().to_string())
-}
-
-fn parse(text: impl std::io::Read) -> anyhow::Result<Recorded> {
+/// Reads the text of a file; an error names the line.
+pub fn parse(text: impl std::io::Read) -> anyhow::Result<Recorded> {
     let mut reader = csv::Reader::from_reader(text);
     let mut recorded = Recorded::new();
     for line in reader.deserialize() {
@@ -69,7 +66,7 @@ fn parse(text: impl std::io::Read) -> anyhow::Result<Recorded> {
 }
 
 /// The checks of one site; `site` may be left out where there is one only.
-pub(crate) fn site(mut recorded: Recorded, site: Option<&str>) -> anyhow::Result<Vec<Check>> {
+pub fn site(mut recorded: Recorded, site: Option<&str>) -> anyhow::Result<Vec<Check>> {
     match site {
         Some(site) => recorded
             .remove(site)
