@@ -289,6 +289,21 @@ async fn look(collector: &Collector, newest: &Value) {
                 env!("CARGO_TARGET_TMPDIR")
             );
             browser.screenshot(Path::new(&path)).await;
+            // Weeks, months and a year are drawn too: of rows where rows answer exactly.
+            for hours in [168, 720, 8_760] {
+                browser
+                    .visit(&format!(
+                        "http://{}/?lang={language}&hours={hours}",
+                        collector.api
+                    ))
+                    .await;
+                let drawn = || async {
+                    let count = browser.run("document.querySelectorAll('.link')[1]?.scrollIntoView(); return document.querySelectorAll('.strip rect.fill-down, .strip rect.fill-mixed').length").await;
+                    count.as_i64().filter(|count| *count > 0)
+                };
+                let what = format!("a strip with a failure in {hours} hours on a {name}");
+                eventually(&what, Duration::from_secs(20), drawn).await;
+            }
         }
     }
 }

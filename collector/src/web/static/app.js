@@ -277,7 +277,7 @@ const clockOf = (incident) => incident.office ?? incident.scope?.offices[0] ?? "
 
 function scopeText(scope) {
   const regency = scope.kind === "regency" && offices.get(scope.offices[0])?.regency;
-  return say(`scope.${scope.kind}`, { name: regency || scope.code });
+  return regency || say(`scope.${scope.kind}`, { name: scope.code });
 }
 
 function titleOf(incident) {
