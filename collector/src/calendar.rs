@@ -43,6 +43,9 @@ fn csv(text: &str) -> anyhow::Result<Holidays> {
         })?;
         holidays.add(date, line.name.trim());
     }
+    if holidays.is_empty() {
+        bail!("it holds no holiday");
+    }
     Ok(holidays)
 }
 
@@ -55,11 +58,21 @@ fn ics(text: &str) -> anyhow::Result<Holidays> {
         let CalendarComponent::Event(event) = component else {
             continue;
         };
+        if event.property_value("STATUS") == Some("CANCELLED") {
+            continue;
+        }
         let name = event.get_summary().unwrap_or_default();
         let start = event
             .get_start()
             .with_context(|| format!("the event `{name}` has no start"))?;
-        let first = date(&start).with_context(|| format!("the event `{name}` has no date"))?;
+        let first = date(&start).with_context(|| format!("the event `{name}` does not start with a day; write it like `DTSTART;VALUE=DATE:20260817`"))?;
+        for repeats in ["RRULE", "RDATE", "EXDATE", "DURATION"] {
+            if event.property_value(repeats).is_some() {
+                bail!(
+                    "the event `{name}` has a {repeats}; write each of its days as an event of its own"
+                );
+            }
+        }
         // The end of whole days is the day after the last.
         let end = event.get_end().as_ref().and_then(date);
         let days = end.map_or(1, |end| {
@@ -118,7 +131,10 @@ mod tests {
             .expect_err("is refused")
             .to_string();
         assert!(error.contains("line 3: `date` = `17-08-2026`"), "{error}");
-        assert!(csv("day,name\n").is_ok_and(|holidays| holidays.is_empty()));
+        assert!(csv("date,name\n").is_err(), "no holiday");
+        let yearly = "BEGIN:VCALENDAR\r\nVERSION:2.0\r\nBEGIN:VEVENT\r\nUID:1\r\nDTSTAMP:20250101T000000Z\r\nDTSTART;VALUE=DATE:20260817\r\nRRULE:FREQ=YEARLY\r\nSUMMARY:x\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n";
+        let error = ics(yearly).expect_err("is refused").to_string();
+        assert!(error.contains("`x` has a RRULE"), "{error}");
         for text in ["", "BEGIN:VCALENDAR\r\nEND:VCALENDAR\r\n", "hello"] {
             assert!(ics(text).is_err(), "{text:?}");
         }

@@ -445,7 +445,11 @@ fn params(section: &toml::Table) -> Result<Params, Invalid> {
             other => {
                 return Err(Invalid::new(
                     field,
-                    format!("{other:?}"),
+                    match other {
+                        toml::Value::Boolean(is) => is.to_string(),
+                        toml::Value::Datetime(at) => at.to_string(),
+                        _ => "a list or a table".to_owned(),
+                    },
                     "neither a number nor a text",
                     "write a number, or a length of time such as `30s`",
                 ));

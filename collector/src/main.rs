@@ -100,7 +100,7 @@ enum Command {
     /// a past
     Replay {
         /// A CSV file with the columns unix_s,site,state,http_status,latency_ms (state: up, degraded or down); between lines the last
-        /// state holds
+        /// state holds. A site that is the code of an office of the configuration is that office
         csv: PathBuf,
         /// Whose thresholds, calendar and offices count; the defaults and no closing when left out
         #[arg(long, value_name = "FILE")]
@@ -114,7 +114,7 @@ enum Command {
     Redetect {
         #[command(flatten)]
         file: ConfigFile,
-        /// From when on: a day or a moment (2026-11-01, 2026-11-01T08:00:00+07:00)
+        /// From when on: a day (UTC) or a moment (2026-11-01, 2026-11-01T08:00:00+07:00)
         #[arg(long, value_name = "TIME")]
         from: String,
         /// Keep what changes; each changed incident gets a revision that says so
@@ -461,7 +461,12 @@ fn describe_detection(setup: &denyut_detect::Setup) {
     );
     println!(
         "Somebody is called {} to {} after the last answer, in opening hours, by how long this link's blips usually are.",
-        length(params.page_after_least + params.common_wait),
+        length(
+            params
+                .page_after_least
+                .max(every * (params.failures_until_down(0.01) - 1))
+                + params.common_wait
+        ),
         length(params.page_after_most + params.common_wait)
     );
     println!(

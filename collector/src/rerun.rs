@@ -27,6 +27,8 @@ use std::time::Duration;
 const EVERY: i64 = 60;
 /// So long after a change each probe is told by itself, so that incidents and pages come when they would; else as many at once as fill this time.
 const CLOSELY: i64 = 900;
+/// The longest history that is replayed, in seconds.
+const SPAN_MOST: i64 = 800 * 86_400;
 
 fn worker(store: &Store, setup: Setup) -> anyhow::Result<Worker> {
     let (log, history, state) = (
@@ -160,6 +162,14 @@ pub(crate) fn replay(csv: &Path, config: Option<&Path>, json: bool) -> anyhow::R
         .map(|check| check.at_s)
         .max()
         .unwrap_or(0);
+    if last - first > SPAN_MOST {
+        bail!(
+            "{}: it reaches over {} days; {} can be replayed at once",
+            csv.display(),
+            (last - first) / 86_400,
+            SPAN_MOST / 86_400
+        );
+    }
     let store = Store::open(folder.path(), UnixMillis(first * 1_000))?;
     let mut worker = worker(&store, setup)?;
     let end = last + CLOSELY;

@@ -75,6 +75,9 @@ fn parse(text: impl std::io::Read) -> anyhow::Result<Vec<(u64, OfficeSection)>> 
         };
         offices.push((line, office));
     }
+    if offices.is_empty() {
+        bail!("it holds no office");
+    }
     Ok(offices)
 }
 

@@ -8,7 +8,7 @@ use crate::keys;
 use crate::metrics::Metrics;
 use anyhow::Context;
 use denyut_detect::detector::Sight;
-use denyut_detect::link::{Fold, Past};
+use denyut_detect::link::{Fold, Past, day_of};
 use denyut_detect::presence::Runs;
 use denyut_detect::{
     Agent, Archive, Detector, Event, Finding, Incident, Kept, Link, Listening, Setup, Step,
@@ -28,6 +28,8 @@ use tracing::{error, info, warn};
 /// Records taken in one round, at most, and the keys after which it ends: the most that one more record may change besides fits into one batch of
 /// the state with them.
 const ROUND: (usize, usize) = (64, 200);
+/// Keys that one change of the state takes.
+const CHANGE_MAX: usize = 480;
 /// Folds that are kept: of the last days, and beyond them of one day in each week, up to what a default retention of samples needs.
 const FOLD_DAYS: (i64, i64, i64) = (8, 7, 42);
 
@@ -105,17 +107,24 @@ struct Stored<'a> {
 impl Archive for Stored<'_> {
     fn fold(&self, link: &LinkId, day: i64) -> anyhow::Result<Option<(i64, Fold)>> {
         let prefix = keys::folds_of(link);
+        // The first day of which nothing is let go yet.
+        let least = day_of(UnixMillis(self.kept_from().0.saturating_add(86_399_999)));
         let mut found = None;
         self.state.visit_back(&prefix, &mut |key, bytes| {
             let of: i64 = key[prefix.len()..]
                 .parse()
                 .with_context(|| format!("the state holds a key that makes no sense: {key}"))?;
-            if of <= day {
-                found = keys::unpack(key, bytes)?.map(|fold| (of, fold));
+            if of < least {
+                return Ok(false);
             }
-            Ok(found.is_none())
+            found = keys::unpack(key, bytes)?.map(|fold| (of, fold));
+            Ok(of > day)
         })?;
         Ok(found)
+    }
+
+    fn kept_from(&self) -> UnixMillis {
+        self.history.kept_from()
     }
 
     fn samples(
@@ -173,11 +182,19 @@ fn kept(
         kept.sights
             .push((key[keys::OFFICES.len()..].parse()?, sight));
     }
-    for (_, number) in scan_json::<u64>(state, keys::LIVE)? {
+    let mut past = Change::default();
+    for (key, number) in scan_json::<u64>(state, keys::LIVE)? {
         let incident: Option<Incident> = get_json(state, &keys::incident(number))?;
-        kept.incidents
-            .push(incident.with_context(|| format!("the state lacks the incident {number}"))?);
+        let incident =
+            incident.with_context(|| format!("the state lacks the incident {number}"))?;
+        if Detector::is_revisable(&incident, checkpoint.listening.last_tick) {
+            kept.incidents.push(incident);
+        } else if past.delete.len() < CHANGE_MAX {
+            // The others at the next start.
+            past.delete.push(key);
+        }
     }
+    state.apply(past)?;
     Ok((kept, foreign_agents || foreign_links))
 }
 
@@ -488,6 +505,21 @@ impl Worker {
         // A key that is deleted twice is deleted.
         change.delete.sort_unstable();
         change.delete.dedup();
+        self.apply_in_parts(change)
+    }
+
+    /// Applies a change; one that is too large for the state in parts, the checkpoint with the last. After a crash in between the records are worked through again, and
+    /// what was applied of them is found to be so.
+    fn apply_in_parts(&self, mut change: Change) -> anyhow::Result<()> {
+        while change.put.len() + change.delete.len() > CHANGE_MAX {
+            let deletes = change.delete.len().min(CHANGE_MAX);
+            let part = Change {
+                delete: change.delete.drain(..deletes).collect(),
+                put: change.put.drain(..CHANGE_MAX - deletes).collect(),
+                ..Change::default()
+            };
+            self.state.apply(part)?;
+        }
         self.state.apply(change)?;
         Ok(())
     }

@@ -29,6 +29,10 @@ fn the_example_configurations_are_valid() {
         let text = fs::read_to_string(&file).expect("reads");
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("config.toml");
+        for beside in ["offices.csv", "holidays.csv"] {
+            let example = deploy().join(format!("example/{beside}"));
+            fs::copy(example, dir.path().join(beside)).expect("copies");
+        }
         fs::write(&path, with_files(&text)).expect("writes");
         let output = Command::new(program(&format!("denyut-{name}")))
             .args(["check-config", "--config"])

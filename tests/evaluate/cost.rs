@@ -23,6 +23,10 @@ impl Archive for Nothing {
     fn fold(&self, _: &LinkId, _: i64) -> anyhow::Result<Option<(i64, Fold)>> {
         Ok(None)
     }
+    fn kept_from(&self) -> UnixMillis {
+        UnixMillis(i64::MIN)
+    }
+
     fn samples(
         &self,
         _: &LinkId,

@@ -44,6 +44,10 @@ impl Archive for Memory {
             .map(|((_, day), fold)| (*day, fold.clone())))
     }
 
+    fn kept_from(&self) -> UnixMillis {
+        UnixMillis(i64::MIN)
+    }
+
     fn samples(
         &self,
         link: &LinkId,

@@ -8,7 +8,7 @@ mod judge;
 
 pub use agent::{Agent, Presence};
 
-use crate::calendar::{Holidays, Hours, Maintenance};
+use crate::calendar::{Holidays, Hours, Maintenance, Opening, Zone};
 use crate::common::{Common, ScopeId, Scopes};
 use crate::incident::{Incident, RevisionReason, ScopeKind};
 use crate::link::{Fold, Link, Past, day_of};
@@ -30,8 +30,11 @@ const DEAF_AFTER: Duration = Duration::from_secs(5);
 /// Agents found silent in one step, and incidents changed, at most: what one step changes must fit into one atomic change of the state.
 const SILENT_PER_STEP: usize = 100;
 const CHANGED_PER_STEP: usize = 60;
-/// Links judged again in one tick, at most.
+/// Links judged again in one tick, at most, and the keys after which no other is begun.
 const REWINDS_PER_TICK: usize = 16;
+const REWIND_KEYS: usize = 100;
+/// Folds of a link that is judged again that are kept: of its last days, and beyond them of one day in each week.
+const FOLDS_KEPT: (i64, i64) = (8, 7);
 /// Late samples are judged when no more came for the first, or after the second at the latest.
 const LATE_WAIT: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(600));
 /// An agent whose heartbeats are older than this when they come is behind: it delivers what it stored.
@@ -40,6 +43,8 @@ const BEHIND: Duration = Duration::from_secs(60);
 const KEPT: Duration = Duration::from_secs(36 * 86_400);
 /// An office that is left behind by the recovery of a common cause is called for after this.
 const LEFT_BEHIND: Duration = Duration::from_secs(1_800);
+/// Patterns that are kept of one office beside those that last.
+const PATTERNS_MAX: usize = 120;
 /// Offices of a pool that are looked at together, at most.
 const POOL_MOST: usize = 64;
 /// A roaming pair that took no turn for this does so no more.
@@ -119,10 +124,28 @@ pub struct Setup {
     pub sites: BTreeMap<OfficeCode, Site>,
 }
 
+impl Setup {
+    /// When an office is open.
+    pub fn opening(&self, code: &OfficeCode) -> Opening<'_> {
+        let site = self.sites.get(code);
+        Opening {
+            zone: Zone::of(code),
+            hours: site
+                .and_then(|site| site.hours.as_deref())
+                .unwrap_or(&self.hours),
+            holidays: &self.holidays,
+        }
+    }
+}
+
 /// Where the detector finds what it no longer holds. Errors are the storage's.
 pub trait Archive {
-    /// The fold of a link as it was before the first sample of a UTC day: of the last day up to `day` of which that was kept.
+    /// The fold of a link as it was before the first sample of a UTC day of which all samples are kept: of the last such day up to `day`, else of the first
+    /// after it.
     fn fold(&self, link: &LinkId, day: i64) -> anyhow::Result<Option<(i64, Fold)>>;
+
+    /// Samples before this are not kept.
+    fn kept_from(&self) -> UnixMillis;
 
     /// The link's samples from `from` up to and with `to`, oldest first.
     fn samples(
@@ -216,6 +239,9 @@ pub struct Sight {
     pub outages: Vec<Outage>,
     /// When time alone may change what is true of it.
     pub review: Option<UnixMillis>,
+    /// What was before this was seen by an agent that is elsewhere now: it stays as it was said.
+    #[serde(default)]
+    pub known_from: Option<UnixMillis>,
 }
 
 /// What is held of an office.
@@ -240,6 +266,8 @@ pub struct Detector {
     commons: Vec<Common>,
     common_incidents: Vec<Incident>,
     commons_changed: bool,
+    /// When one of them may be called for.
+    commons_review: Option<UnixMillis>,
     /// Times in which an onset more or less may change the common causes.
     bursts: Vec<Range<UnixMillis>>,
     pairs: BTreeMap<(OfficeCode, OfficeCode), Turns>,
@@ -305,6 +333,7 @@ impl Detector {
             commons: Vec::new(),
             common_incidents: Vec::new(),
             commons_changed: true,
+            commons_review: None,
             bursts: Vec::new(),
             pairs: BTreeMap::new(),
             rovers: BTreeMap::new(),
@@ -562,6 +591,43 @@ impl Detector {
         }
     }
 
+    /// The agent belongs to another office now. What it saw stays where it saw it.
+    fn relocate(
+        &mut self,
+        at: usize,
+        code: &OfficeCode,
+        run: &Run,
+        now: UnixMillis,
+        step: &mut Step,
+    ) {
+        let before = self.watchers[at].agent.office.clone();
+        let left = self.office(&before);
+        left.watchers.retain(|place| *place != at);
+        left.sight.known_from = Some(now);
+        step.sights.push(before.clone());
+        self.touched.insert(before);
+        let watcher = &mut self.watchers[at];
+        watcher.agent.office = code.clone();
+        watcher.agent.behind = None;
+        watcher.agent.runs = Runs::default();
+        watcher.agent.runs.insert(run);
+        for (name, link) in &mut watcher.links {
+            link.past = Past::default();
+            link.fold = Fold::new(&self.setup.params);
+            link.late = None;
+            let id = LinkId {
+                agent: watcher.id.clone(),
+                target: name.clone(),
+            };
+            self.late.remove(&id);
+            step.links.push(id.clone());
+            step.pasts.push(id);
+        }
+        step.runs.push(watcher.id.clone());
+        self.enlist(at, code);
+        self.watched_since(at);
+    }
+
     /// Takes one event in. An error is the archive's; the detector must not be used after it.
     pub fn step(&mut self, event: &Event<'_>, archive: &dyn Archive) -> anyhow::Result<Step> {
         let mut step = Step::default();
@@ -598,11 +664,7 @@ impl Detector {
             at
         };
         if self.watchers[at].agent.office != *code {
-            let before = self.watchers[at].agent.office.clone();
-            self.office(&before).watchers.retain(|place| *place != at);
-            self.touched.insert(before);
-            self.enlist(at, code);
-            self.watchers[at].agent.office = code.clone();
+            self.relocate(at, code, &run, arrival, step);
         }
         step.agents.push(id.clone());
         let watcher = &mut self.watchers[at];
@@ -697,6 +759,10 @@ impl Detector {
                 return Ok(());
             }
         }
+        if self.commons_review.is_some_and(|at| now >= at) {
+            self.commons_review = None;
+            self.commons_changed = true;
+        }
         self.judge_commons(now, step);
         // What became a part of a common cause by this.
         step.more = !self.touched.is_empty();
@@ -774,7 +840,10 @@ impl Detector {
         if let Some((first, _)) = overdue.iter().min() {
             // Many at once: it may well be the collector that does not hear.
             let together = present()
-                .filter(|watcher| heard(&watcher.agent).0.since(*first) <= params.deaf_within)
+                .filter(|watcher| {
+                    let (last, _) = heard(&watcher.agent);
+                    last >= *first && last.since(*first) <= params.deaf_within
+                })
                 .count();
             #[allow(clippy::cast_precision_loss, reason = "counts")]
             let many =
@@ -835,6 +904,9 @@ impl Detector {
             }
         }
         for (id, from) in ready {
+            if step.len() > REWIND_KEYS {
+                break; // the next tick goes on
+            }
             self.late.remove(&id);
             self.rewind(&id, from, archive, step)?;
             if let Some(at) = self.index.get(&id.agent) {
@@ -871,12 +943,23 @@ impl Detector {
         }
         let (start, fold) = match archive.fold(id, day_of(from))? {
             Some((day, fold)) => (UnixMillis(day * 86_400_000), fold),
+            // What came before the samples that are kept cannot be judged again.
+            None if link
+                .past
+                .downs
+                .iter()
+                .any(|down| down.from < archive.kept_from()) =>
+            {
+                return Ok(());
+            }
             None => (UnixMillis(i64::MIN), Fold::new(&params)),
         };
         link.rewind(fold, start);
         archive.samples(id, start, last, &mut |sample| {
-            let keep = &mut |day, fold: &Fold| {
-                step.folds.insert((id.clone(), day), fold.clone());
+            let keep = &mut |day: i64, fold: &Fold| {
+                if day > day_of(last) - FOLDS_KEPT.0 || day.rem_euclid(FOLDS_KEPT.1) == 0 {
+                    step.folds.insert((id.clone(), day), fold.clone());
+                }
             };
             link.take(&params, sample, keep, &mut |_, _| {});
         })?;

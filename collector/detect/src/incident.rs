@@ -82,11 +82,17 @@ impl Facts {
         match (&self.scope, &other.scope) {
             (Some(one), Some(two)) => {
                 let apart = (self.opened_ms.0 - other.opened_ms.0).abs();
+                // Of very many only the first are listed.
+                let is_cut = |scope: &Scope| {
+                    usize::try_from(scope.failed).is_ok_and(|failed| failed > scope.offices.len())
+                };
                 apart <= 600_000
-                    && one
-                        .offices
-                        .iter()
-                        .any(|office| two.offices.contains(office))
+                    && (is_cut(one)
+                        || is_cut(two)
+                        || one
+                            .offices
+                            .iter()
+                            .any(|office| two.offices.contains(office)))
             }
             _ => self.opened_ms <= end(other) && other.opened_ms <= end(self),
         }
@@ -720,15 +726,39 @@ pub fn reconcile(
         changed.push(known.len());
         known.push(open(*last_number, with.office, facts, with.now));
     }
-    for (i, matched) in matched.iter().enumerate() {
-        let incident = &mut known[i];
-        if *matched || incident.retracted || incident.facts.opened_ms < with.horizon {
+    for i in 0..matched.len() {
+        if matched[i] || known[i].retracted {
             continue;
         }
-        incident.retract(with.why, with.now);
+        if known[i].facts.opened_ms < with.horizon {
+            if known[i].is_open() {
+                // Its beginning is out of sight, and nothing of it goes on.
+                let end = known[i].facts.opened_ms.max(with.horizon);
+                known[i].facts.resolved_ms = Some(end);
+                known[i].note(RevisionKind::Resolve, with.why, end, with.now);
+                changed.push(i);
+            }
+            continue;
+        }
+        // What became one with another goes on there; who was called for it was called for both.
+        let paged = known[i].paged_ms;
+        let facts = known[i].facts.clone();
+        let other = (0..known.len()).find(|other| {
+            *other != i && !known[*other].retracted && known[*other].facts.is_same(&facts)
+        });
+        let mut why = with.why;
+        if let Some(other) = other {
+            why = RevisionReason::Merged;
+            if known[other].paged_ms.is_none() && paged.is_some() {
+                known[other].paged_ms = paged;
+                changed.push(other);
+            }
+        }
+        known[i].retract(why, with.now);
         changed.push(i);
     }
     changed.sort_unstable();
+    changed.dedup();
     // Lineage by number.
     for i in 0..known.len() {
         let of = known[i].facts.relapse.map(|relapse| relapse.of_ms);

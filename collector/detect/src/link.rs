@@ -729,7 +729,7 @@ mod tests {
         let down = super::Down {
             from: UnixMillis(30_000),
             until: Some(UnixMillis(90_000)),
-            hold_ms: 30_000,
+            hold_ms: 60_000,
             failure: Some("timeout".into()),
         };
         assert_eq!(link.past.downs, [down]);

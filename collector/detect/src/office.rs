@@ -20,6 +20,8 @@ pub(crate) const CLONE_OVERLAP: Duration = Duration::from_secs(120);
 pub(crate) const CLONE_FRESH: Duration = Duration::from_secs(15 * 60);
 /// A page for silence waits this long after the last word, at least.
 const SILENT_HOLD_MS: u32 = 60_000;
+/// Outages that are looked at of one office: the newest.
+const OUTAGES_MAX: usize = 300;
 /// Troubles that are listed of one incident: the first, and the newest.
 const TROUBLES_MAX: usize = 64;
 
@@ -47,6 +49,8 @@ pub struct Question<'a> {
     pub observers: Vec<Observer<'a>>,
     /// Common causes that hit it, ascending.
     pub commons: &'a [Hit],
+    /// Relapses whose earlier incidents are out of sight, by when they began.
+    pub lineage: &'a [(UnixMillis, Relapse)],
     /// Event time, as far as it is known.
     pub now: UnixMillis,
 }
@@ -168,7 +172,7 @@ pub fn judge(question: &Question<'_>) -> Judgement {
         links(observer, &mut spans);
         presence(question, observer, &mut spans, &mut judgement);
     }
-    spans.retain_mut(|span| is_unannounced(question.maintenance, &mut span.trouble));
+    spans.retain_mut(|span| is_unannounced(question, span, &mut judgement.review));
     spans.sort_by(|a, b| {
         let key = |span: &Span| {
             (
@@ -181,6 +185,8 @@ pub fn judge(question: &Question<'_>) -> Judgement {
         key(a).cmp(&key(b))
     });
     judgement.outages = outages(&spans);
+    let surplus = judgement.outages.len().saturating_sub(OUTAGES_MAX);
+    judgement.outages.drain(..surplus);
     judgement.patterns = patterns(question, &mut judgement.review);
     let mut clusters: Vec<Vec<Span>> = Vec::new();
     let mut end = Some(UnixMillis(i64::MIN));
@@ -209,9 +215,9 @@ pub fn judge(question: &Question<'_>) -> Judgement {
         judgement.incidents.push(found);
     }
     judgement.patterns.extend(relapses(
-        question.params,
+        question,
         &judgement.incidents,
-        question.now,
+        &mut judgement.review,
     ));
     judgement
 }
@@ -373,14 +379,22 @@ fn began(
 }
 
 /// Takes announced work off a trouble; `false` if nothing is left.
-fn is_unannounced(maintenance: &[(UnixMillis, UnixMillis)], trouble: &mut Trouble) -> bool {
-    for (from, until) in maintenance {
-        if (*from..*until).contains(&trouble.since_ms) {
-            if trouble.until_ms.is_some_and(|end| end <= *until) {
-                return false;
-            }
-            trouble.since_ms = *until;
+fn is_unannounced(question: &Question<'_>, span: &mut Span, at: &mut Option<UnixMillis>) -> bool {
+    let trouble = &mut span.trouble;
+    for (from, until) in question.maintenance {
+        if !(*from..*until).contains(&trouble.since_ms) {
+            continue;
         }
+        if trouble.until_ms.is_some_and(|end| end <= *until) {
+            return false;
+        }
+        if trouble.until_ms.is_none() && question.now < *until {
+            // While the work goes on nobody can tell.
+            review(at, *until, question.now);
+            return false;
+        }
+        trouble.since_ms = *until;
+        span.bad_since = span.bad_since.max(*until);
     }
     true
 }
@@ -518,7 +532,12 @@ fn incident(
         masked: cause.is_masked(),
         relapse: None,
     };
-    line.relapse = relapse_of(question.params, &line, lineage);
+    let known = question
+        .lineage
+        .iter()
+        .find(|(opened, _)| *opened == opened_ms);
+    line.relapse =
+        relapse_of(question.params, &line, lineage).or(known.map(|(_, relapse)| *relapse));
     let relapse = line.relapse;
     lineage.push(line);
 
@@ -821,7 +840,12 @@ fn relapse_of(params: &Params, this: &Line, lineage: &[Line]) -> Option<Relapse>
 }
 
 /// Incidents that are episodes of relapse, as patterns: from the first incident of each to the end of its last.
-fn relapses(params: &Params, incidents: &[Found], now: UnixMillis) -> Vec<Pattern> {
+fn relapses(
+    question: &Question<'_>,
+    incidents: &[Found],
+    at: &mut Option<UnixMillis>,
+) -> Vec<Pattern> {
+    let lasts = question.params.relapse_held_most;
     let mut all: Vec<Pattern> = Vec::new();
     for found in incidents {
         let facts = &found.facts;
@@ -831,7 +855,10 @@ fn relapses(params: &Params, incidents: &[Found], now: UnixMillis) -> Vec<Patter
         // It lasts until it can no longer go on.
         let over = facts
             .resolved_ms
-            .filter(|at| now.since(*at) > params.relapse_held_most);
+            .filter(|end| question.now.since(*end) > lasts);
+        if let Some(end) = facts.resolved_ms {
+            review(at, end + lasts + Duration::from_millis(1), question.now);
+        }
         match all.last_mut() {
             Some(last) if last.until_ms.is_none_or(|until| until >= relapse.of_ms) => {
                 last.until_ms = over;

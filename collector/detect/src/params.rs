@@ -253,42 +253,68 @@ impl Params {
 
     /// Checks what no single bound can.
     pub fn check(&self, within: &str) -> Result<(), Invalid> {
-        let field = |name: &str| format!("{within}.{name}");
-        let order = |ok: bool, name: &str, value: String, other: &str| {
+        let order = |ok: bool, name: &str, value: String, other: &str, least: String| {
             if ok {
                 return Ok(());
             }
-            let fix = format!("write more than `{other}`");
+            let fix = format!("write more than {least}, or a smaller `{other}`");
             Err(Invalid::new(
-                field(name),
+                format!("{within}.{name}"),
                 value,
-                format!("not more than `{other}`"),
+                format!("not above `{other}` ({least})"),
                 fix,
             ))
         };
+        let Self {
+            loss_least,
+            loss_first,
+            loss_most,
+            down_fails,
+            ..
+        } = *self;
         order(
-            self.loss_most > self.loss_least,
+            loss_most > loss_least,
             "loss_most",
-            self.loss_most.show(),
+            loss_most.show(),
             "loss_least",
+            loss_least.show(),
         )?;
         order(
-            self.down_fails > self.loss_most,
-            "down_fails",
-            self.down_fails.show(),
+            loss_first >= loss_least,
+            "loss_first",
+            loss_first.show(),
+            "loss_least",
+            loss_least.show(),
+        )?;
+        order(
+            loss_most >= loss_first,
             "loss_most",
+            loss_most.show(),
+            "loss_first",
+            loss_first.show(),
         )?;
         order(
-            self.page_after_most >= self.page_after_least,
+            down_fails > loss_most,
+            "down_fails",
+            down_fails.show(),
+            "loss_most",
+            loss_most.show(),
+        )?;
+        let (least, most) = (self.page_after_least, self.page_after_most);
+        order(
+            most >= least,
             "page_after_most",
-            self.page_after_most.show(),
+            most.show(),
             "page_after_least",
+            least.show(),
         )?;
+        let (rejoin, relapse) = (self.rejoin, self.relapse_within);
         order(
-            self.relapse_within > self.rejoin,
+            relapse > rejoin,
             "relapse_within",
-            self.relapse_within.show(),
+            relapse.show(),
             "rejoin",
+            rejoin.show(),
         )
     }
 }

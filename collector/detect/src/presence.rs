@@ -142,11 +142,17 @@ impl Runs {
         self.0.iter().any(|run| run.from <= at && at <= run.until)
     }
 
-    /// Lets go what ended before `horizon`, but for the last.
+    /// Lets go what ended before `horizon`, but for the last, and for what a gap begins with that reaches into the time that is kept.
     pub fn forget(&mut self, horizon: UnixMillis) {
-        if let Some(last) = self.last().map(|run| run.to) {
-            self.0.retain(|run| run.until >= horizon || run.to == last);
-        }
+        let last = self.last().map(|run| run.to);
+        let next: Vec<Option<UnixMillis>> = (1..=self.0.len())
+            .map(|at| self.0.get(at).map(|run| run.from))
+            .collect();
+        let mut next = next.into_iter();
+        self.0.retain(|run| {
+            let next = next.next().flatten();
+            run.until >= horizon || Some(run.to) == last || next.is_some_and(|from| from >= horizon)
+        });
     }
 
     /// The times between runs, ascending.

@@ -29,6 +29,9 @@ pub struct Check {
 /// Checks by site, each ascending in time.
 pub type Recorded = BTreeMap<String, Vec<Check>>;
 
+/// Times that are taken: 1970 to 2070.
+const TIMES: std::ops::Range<i64> = 0..3_155_760_000;
+
 /// A line as written.
 #[derive(Debug, Deserialize)]
 struct Line {
@@ -50,6 +53,13 @@ pub fn parse(text: impl std::io::Read) -> anyhow::Result<Recorded> {
         let line: Line = line.context(
             "expected the columns unix_s,site,state,http_status,latency_ms with state up, degraded or down",
         )?;
+        if !TIMES.contains(&line.unix_s) {
+            bail!(
+                "`unix_s` = `{}` of `{}`: not between 1970 and 2070; write seconds since 1970 UTC, not milliseconds",
+                line.unix_s,
+                line.site.escape_debug()
+            );
+        }
         let checks = recorded.entry(line.site).or_default();
         checks.push(Check {
             at_s: line.unix_s,
@@ -105,6 +115,10 @@ mod tests {
             ("10,a,sideways,200,5", "line: 2"),
             ("ten,a,up,200,5", "line: 2"),
             ("10,a,up,200", "line: 2"),
+            (
+                "1763983305000,a,up,200,1",
+                "`unix_s` = `1763983305000` of `a`: not between 1970 and 2070",
+            ),
         ] {
             let error = parse(format!("{HEAD}{line}\n").as_bytes()).expect_err("is refused");
             assert!(format!("{error:#}").contains(wrong), "{error:#}");

@@ -126,7 +126,7 @@ impl Agent {
             self.gateway.clone_from(&heartbeat.gateway);
         }
         let changed = self.runs.insert(run);
-        if changed || !same_boot {
+        if changed || !same_boot || self.primary.is_some() {
             let recent = |found: &Clone2| heartbeat.at.since(found.until) <= office::CLONE_FRESH;
             self.primary = self
                 .runs

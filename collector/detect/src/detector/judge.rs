@@ -1,14 +1,15 @@
 //! What is true of the offices that were touched, and of what they have in common.
 
-use super::{Detector, LEFT_BEHIND, Office, POOL_MOST, ROAMING_FRESH, Step, horizon};
-use crate::calendar::{Opening, Zone};
+use super::{Detector, LEFT_BEHIND, Office, PATTERNS_MAX, POOL_MOST, ROAMING_FRESH, Step, horizon};
 use crate::common::{Common, Seen, WIDEST};
 use crate::detector::agent::Presence;
 use crate::incident::{
-    Cause, Evidence, Facts, Incident, Reconciling, RevisionReason, ScopeKind, reconcile,
+    Cause, Evidence, Facts, Incident, Reconciling, Relapse, RevisionReason, ScopeKind, reconcile,
 };
 use crate::link::Past;
-use crate::office::{self, Found, Hit, Observer, Outage, Pattern, PatternKind, Question};
+use crate::office::{
+    self, Found, Hit, Judgement, Observer, Outage, Pattern, PatternKind, Question,
+};
 use crate::params::Params;
 use crate::roam::{self, Turns};
 use denyut_proto::{OfficeCode, UnixMillis};
@@ -78,6 +79,42 @@ fn call(
     }
 }
 
+/// Calls for those that are due; returns their places.
+fn page(
+    params: &Params,
+    suspicious: bool,
+    judgement: &mut Judgement,
+    incidents: &mut [Incident],
+    parents: &[Parent],
+    now: UnixMillis,
+) -> Vec<usize> {
+    let mut called = Vec::new();
+    for found in &judgement.incidents {
+        let is_it = |incident: &Incident| {
+            !incident.retracted && incident.facts.opened_ms == found.facts.opened_ms
+        };
+        let Some(i) = incidents.iter().position(is_it) else {
+            continue;
+        };
+        if suspicious && found.facts.provisional {
+            let later = now + Duration::from_secs(1);
+            judgement.review = Some(judgement.review.map_or(later, |before| before.min(later)));
+            continue;
+        }
+        match call(params, found, i, incidents, parents, now) {
+            Call::Now => {
+                incidents[i].paged_ms = Some(now);
+                called.push(i);
+            }
+            Call::Later(at) => {
+                judgement.review = Some(judgement.review.map_or(at, |before| before.min(at)));
+            }
+            Call::No => {}
+        }
+    }
+    called
+}
+
 /// When an office went down that had been well for a while: what flaps anyway is no news.
 fn onsets(params: &Params, outages: &[Outage]) -> Vec<UnixMillis> {
     let mut ended = None;
@@ -92,6 +129,17 @@ fn onsets(params: &Params, outages: &[Outage]) -> Vec<UnixMillis> {
         ended = Some(outage.until);
     }
     all
+}
+
+/// Leaves those that last, and the newest of the others.
+fn limit(patterns: &mut Vec<Pattern>) {
+    let mut surplus = patterns.len().saturating_sub(PATTERNS_MAX);
+    patterns.retain(|pattern| {
+        let goes = surplus > 0 && pattern.until_ms.is_some();
+        surplus -= usize::from(goes);
+        !goes
+    });
+    patterns.truncate(2 * PATTERNS_MAX);
 }
 
 /// Incidents that began with a common cause are its.
@@ -155,7 +203,6 @@ impl Detector {
     ) -> T {
         let nothing = Office::default();
         let office = self.offices.get(code).unwrap_or(&nothing);
-        let site = self.setup.sites.get(code);
         let observers = office.watchers.iter().map(|at| {
             let watcher = &self.watchers[*at];
             Observer {
@@ -165,18 +212,22 @@ impl Detector {
                 links: &watcher.links,
             }
         });
+        // Of the oldest relapses the earlier incidents are no longer held.
+        let out_of_sight = horizon(now) + self.setup.params.relapse_within;
+        let lineage: Vec<(UnixMillis, Relapse)> = office
+            .incidents
+            .iter()
+            .filter(|incident| !incident.retracted && incident.facts.opened_ms < out_of_sight)
+            .filter_map(|incident| Some((incident.facts.opened_ms, incident.facts.relapse?)))
+            .filter(|(_, relapse)| relapse.of_ms < horizon(now))
+            .collect();
         ask(&Question {
             params: &self.setup.params,
-            opening: Opening {
-                zone: Zone::of(code),
-                hours: site
-                    .and_then(|site| site.hours.as_deref())
-                    .unwrap_or(&self.setup.hours),
-                holidays: &self.setup.holidays,
-            },
+            opening: self.setup.opening(code),
             maintenance: &office.maintenance,
             observers: observers.collect(),
             commons: &office.hits,
+            lineage: &lineage,
             now,
         })
     }
@@ -246,6 +297,9 @@ impl Detector {
                 && office.hits != hits
             {
                 office.hits = hits;
+                // What a common cause explains is no turn.
+                self.pair(&code);
+                self.rove(&code);
                 self.touched.insert(code);
             }
         }
@@ -308,9 +362,21 @@ impl Detector {
             self.rove(code);
         }
         judgement.patterns.extend(self.turns_of(code, now));
+        let turning = self
+            .pairs
+            .iter()
+            .filter(|((one, other), _)| one == code || other == code)
+            .map(|(_, turns)| turns);
+        for turns in turning.chain(self.rovers.get(code)) {
+            let over = turns.last + ROAMING_FRESH + Duration::from_millis(1);
+            if over > now {
+                judgement.review = Some(judgement.review.map_or(over, |at| at.min(over)));
+            }
+        }
         judgement
             .patterns
             .sort_by_key(|pattern| (pattern.from_ms, pattern.kind, pattern.scale));
+        limit(&mut judgement.patterns);
         let derived = judgement
             .incidents
             .iter()
@@ -337,40 +403,16 @@ impl Detector {
                 .into_iter()
                 .collect();
         adopt(&mut office.incidents, &parents, horizon, &mut changed);
-        for found in &judgement.incidents {
-            let is_it = |incident: &&mut Incident| {
-                !incident.retracted && incident.facts.opened_ms == found.facts.opened_ms
-            };
-            let Some(i) = office
-                .incidents
-                .iter_mut()
-                .position(|incident| is_it(&incident))
-            else {
-                continue;
-            };
-            if self.suspicious && found.facts.provisional {
-                let later = now + Duration::from_secs(1);
-                judgement.review = Some(judgement.review.map_or(later, |before| before.min(later)));
-                continue;
-            }
-            match call(
-                &self.setup.params,
-                found,
-                i,
-                &office.incidents,
-                &parents,
-                now,
-            ) {
-                Call::Now => {
-                    office.incidents[i].paged_ms = Some(now);
-                    step.pages.push(office.incidents[i].number);
-                    changed.insert(i);
-                }
-                Call::Later(at) => {
-                    judgement.review = Some(judgement.review.map_or(at, |before| before.min(at)));
-                }
-                Call::No => {}
-            }
+        for i in page(
+            &self.setup.params,
+            self.suspicious,
+            &mut judgement,
+            &mut office.incidents,
+            &parents,
+            now,
+        ) {
+            step.pages.push(office.incidents[i].number);
+            changed.insert(i);
         }
         for i in changed {
             let incident = &office.incidents[i];
@@ -407,7 +449,7 @@ impl Detector {
         let Some(office) = self.offices.get_mut(code) else {
             return horizon;
         };
-        let mut known_from = horizon;
+        let mut known_from = horizon.max(office.sight.known_from.unwrap_or(horizon));
         for at in &office.watchers {
             let watcher = &mut self.watchers[*at];
             watcher.agent.runs.forget(horizon);
@@ -464,24 +506,51 @@ impl Detector {
             .collect();
         for (i, incident) in known.iter_mut().enumerate() {
             if incident.is_open() && incident.paged_ms.is_none() {
+                // Its scope may yet turn out to be a wider one; and nobody is called while all are closed.
+                let learned = incident
+                    .revisions
+                    .first()
+                    .map_or(now, |first| first.recorded_ms);
+                let hit = self
+                    .commons
+                    .iter()
+                    .find(|common| common.from == incident.facts.opened_ms);
+                let opens = hit.into_iter().flat_map(|common| common.offices.keys());
+                let wait = learned + self.setup.params.common_wait;
+                let from = opens
+                    .filter_map(|code| self.setup.opening(code).next_open(wait))
+                    .min();
+                let Some(from) = from else { continue };
+                if now < from {
+                    self.commons_review = Some(self.commons_review.map_or(from, |at| at.min(from)));
+                    continue;
+                }
                 incident.paged_ms = Some(now);
                 step.pages.push(incident.number);
                 changed.insert(i);
             }
         }
+        let mut told = BTreeSet::new();
         for i in changed {
             let incident = &known[i];
             step.incidents.insert(incident.number, incident.clone());
-            // Their incidents name it.
+            // Their incidents name it, and say what it was.
             let common = self
                 .commons
                 .iter()
                 .find(|common| common.from == incident.facts.opened_ms);
-            self.touched.extend(
+            told.extend(
                 common
                     .into_iter()
                     .flat_map(|common| common.offices.keys().cloned()),
             );
+        }
+        for code in told {
+            let hits = self.hits(&code);
+            if let Some(office) = self.offices.get_mut(&code) {
+                office.hits = hits;
+            }
+            self.touched.insert(code);
         }
     }
 
