@@ -92,9 +92,22 @@ pub(crate) fn draw(kind: &str, seed: u64) -> Scene {
     make(&mut rng, &mut lives, &mut truth, seconds);
     let mut stalls = Vec::new();
     match kind {
-        "skew" => lives
-            .iter_mut()
-            .for_each(|life| life.ahead = rng.random_range(-55..=55)),
+        "skew" => {
+            for life in &mut lives {
+                // Some minutes off, or set to 1970 by an empty battery.
+                let off = if rng.random_bool(0.2) {
+                    -crate::office::START
+                } else {
+                    rng.random_range(-600..=600)
+                };
+                // As the collector's door has it: what is off by more than a minute is put right by when it arrived.
+                life.ahead = if off.abs() > 60 {
+                    rng.random_range(0..=2)
+                } else {
+                    off
+                };
+            }
+        }
         "backfill" => lives
             .iter_mut()
             .for_each(|life| (life.jumbled, life.loses) = (true, true)),

@@ -99,6 +99,8 @@ pub struct Found {
     pub facts: Facts,
     /// Not before this, if it is still open then; none: never.
     pub page_from: Option<UnixMillis>,
+    /// The same for what began in it long after its first trouble, and in another role: when that began, and from when on to call.
+    pub later: Vec<(UnixMillis, UnixMillis)>,
     /// A pattern of short times, called for already, covers it: since when.
     pub flapping_since: Option<UnixMillis>,
 }
@@ -207,10 +209,14 @@ pub fn judge(question: &Question<'_>) -> Judgement {
     let mut lineage: Vec<Line> = Vec::new();
     for cluster in clusters {
         let found = incident(question, &cluster, &mut lineage, &judgement.patterns);
-        if found.facts.resolved_ms.is_none()
-            && let Some(from) = found.page_from
-        {
-            review(&mut judgement.review, from, question.now);
+        if found.facts.resolved_ms.is_none() {
+            for from in found
+                .page_from
+                .iter()
+                .chain(found.later.iter().map(|(_, from)| from))
+            {
+                review(&mut judgement.review, *from, question.now);
+            }
         }
         judgement.incidents.push(found);
     }
@@ -551,18 +557,12 @@ fn incident(
     let provisional = open
         && troubles()
             .any(|trouble| trouble.kind == TroubleKind::Silent && trouble.until_ms.is_none());
-    // The first that is open now says when to call: what ended is no reason to.
-    let due = |span: &Span| {
-        let hold = Duration::from_millis(span.hold_ms.into());
-        let due = span.bad_since + hold + question.params.common_wait;
-        question.opening.next_open(due)
-    };
     let pages = cause.pages() && hit.is_none();
-    let page_from = cluster
-        .iter()
-        .filter(|span| pages && !span.recovering && span.trouble.until_ms.is_none())
-        .filter_map(due)
-        .min();
+    let (page_from, later) = if pages {
+        dues(question, cluster, opened_ms)
+    } else {
+        (None, Vec::new())
+    };
     let is_short = |pattern: &&Pattern| {
         (pattern.kind == PatternKind::Chronic
             || pattern.scale.is_some_and(|scale| scale <= Scale::Hours))
@@ -593,8 +593,44 @@ fn incident(
             scope: None,
         },
         page_from,
+        later,
         flapping_since,
     }
+}
+
+/// When to call for a trouble that goes on.
+fn due(question: &Question<'_>, span: &Span) -> Option<UnixMillis> {
+    let hold = Duration::from_millis(span.hold_ms.into());
+    let due = span.bad_since + hold + question.params.common_wait;
+    question.opening.next_open(due)
+}
+
+/// When to call first, and again: see [`Found`]. What ended, or answers again, is no reason to.
+fn dues(
+    question: &Question<'_>,
+    cluster: &[Span],
+    opened_ms: UnixMillis,
+) -> (Option<UnixMillis>, Vec<(UnixMillis, UnixMillis)>) {
+    let open = || {
+        cluster
+            .iter()
+            .filter(|span| span.trouble.until_ms.is_none() && !span.recovering)
+    };
+    let first = open().filter_map(|span| due(question, span)).min();
+    let is_new = |span: &&Span| {
+        let since = span.trouble.since_ms;
+        let before = |other: &Span| {
+            let same =
+                (other.trouble.role, other.trouble.kind) == (span.trouble.role, span.trouble.kind);
+            same && other.trouble.since_ms < since
+        };
+        since >= opened_ms + question.params.rejoin && !cluster.iter().any(before)
+    };
+    let later = open()
+        .filter(is_new)
+        .filter_map(|span| Some((span.trouble.since_ms, due(question, span)?)))
+        .collect();
+    (first, later)
 }
 
 /// The cause by the roles that failed, and by what the agents say of their own absence.

@@ -37,8 +37,19 @@ fn call(
     now: UnixMillis,
 ) -> Call {
     let incident = &incidents[i];
-    if !incident.is_open() || incident.paged_ms.is_some() {
+    if !incident.is_open() {
         return Call::No;
+    }
+    if let Some(paged) = incident.paged_ms {
+        // Something that stands for long must not hide what breaks beside it later.
+        let is_due = |(since, from): &&(UnixMillis, UnixMillis)| {
+            *since >= paged + params.rejoin && *from <= now
+        };
+        return if found.later.iter().any(|one| is_due(&one)) {
+            Call::Now
+        } else {
+            Call::No
+        };
     }
     let from = match incident.parent {
         // Its common cause is called for; what is left behind by the others' recovery is called for then.

@@ -607,6 +607,18 @@ fn one_of_two_agents_that_fails_is_not_the_office() {
     assert_eq!(world.pages, []);
 }
 
+#[test]
+fn what_stands_for_long_does_not_hide_what_breaks_later() {
+    let life = Life {
+        server: vec![600..20_000],
+        gateway: vec![9_000..9_600],
+        ..Life::default()
+    };
+    let world = one(life, 12_000);
+    assert_eq!(world.pages, [(1, 690), (1, 9_080)]);
+    assert_eq!(world.summary(), [(Cause::Server, 600, None)]);
+}
+
 fn regency(hit: usize, life: &Life, seconds: i64) -> World {
     let names: Vec<(String, String)> = (1..=8)
         .map(|n| (format!("36.73.0{n}"), format!("a-{n}")))
@@ -944,6 +956,52 @@ proptest! {
         }
         prop_assert_eq!(one.kept.incidents.len(), other.kept.incidents.len());
         prop_assert_eq!(one.pages, other.pages);
+    }
+
+    /// Whatever agents say, and whenever: nothing panics, nothing goes on for ever, no step grows beyond what the state takes.
+    #[test]
+    fn anything_may_be_said(said in prop::collection::vec((0..4u8, 0..3u8, 0..5_000_000i64, -100_000..100_000i64, any::<u16>(), 1..3_600u64), 1..120)) {
+        let mut world = World::new(setup());
+        for (who, boot, second, late, bits, interval) in said {
+            let flag = |bit: u16| bits >> bit & 1 == 1;
+            let sample = |step: i64| Sample {
+                at: at(second - step * 40_000),
+                outcome: if flag(0) { Outcome::Ok { rtt_us: u32::from(bits) + 1 } } else { Outcome::Failed(Reason::Refused.into()) },
+            };
+            let samples = (0..3).rev().map(sample).collect();
+            let heartbeat = Heartbeat {
+                at: at(second),
+                uptime: Duration::from_secs(100),
+                started: Duration::from_secs(u64::from(flag(1))),
+                interval: Duration::from_secs(interval),
+                samples: vec![TargetSamples { target: ROLES[usize::from(bits >> 8) % 3].0.parse().expect("a name"), samples }],
+                targets: flag(2).then(|| targets().into_iter().take(usize::from(bits >> 4) % 4).collect()),
+                goodbye: flag(3).then_some(Goodbye::Suspend),
+                gateway: None,
+            };
+            for samples in &heartbeat.samples {
+                let link = LinkId { agent: format!("a-{who}").parse().expect("an id"), target: samples.target.clone() };
+                world.memory.samples.entry(link).or_default().extend(samples.samples.iter().copied());
+            }
+            let office = format!("36.73.0{}", 1 + (who + u8::from(flag(4))) % 4).parse().expect("a code");
+            let agent = format!("a-{who}").parse().expect("an id");
+            let event = Event::Heartbeat { office: &office, agent: &agent, boot: BootId([boot; 16]), heartbeat: &heartbeat, arrival: at(second + late) };
+            for event in [event, Event::Tick { now: at(second + late) }, Event::Tick { now: at(second + late + 40) }] {
+                let mut rounds = 0;
+                loop {
+                    let step = world.detector.step(&event, &world.memory).expect("the memory has no errors");
+                    prop_assert!(step.len() < 480, "{}", step.len());
+                    rounds += 1;
+                    prop_assert!(rounds < 1_000);
+                    let more = step.more;
+                    world.keep(&step);
+                    if !more {
+                        break;
+                    }
+                }
+            }
+        }
+        world.restart();
     }
 
     /// A trouble lies within its incident, and no two incidents of an office overlap.
