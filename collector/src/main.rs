@@ -492,7 +492,7 @@ fn describe_detection(setup: &denyut_detect::Setup) {
         length(params.probation)
     );
     println!(
-        "Six offices of a regency that go down together are a common cause from {} on, ten from {}.",
+        "Of 6 offices of a regency {} that go down together are a common cause, of 10 offices {}.",
         params.common_offices(6),
         params.common_offices(10)
     );

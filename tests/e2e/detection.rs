@@ -397,7 +397,7 @@ fn the_examples_say_what_is_so() {
         said.contains("10 holidays are known, the last in 2027."),
         "{said}"
     );
-    assert!(said.contains("4 failures in a row (30s) where it loses 1 %, 8 failures in a row (70s) where 10 %, 13 failures in a row (2min) where 25 %"), "{said}");
+    assert!(said.contains("4 failures in a row (30s) where it loses 1 %, 8 failures in a row (1min 10s) where 10 %, 13 failures in a row (2min) where 25 %"), "{said}");
     assert!(!said.contains("(default"), "{said}");
     let six = "offices = \"offices.csv\"\ndata_dir = \"/nowhere\"\n[ingest]\nlisten = \"127.0.0.1:0\"\n[api]\nlisten = \"127.0.0.1:0\"\n[detection]\nrejoin = \"2h\"\n";
     let said = check(six);

@@ -86,20 +86,28 @@ fn not(field: &str, value: Value<'_>, problem: &str, fix: &str) -> Invalid {
     Invalid::new(field, value, problem, fix)
 }
 
-/// A length of time in its largest whole unit.
+/// A length of time as it is written: `1h`, `3min 30s`.
 pub fn length(time: Duration) -> String {
-    let ms = time.as_millis();
-    for (unit, size) in [
+    let units = [
         ("d", 86_400_000),
         ("h", 3_600_000),
         ("min", 60_000),
         ("s", 1_000),
-    ] {
-        if ms >= size && ms.is_multiple_of(size) {
-            return format!("{}{unit}", ms / size);
+        ("ms", 1),
+    ];
+    let mut left = time.as_millis();
+    let mut parts = Vec::new();
+    for (unit, size) in units {
+        if left >= size {
+            parts.push(format!("{}{unit}", left / size));
+            left %= size;
         }
     }
-    format!("{ms}ms")
+    if parts.is_empty() {
+        "0s".to_owned()
+    } else {
+        parts.join(" ")
+    }
 }
 
 const fn seconds(n: u64) -> Duration {
@@ -336,6 +344,21 @@ mod tests {
         assert_eq!(params, Params::default());
         let failures = [0.01, 0.10, 0.25].map(|loss| params.failures_until_down(loss));
         assert_eq!(failures, [4, 8, 13]);
+    }
+
+    #[test]
+    fn lengths_read_as_they_are_written() {
+        for (ms, text) in [
+            (0, "0s"),
+            (15_000, "15s"),
+            (210_000, "3min 30s"),
+            (86_400_000, "1d"),
+            (90_061_001, "1d 1h 1min 1s 1ms"),
+        ] {
+            let time = Duration::from_millis(ms);
+            assert_eq!(length(time), text);
+            assert_eq!(parse_duration("x", text), Ok(time));
+        }
     }
 
     #[test]
