@@ -279,6 +279,7 @@ impl Config {
                 None => Holidays::default(),
             },
             maintenance: maintenance(file.maintenance)?,
+            agents: registry.agents.keys().cloned().collect(),
             sites: registry
                 .offices
                 .iter()

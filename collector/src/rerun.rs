@@ -243,6 +243,7 @@ fn recordings<'a>(recorded: &'a Recorded, setup: &mut Setup) -> anyhow::Result<V
             None => format!("00.{:02}.{:02}", i / 100, i % 100).parse()?,
         };
         setup.sites.entry(office.clone()).or_default();
+        setup.agents.clear();
         all.push(Recording {
             site,
             office,

@@ -122,6 +122,8 @@ pub struct Setup {
     pub maintenance: Vec<Maintenance>,
     /// Offices.
     pub sites: BTreeMap<OfficeCode, Site>,
+    /// Agents that may speak; none: whoever does. What others saw ended with their last word.
+    pub agents: BTreeSet<AgentId>,
 }
 
 impl Setup {
@@ -392,6 +394,7 @@ impl Detector {
                 .extend(sight.review.map(|at| (at, code.clone())));
             detector.office(&code).sight = sight;
         }
+        detector.dismiss();
         for office in detector.offices.values_mut() {
             office.incidents.sort_by_key(|incident| incident.number);
         }
@@ -417,6 +420,26 @@ impl Detector {
         detector.recall();
         detector.rewatched = false;
         detector
+    }
+
+    /// Agents that are registered no more are expected no more.
+    fn dismiss(&mut self) {
+        let registered = &self.setup.agents;
+        if registered.is_empty() {
+            return;
+        }
+        for watcher in self
+            .watchers
+            .iter_mut()
+            .filter(|watcher| !registered.contains(&watcher.id))
+        {
+            watcher.agent.presence = Presence::Closed;
+            watcher.agent.behind = None;
+            let last = watcher.agent.last_at;
+            for (_, link) in &mut watcher.links {
+                link.end(&self.setup.params, last);
+            }
+        }
     }
 
     /// A detector that knows nothing yet.

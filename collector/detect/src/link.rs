@@ -672,6 +672,18 @@ impl Link {
         Taken::Next
     }
 
+    /// Nobody probes it any more, from then on.
+    pub fn end(&mut self, params: &Params, at: UnixMillis) {
+        self.removed = true;
+        if let Some(last) = self.past.downs.last_mut() {
+            last.until.get_or_insert(at.max(last.from));
+        }
+        for worse in &mut self.past.worse {
+            worse.until.get_or_insert(at.max(worse.from));
+        }
+        self.fold = Fold::new(params);
+    }
+
     /// Judges again from `start` on: `fold` is the link as it was known before it. Every sample from there on must be taken in after this.
     pub fn rewind(&mut self, fold: Fold, start: UnixMillis) {
         self.past.cut(&fold, start);

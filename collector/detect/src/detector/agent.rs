@@ -212,14 +212,7 @@ impl Watcher {
             if link.removed || targets.iter().any(|target| target.name == *name) {
                 continue;
             }
-            link.removed = true;
-            if let Some(last) = link.past.downs.last_mut() {
-                last.until.get_or_insert(at.max(last.from));
-            }
-            link.past.worse.iter_mut().for_each(|worse| {
-                worse.until.get_or_insert(at.max(worse.from));
-            });
-            link.fold = Fold::new(params);
+            link.end(params, at);
             gone.push(name.clone());
         }
         for name in gone {

@@ -619,6 +619,36 @@ fn what_stands_for_long_does_not_hide_what_breaks_later() {
     assert_eq!(world.summary(), [(Cause::Server, 600, None)]);
 }
 
+#[test]
+fn an_agent_that_is_registered_no_more_is_missed_no_more() {
+    let mut world = World::new(setup());
+    let gone = live(
+        "36.73.02",
+        "a-1",
+        900,
+        &Life {
+            server: vec![600..2_000],
+            ..Life::default()
+        },
+    );
+    world.play(
+        gone.into_iter()
+            .chain(live("36.73.03", "a-2", 1_500, &Life::default()))
+            .collect(),
+    );
+    assert_eq!(world.detector.open_count(), 1);
+    world
+        .detector
+        .setup
+        .agents
+        .insert("a-2".parse().expect("an id"));
+    world.restart();
+    let now = at(world.second);
+    world.take(&Event::Tick { now });
+    assert_eq!(world.detector.open_count(), 0);
+    assert_eq!(world.summary(), [(Cause::Server, 600, Some(890))]);
+}
+
 fn regency(hit: usize, life: &Life, seconds: i64) -> World {
     let names: Vec<(String, String)> = (1..=8)
         .map(|n| (format!("36.73.0{n}"), format!("a-{n}")))
