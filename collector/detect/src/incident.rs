@@ -572,13 +572,13 @@ impl Incident {
             revision.cause = Some(facts.cause);
         }
         if resolves && let Some(until) = facts.resolved_ms {
-            let ends = |revision: &&mut Revision| {
+            let ends = |revision: &Revision| {
                 revision.recorded_ms == recorded
                     && revision.kind == RevisionKind::Update
                     && revision.at_ms == until
             };
-            match self.revisions.iter_mut().rev().find(ends) {
-                Some(last) => last.kind = RevisionKind::Resolve,
+            match self.revisions.iter().rposition(ends) {
+                Some(place) => self.resolve_last(place),
                 None => {
                     self.note(RevisionKind::Resolve, why, until, recorded);
                 }
@@ -588,6 +588,17 @@ impl Incident {
             self.note(RevisionKind::Update, why, facts.opened_ms, recorded);
         }
         true
+    }
+
+    /// The revision at this place is what resolves it, and so the last of those that were noted together.
+    fn resolve_last(&mut self, place: usize) {
+        let noted = &mut self.revisions[place..];
+        let first = noted[0].number;
+        noted[0].kind = RevisionKind::Resolve;
+        noted.rotate_left(1);
+        for (number, revision) in (first..).zip(noted) {
+            revision.number = number;
+        }
     }
 
     /// Notes which troubles began, ended, or were never.

@@ -459,6 +459,40 @@ fn each_cause_is_told_from_the_others() {
 }
 
 #[test]
+fn what_resolves_an_incident_is_its_last_revision() {
+    let life = Life {
+        server: vec![600..1_000],
+        gateway: vec![600..900],
+        ..Life::default()
+    };
+    let world = one(life, 2_000);
+    for incident in world.kept.incidents.values() {
+        let numbers: Vec<u64> = incident
+            .revisions
+            .iter()
+            .map(|revision| revision.number)
+            .collect();
+        assert!(
+            numbers.windows(2).all(|pair| pair[1] == pair[0] + 1),
+            "{numbers:?}"
+        );
+        let at = incident
+            .revisions
+            .iter()
+            .position(|revision| revision.kind == RevisionKind::Resolve)
+            .expect("is resolved");
+        let then = incident.revisions[at].recorded_ms;
+        assert!(
+            incident.revisions[at + 1..]
+                .iter()
+                .all(|revision| revision.recorded_ms > then),
+            "{:#?}",
+            incident.revisions
+        );
+    }
+}
+
+#[test]
 fn a_silent_office_is_unreachable_until_its_agent_tells_what_it_saw() {
     let world = one(
         Life {
