@@ -605,6 +605,12 @@ fn due(question: &Question<'_>, span: &Span) -> Option<UnixMillis> {
     question.opening.next_open(due)
 }
 
+/// Whether an office is out of reach by it: what is silent now is often known as an uplink that failed later.
+fn is_reach(span: &Span) -> bool {
+    matches!(span.trouble.kind, TroubleKind::Silent | TroubleKind::Power)
+        || matches!(span.trouble.role, Some(Role::Uplink | Role::Gateway))
+}
+
 /// When to call first, and again: see [`Found`]. What ended, or answers again, is no reason to.
 fn dues(
     question: &Question<'_>,
@@ -620,8 +626,9 @@ fn dues(
     let is_new = |span: &&Span| {
         let since = span.trouble.since_ms;
         let before = |other: &Span| {
-            let same =
-                (other.trouble.role, other.trouble.kind) == (span.trouble.role, span.trouble.kind);
+            let same = (other.trouble.role, other.trouble.kind)
+                == (span.trouble.role, span.trouble.kind)
+                || (is_reach(other) && is_reach(span));
             same && other.trouble.since_ms < since
         };
         since >= opened_ms + question.params.rejoin && !cluster.iter().any(before)
