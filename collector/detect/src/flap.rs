@@ -134,20 +134,20 @@ fn stands_out(score: f64, usual: f64, half_life: f64, chronic: f64, sigmas: f64)
     score >= mean + sigmas * (mean / 2.0).sqrt()
 }
 
-/// The 30-day score at `now`.
-#[allow(clippy::cast_precision_loss, reason = "milliseconds of our time")]
-pub fn baseline(downs: &[i64], now: i64) -> f64 {
-    downs
-        .iter()
-        .map(|at| (-((now - at).max(0) as f64) / BASELINE).exp2())
-        .sum()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const HOUR: i64 = 3_600_000;
+
+    /// The 30-day score at `now`.
+    #[allow(clippy::cast_precision_loss, reason = "milliseconds of our time")]
+    fn baseline(downs: &[i64], now: i64) -> f64 {
+        downs
+            .iter()
+            .map(|at| (-((now - at).max(0) as f64) / BASELINE).exp2())
+            .sum()
+    }
 
     fn scales(downs: &[i64]) -> Vec<Scale> {
         flapping(downs, 30.0, 5.0)

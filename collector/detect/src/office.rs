@@ -60,8 +60,6 @@ pub struct Question<'a> {
 pub struct Hit {
     /// What it makes of the office's incident.
     pub cause: Cause,
-    /// When it began.
-    pub from: UnixMillis,
     /// When the office went down by it.
     pub onset: UnixMillis,
 }

@@ -99,11 +99,6 @@ impl Agent {
         }
     }
 
-    /// The boot it last spoke from.
-    pub fn boot(&self) -> BootId {
-        self.run.boot
-    }
-
     /// Takes in when it spoke; `true` if its runs did more than go on.
     pub(super) fn heard(&mut self, heartbeat: &Heartbeat, run: &Run, arrival: UnixMillis) -> bool {
         let lag = arrival.0.saturating_sub(heartbeat.at.0);

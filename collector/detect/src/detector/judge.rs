@@ -321,7 +321,6 @@ impl Detector {
             let onset = *common.offices.get(code)?;
             Some(Hit {
                 cause: self.common_cause(common),
-                from: common.from,
                 onset,
             })
         };
