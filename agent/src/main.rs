@@ -2,6 +2,7 @@
 
 mod config;
 mod machine;
+mod marks;
 mod observe;
 mod probe;
 mod schedule;
@@ -313,7 +314,7 @@ async fn probe_once(
     };
     let prober = probe::Prober::new(config.as_ref().and_then(|c| c.probe_ca.as_deref()))?;
     let at = machine::wall();
-    let outcome = prober.probe(&target).await;
+    let probe::Told { outcome, shown } = prober.probe(&target).await;
     let permitted =
         !matches!(outcome, Outcome::Failed(f) if f.reason == denyut_proto::Reason::NotPermitted);
     let fix = if permitted {
@@ -332,6 +333,7 @@ async fn probe_once(
             "rtt_us": rtt_us,
             "failure": failure.map(|f| f.reason.as_str()),
             "detail": failure.map(|f| f.detail).filter(|detail| *detail != 0),
+            "shown": shown,
             "fix": fix,
         });
         println!("{document}");
@@ -344,6 +346,9 @@ async fn probe_once(
             ),
             (None, Some(failure)) => println!("{}: failed: {failure}", target.probe),
             (None, None) => {}
+        }
+        for identity in shown {
+            println!("  by {identity}");
         }
         if let Some(fix) = fix {
             println!("{fix}");

@@ -4,7 +4,8 @@
 //! waiting in between.
 
 use crate::machine;
-use crate::probe::{Prober, default_gateway};
+use crate::marks::Marks;
+use crate::probe::{Prober, Told, default_gateway};
 use crate::schedule::Schedule;
 use crate::spool::Spool;
 use crate::status::Status;
@@ -14,6 +15,7 @@ use denyut_proto::{
 };
 use prost::Message;
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -33,8 +35,10 @@ pub(crate) enum Order {
     Targets(Vec<Target>),
     /// Probe this one now.
     ProbeNow(TargetName),
-    /// Say again what the targets are: the collector knows nothing of this agent.
+    /// Say again what the targets are and what they showed: the collector knows nothing of this agent.
     Declare,
+    /// The collector sees this agent come from here.
+    ComesFrom(IpAddr),
 }
 
 /// Everything that can happen to the observer.
@@ -48,7 +52,15 @@ enum Event {
 struct Probed {
     target: TargetName,
     sent: Duration,
-    outcome: Outcome,
+    told: Told,
+}
+
+/// What a heartbeat carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum With {
+    Samples,
+    Targets,
+    Shown,
 }
 
 /// What the observer is made of.
@@ -80,6 +92,7 @@ struct State {
     last: HashMap<TargetName, Evidence>,
     /// The gateway last reported.
     gateway: Option<String>,
+    marks: Marks,
     declare: bool,
     urgent: bool,
     heartbeat_due: Duration,
@@ -100,6 +113,7 @@ impl Observer {
             pending_count: 0,
             last: HashMap::new(),
             gateway: None,
+            marks: Marks::default(),
             declare: true,
             urgent: true,
             heartbeat_due: now,
@@ -132,8 +146,10 @@ impl Observer {
                 Event::Ordered(Order::Targets(given)) => self.retarget(&mut state, given),
                 Event::Ordered(Order::Declare) => {
                     state.declare = true;
+                    state.marks.forget_told();
                     state.urgent = true;
                 }
+                Event::Ordered(Order::ComesFrom(address)) => state.marks.comes_from(address),
                 Event::Ordered(Order::ProbeNow(name)) => {
                     match state.targets.iter().find(|target| target.name == name) {
                         Some(target) => {
@@ -149,7 +165,7 @@ impl Observer {
             }
         }
         state.running.shutdown().await;
-        self.spool_heartbeat(&mut state, Some(Goodbye::Stopped), false)
+        self.spool_heartbeat(&mut state, Some(Goodbye::Stopped), With::Samples)
             .await;
     }
 
@@ -177,6 +193,10 @@ impl Observer {
         state
             .last
             .retain(|name, _| state.targets.iter().any(|target| target.name == *name));
+        let targets = &state.targets;
+        state
+            .marks
+            .keep_only(|name| targets.iter().any(|target| target.name == *name));
         state.declare = true;
         state.urgent = true;
         info!(
@@ -206,11 +226,11 @@ impl Observer {
         let (prober, target) = (Arc::clone(&self.prober), target.clone());
         running.spawn(async move {
             let sent = machine::uptime();
-            let outcome = prober.probe(&target).await;
+            let told = prober.probe(&target).await;
             Probed {
                 target: target.name,
                 sent,
-                outcome,
+                told,
             }
         });
     }
@@ -224,19 +244,22 @@ impl Observer {
         {
             return; // removed while the probe ran
         }
-        let evidence = probed.outcome.evidence();
+        let Told { outcome, shown } = probed.told;
+        let evidence = outcome.evidence();
         // An edge travels at once; what is as it was may wait for the next heartbeat.
         let before = state.last.insert(probed.target.clone(), evidence);
-        state.urgent |= before != Some(evidence);
+        let is_edge = before != Some(evidence);
+        state.urgent |= is_edge;
+        state.marks.answered(&probed.target, is_edge, &shown);
         self.status
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .sampled(&probed.target, machine::wall(), probed.outcome);
+            .sampled(&probed.target, machine::wall(), outcome, &shown);
         state
             .pending
             .entry(probed.target)
             .or_default()
-            .push((probed.sent, probed.outcome));
+            .push((probed.sent, outcome));
         state.pending_count += 1;
     }
 
@@ -246,15 +269,26 @@ impl Observer {
         let urgent = state.urgent && (state.running.is_empty() || state.declare);
         let due = machine::uptime() >= state.heartbeat_due;
         if urgent || due || state.pending_count >= MAX_PENDING {
-            // A declaration travels alone: with samples it might be too long.
-            if state.declare && state.pending_count > 0 {
-                self.spool_heartbeat(state, None, false).await;
+            let (declare, shown) = (state.declare, state.marks.is_untold());
+            // What goes beyond samples travels alone: with them it might be too long.
+            if state.pending_count > 0 || !(declare || shown) {
+                self.spool_heartbeat(state, None, With::Samples).await;
             }
-            self.spool_heartbeat(state, None, state.declare).await;
+            if declare {
+                self.spool_heartbeat(state, None, With::Targets).await;
+            }
+            if shown {
+                self.spool_heartbeat(state, None, With::Shown).await;
+            }
         }
     }
 
-    async fn spool_heartbeat(&self, state: &mut State, goodbye: Option<Goodbye>, declare: bool) {
+    async fn spool_heartbeat(&self, state: &mut State, goodbye: Option<Goodbye>, with: With) {
+        let declare = with == With::Targets;
+        let shown = match with {
+            With::Shown => state.marks.to_tell(),
+            With::Samples | With::Targets => Vec::new(),
+        };
         let (at, uptime) = (machine::wall(), machine::uptime());
         let gateway = default_gateway().map_or_else(|| "none".into(), |g| g.address.to_string());
         let heartbeat = Heartbeat {
@@ -277,6 +311,7 @@ impl Observer {
             targets: declare.then(|| state.targets.clone()),
             goodbye,
             gateway: (declare || state.gateway.as_ref() != Some(&gateway)).then(|| gateway.clone()),
+            shown: shown.clone(),
         };
         if state.gateway.as_ref() != Some(&gateway) {
             info!(%gateway, "default gateway");
@@ -303,6 +338,7 @@ impl Observer {
                 match result {
                     Ok(seq) => {
                         state.declare &= !declare;
+                        state.marks.told(&shown);
                         self.spooled.send_replace(seq);
                     }
                     Err(error) => {

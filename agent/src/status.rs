@@ -3,7 +3,7 @@
 
 use crate::spool::Range;
 use anyhow::{Context, bail};
-use denyut_proto::{Outcome, Target, TargetName, UnixMillis};
+use denyut_proto::{Identity, Outcome, Target, TargetName, UnixMillis};
 use serde::{Deserialize, Serialize};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -51,6 +51,8 @@ pub(crate) struct TargetStatus {
     last_ms: Option<UnixMillis>,
     rtt_us: Option<u32>,
     failure: Option<String>,
+    /// What it showed of itself with its last answer.
+    shown: Vec<Identity>,
 }
 
 impl Status {
@@ -64,17 +66,27 @@ impl Status {
                 last_ms: None,
                 rtt_us: None,
                 failure: None,
+                shown: Vec::new(),
             })
             .collect();
     }
 
-    pub(crate) fn sampled(&mut self, name: &TargetName, at: UnixMillis, outcome: Outcome) {
+    pub(crate) fn sampled(
+        &mut self,
+        name: &TargetName,
+        at: UnixMillis,
+        outcome: Outcome,
+        shown: &[Identity],
+    ) {
         if let Some(target) = self.targets.iter_mut().find(|target| target.name == *name) {
             target.last_ms = Some(at);
             (target.rtt_us, target.failure) = match outcome {
                 Outcome::Ok { rtt_us } => (Some(rtt_us), None),
                 Outcome::Failed(failure) => (None, Some(failure.to_string())),
             };
+            if target.rtt_us.is_some() {
+                target.shown = shown.to_vec();
+            }
         }
     }
 }

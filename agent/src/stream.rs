@@ -133,7 +133,7 @@ impl Streamer {
         else {
             bail!("the collector did not begin with a welcome: is {uri} a denyut collector?");
         };
-        self.connected(uri, &welcome);
+        self.connected(uri, &welcome).await;
 
         let range = lock(&self.spool).range();
         let mut sent = match (welcome.known, welcome.durable) {
@@ -318,7 +318,11 @@ impl Streamer {
         }
     }
 
-    fn connected(&self, uri: &Uri, welcome: &wire::Welcome) {
+    async fn connected(&self, uri: &Uri, welcome: &wire::Welcome) {
+        // An older collector does not say.
+        if let Ok(address) = denyut_proto::read_address(&welcome.address) {
+            self.order(Order::ComesFrom(address)).await;
+        }
         info!(collector = %uri, office = %welcome.office, name = %welcome.office_name, "connected");
         let connection = &mut lock(&self.status).connection;
         connection.connected = true;

@@ -13,6 +13,8 @@ pub(crate) const CHECKPOINT: &str = "checkpoint";
 pub(crate) const AGENTS: &str = "agent/";
 /// When it was there: [`denyut_detect::presence::Runs`], packed.
 pub(crate) const RUNS: &str = "runs/";
+/// What its targets showed of themselves: [`denyut_detect::thing::Sightings`], packed.
+pub(crate) const SIGHTINGS: &str = "sightings/";
 /// What an agent last said of itself when it connected: [`crate::registry::Introduction`].
 pub(crate) const INTRODUCTIONS: &str = "introduction/";
 /// What the detector knows of a link: [`denyut_detect::Link`], packed.
@@ -39,6 +41,10 @@ pub(crate) fn agent(agent: &AgentId) -> String {
 
 pub(crate) fn runs(agent: &AgentId) -> String {
     format!("{RUNS}{agent}")
+}
+
+pub(crate) fn sightings(agent: &AgentId) -> String {
+    format!("{SIGHTINGS}{agent}")
 }
 
 pub(crate) fn introduction(agent: &AgentId) -> String {

@@ -123,6 +123,7 @@ impl Recording<'_> {
             targets: (self.seq == 1).then(|| vec![target]),
             goodbye: None,
             gateway: None,
+            shown: Vec::new(),
         };
         Ok(Some(Body::Heartbeat(Entry {
             office: self.office.clone(),

@@ -10,6 +10,7 @@ use anyhow::Context;
 use denyut_detect::detector::Sight;
 use denyut_detect::link::{Fold, Past, day_of};
 use denyut_detect::presence::Runs;
+use denyut_detect::thing::Sightings;
 use denyut_detect::{
     Agent, Archive, Detector, Event, Finding, Incident, Kept, Link, Listening, Setup, Step,
 };
@@ -60,6 +61,7 @@ struct Round {
     samples: usize,
     agents: BTreeSet<AgentId>,
     runs: BTreeSet<AgentId>,
+    sightings: BTreeSet<AgentId>,
     links: BTreeSet<LinkId>,
     pasts: BTreeSet<LinkId>,
     folds: BTreeMap<(LinkId, i64), Fold>,
@@ -74,6 +76,7 @@ impl Round {
             .extend(step.findings.into_iter().map(happening));
         self.agents.extend(step.agents);
         self.runs.extend(step.runs);
+        self.sightings.extend(step.sightings);
         self.links.extend(step.links);
         self.pasts.extend(step.pasts);
         self.folds.extend(step.folds);
@@ -89,6 +92,7 @@ impl Round {
     fn keys(&self) -> usize {
         self.agents.len()
             + self.runs.len()
+            + self.sightings.len()
             + self.links.len()
             + self.pasts.len()
             + 3 * self.folds.len()
@@ -166,6 +170,9 @@ fn kept(
     }
     for (key, runs) in keys::scan_packed::<Runs>(state, keys::RUNS)?.0 {
         kept.runs.push((id(keys::RUNS, &key)?, runs));
+    }
+    for (key, sightings) in keys::scan_packed::<Sightings>(state, keys::SIGHTINGS)?.0 {
+        kept.sightings.push((id(keys::SIGHTINGS, &key)?, sightings));
     }
     for (key, link) in links {
         let id = keys::parse_link(keys::LINKS, &key)?;
@@ -446,6 +453,11 @@ impl Worker {
                 keys::put_packed(&mut change, keys::agent(id), agent)?;
             }
         }
+        for id in &round.sightings {
+            if let Some(agent) = self.detector.agent(id) {
+                keys::put_packed(&mut change, keys::sightings(id), &agent.sightings)?;
+            }
+        }
         for id in &round.runs {
             if let Some(agent) = self.detector.agent(id) {
                 keys::put_packed(&mut change, keys::runs(id), &agent.runs)?;
@@ -607,6 +619,7 @@ mod tests {
                 targets: None,
                 goodbye: None,
                 gateway: None,
+                shown: Vec::new(),
             };
             Body::Heartbeat(Entry {
                 office: format!("36.73.0{}", agent.len()).parse().expect("a code"),

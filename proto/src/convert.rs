@@ -4,9 +4,10 @@
 //! the field that breaks it.
 
 use crate::{
-    Failure, Goodbye, Heartbeat, HttpExpectation, Invalid, MAX_TARGETS, Outcome, Reason, Role,
-    Sample, Target, TargetSamples, UnixMillis, wire,
+    Failure, Goodbye, Heartbeat, HttpExpectation, Identity, Invalid, MAX_SHOWN, MAX_TARGETS,
+    Outcome, Reason, Role, Sample, Shown, Target, TargetSamples, UnixMillis, wire,
 };
+use std::net::IpAddr;
 use std::time::Duration;
 
 impl From<&Heartbeat> for wire::Heartbeat {
@@ -32,6 +33,7 @@ impl From<&Heartbeat> for wire::Heartbeat {
                 .into(),
             }),
             gateway: from.gateway.clone().unwrap_or_default(),
+            shown: from.shown.iter().map(Into::into).collect(),
         }
     }
 }
@@ -106,6 +108,19 @@ impl TryFrom<wire::Heartbeat> for Heartbeat {
                 "send an IP address or `none`",
             ));
         }
+        if wire.shown.len() > MAX_SHOWN {
+            return Err(Invalid::new(
+                "shown",
+                format!("{} identities", wire.shown.len()),
+                "too many",
+                format!("send at most {MAX_SHOWN}, and the others with the next"),
+            ));
+        }
+        let mut shown = Vec::with_capacity(wire.shown.len());
+        for (i, one) in wire.shown.into_iter().enumerate() {
+            let read = read_shown(one).map_err(|error| error.within(&format!("shown[{i}]")))?;
+            shown.extend(read);
+        }
         Ok(Self {
             at,
             uptime,
@@ -122,8 +137,78 @@ impl TryFrom<wire::Heartbeat> for Heartbeat {
                 }
             }),
             gateway: (!wire.gateway.is_empty()).then_some(wire.gateway),
+            shown,
         })
     }
+}
+
+impl From<&Shown> for wire::Shown {
+    fn from(from: &Shown) -> Self {
+        use wire::shown::Identity as Wire;
+        Self {
+            target: from
+                .target
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+            identity: Some(match from.identity {
+                Identity::Mac(mac) => Wire::Mac(mac.to_vec()),
+                Identity::Certificate(hash) => Wire::CertificateSha256(hash.to_vec()),
+                Identity::Address(ip) => Wire::Address(address_bytes(ip)),
+            }),
+        }
+    }
+}
+
+/// An address as the wire carries it.
+pub fn address_bytes(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
+}
+
+/// The reverse of [`address_bytes`].
+pub fn read_address(bytes: &[u8]) -> Result<IpAddr, Invalid> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
+        .map_err(|_| wrong_length("address", bytes, "4 or 16"))
+}
+
+fn wrong_length(field: &str, bytes: &[u8], right: &str) -> Invalid {
+    Invalid::new(
+        field,
+        format!("{} bytes", bytes.len()),
+        "of a wrong length",
+        format!("send {right} bytes"),
+    )
+}
+
+/// What was shown; `None` if it is of a kind that only a newer agent knows.
+fn read_shown(wire: wire::Shown) -> Result<Option<Shown>, Invalid> {
+    use wire::shown::Identity as Wire;
+    let target = match &wire.target[..] {
+        "" => None,
+        name => Some(name.parse().map_err(|error: Invalid| Invalid {
+            field: "target".into(),
+            ..error
+        })?),
+    };
+    let identity = match wire.identity {
+        None => return Ok(None),
+        Some(Wire::Mac(mac)) => Identity::Mac(
+            mac[..]
+                .try_into()
+                .map_err(|_| wrong_length("mac", &mac, "6"))?,
+        ),
+        Some(Wire::CertificateSha256(hash)) => Identity::Certificate(
+            hash[..]
+                .try_into()
+                .map_err(|_| wrong_length("certificate_sha256", &hash, "32"))?,
+        ),
+        Some(Wire::Address(ip)) => Identity::Address(read_address(&ip)?),
+    };
+    Ok(Some(Shown { target, identity }))
 }
 
 /// Domain samples → columns.
@@ -321,6 +406,18 @@ mod tests {
         ]
     }
 
+    fn shown() -> impl Strategy<Value = Shown> {
+        let identity = prop_oneof![
+            any::<[u8; 6]>().prop_map(Identity::Mac),
+            any::<[u8; 32]>().prop_map(Identity::Certificate),
+            any::<IpAddr>().prop_map(Identity::Address),
+        ];
+        (prop::option::of(Just("server")), identity).prop_map(|(target, identity)| Shown {
+            target: target.map(|name| name.parse().expect("a name")),
+            identity,
+        })
+    }
+
     fn heartbeat() -> impl Strategy<Value = Heartbeat> {
         let steps = prop::collection::vec((0u64..100_000, outcome()), 1..40);
         (
@@ -328,8 +425,9 @@ mod tests {
             0u64..10_000_000_000,
             0i64..4_000_000_000_000,
             prop::option::of(Just("10.0.0.1".to_owned())),
+            prop::collection::vec(shown(), 0..4),
         )
-            .prop_map(|(by_target, uptime_ms, epoch_ms, gateway)| {
+            .prop_map(|(by_target, uptime_ms, epoch_ms, gateway, shown)| {
                 let uptime = Duration::from_millis(uptime_ms);
                 let at = UnixMillis(epoch_ms) + uptime;
                 let samples = by_target.into_iter().map(|(name, steps)| {
@@ -353,6 +451,7 @@ mod tests {
                     targets: None,
                     goodbye: None,
                     gateway,
+                    shown,
                 }
             })
     }
@@ -397,7 +496,14 @@ mod tests {
 
     #[test]
     fn each_broken_limit_names_its_field() {
+        use wire::shown::Identity;
         type Break = fn(&mut wire::Heartbeat);
+        fn of(target: &str, identity: Option<Identity>) -> wire::Shown {
+            wire::Shown {
+                target: target.into(),
+                identity,
+            }
+        }
         assert!(Heartbeat::try_from(valid()).is_ok());
         let cases: &[(&str, Break)] = &[
             ("uptime_ms", |h| h.uptime_ms = u64::MAX),
@@ -425,6 +531,17 @@ mod tests {
                 h.targets = vec![wire::Target::default()];
             }),
             ("gateway", |h| h.gateway = "x".repeat(65)),
+            ("shown", |h| h.shown = vec![wire::Shown::default(); 33]),
+            ("shown[0].target", |h| h.shown = vec![of("Server!", None)]),
+            ("shown[0].mac", |h| {
+                h.shown = vec![of("server", Some(Identity::Mac(vec![1; 5])))];
+            }),
+            ("shown[0].certificate_sha256", |h| {
+                h.shown = vec![of("server", Some(Identity::CertificateSha256(vec![])))];
+            }),
+            ("shown[0].address", |h| {
+                h.shown = vec![of("", Some(Identity::Address(vec![1; 15])))];
+            }),
         ];
         for (field, break_it) in cases {
             let mut wire = valid();
@@ -472,6 +589,16 @@ mod tests {
         let full = wire::Heartbeat {
             samples: samples.collect(),
             targets: targets.collect(),
+            ..valid()
+        };
+        let bytes = full.encoded_len();
+        assert!(bytes <= crate::MAX_HEARTBEAT_BYTES, "{bytes} bytes");
+        let shown = (0..MAX_SHOWN).map(|i| wire::Shown {
+            target: format!("a-name-of-32-characters-00000-{i:02}"),
+            identity: Some(wire::shown::Identity::CertificateSha256(vec![1; 32])),
+        });
+        let full = wire::Heartbeat {
+            shown: shown.collect(),
             ..valid()
         };
         let bytes = full.encoded_len();

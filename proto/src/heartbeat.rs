@@ -1,6 +1,6 @@
 //! One batch of samples and the agent's own state.
 
-use crate::{Sample, Target, TargetName, UnixMillis};
+use crate::{Sample, Shown, Target, TargetName, UnixMillis};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ pub struct Heartbeat {
     pub goodbye: Option<Goodbye>,
     /// The default gateway; `None`: as before.
     pub gateway: Option<String>,
+    /// What targets, and the way out, showed of themselves since the last one.
+    pub shown: Vec<Shown>,
 }
 
 impl Heartbeat {

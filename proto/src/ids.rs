@@ -63,17 +63,17 @@ impl TryFrom<String> for BootId {
                 "write 32 hexadecimal digits",
             )
         };
-        let digits: Option<Vec<u8>> = text
-            .chars()
-            .map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
-            .collect();
-        let digits = digits
-            .filter(|digits| digits.len() == 32)
-            .ok_or_else(wrong)?;
-        Ok(Self(std::array::from_fn(|i| {
-            digits[2 * i] << 4 | digits[2 * i + 1]
-        })))
+        from_hex(&text).map(Self).ok_or_else(wrong)
     }
+}
+
+/// `N` bytes from 2·`N` hexadecimal digits.
+pub(crate) fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digits: Vec<u8> = text
+        .chars()
+        .map(|c| u8::try_from(c.to_digit(16)?).ok())
+        .collect::<Option<_>>()?;
+    (digits.len() == 2 * N).then(|| std::array::from_fn(|i| digits[2 * i] << 4 | digits[2 * i + 1]))
 }
 
 impl fmt::Debug for BootId {

@@ -1,7 +1,7 @@
 //! What agent and collector share: the wire (`denyut.proto`), the domain types, and the only
 //! conversions between the two.
 //!
-//! Read in this order: [`ids`] and [`time`], [`sample`], [`target`], [`heartbeat`], and last [`wire`].
+//! Read in this order: [`ids`] and [`time`], [`sample`], [`target`], [`identity`], [`heartbeat`], and last [`wire`].
 //! Nothing here does I/O or reads a clock.
 
 pub mod ids;
@@ -10,6 +10,8 @@ pub mod time;
 pub mod sample;
 pub mod target;
 
+pub mod identity;
+
 pub mod heartbeat;
 
 pub mod invalid;
@@ -17,7 +19,9 @@ pub mod invalid;
 mod convert;
 pub mod wire;
 
+pub use convert::{address_bytes, read_address};
 pub use heartbeat::{Goodbye, Heartbeat, TargetSamples};
+pub use identity::{Identity, MAX_SHOWN, Shown};
 pub use ids::{AgentId, BootId, LinkId, OfficeCode, TargetName};
 pub use invalid::Invalid;
 pub use sample::{Failure, Outcome, Reason, Sample};

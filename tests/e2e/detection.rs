@@ -96,6 +96,7 @@ async fn tell(collector: &Collector, n: usize, server: &[(i64, i64)], uplink: &[
             targets: (seq == 1).then(|| targets.to_vec()),
             goodbye: None,
             gateway: Some("10.36.73.1".into()),
+            shown: Vec::new(),
         };
         assert!(
             peer.send(entry(

@@ -6,6 +6,7 @@ mod care;
 mod deploy;
 mod detection;
 mod durability;
+mod moved;
 mod offices;
 mod page;
 mod probes;

@@ -13,7 +13,7 @@ use std::time::Duration;
 const TOLERANCE_MS: i64 = 2_500;
 
 /// Office `n`: agent 10.n.0.10, server 10.n.0.2, gateway 10.n.0.1, uplink 10.100.n.2 – 10.100.n.1 at the core.
-fn build_office(net: &mut Net, n: u8) {
+pub(crate) fn build_office(net: &mut Net, n: u8) {
     let (agent, gateway, server) = (format!("agent{n}"), format!("gw{n}"), format!("srv{n}"));
     for host in [&agent, &gateway, &server] {
         net.host(host);
@@ -45,21 +45,12 @@ fn build_office(net: &mut Net, n: u8) {
 }
 
 /// A listener on the office's server host, for as long as the test lives.
-fn serve_tcp(net: &Net, host: &str) {
-    std::thread::scope(|scope| {
-        let listener = scope
-            .spawn(|| {
-                net.move_to(host);
-                TcpListener::bind("0.0.0.0:443").expect("binds")
-            })
-            .join()
-            .expect("listens");
-        // A socket stays in the namespace it was made in.
-        std::thread::spawn(move || listener.incoming().for_each(drop));
-    });
+pub(crate) fn serve_tcp(net: &Net, host: &str) {
+    let listener = net.within(host, || TcpListener::bind("0.0.0.0:443").expect("binds"));
+    std::thread::spawn(move || listener.incoming().for_each(drop));
 }
 
-fn agent_config(n: u8, tls: &Path) -> String {
+pub(crate) fn agent_config(n: u8, tls: &Path) -> String {
     let tls = tls.display();
     let target = |name: &str, role: &str, probe: &str| {
         format!(
@@ -79,14 +70,14 @@ fn agent_config(n: u8, tls: &Path) -> String {
     .concat()
 }
 
-fn state_of(office: &Value, target: &str) -> String {
+pub(crate) fn state_of(office: &Value, target: &str) -> String {
     let links = office["links"].as_array().expect("links");
     let link = links.iter().find(|link| link["target"] == target);
     link.map_or("", |link| link["state"].as_str().expect("a state"))
         .to_owned()
 }
 
-async fn wait_for(
+pub(crate) async fn wait_for(
     collector: &Collector,
     office: &str,
     within: u64,

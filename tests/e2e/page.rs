@@ -82,6 +82,7 @@ async fn tell_a_day(collector: &Collector) {
             targets: (hour == 23).then(|| targets.clone()),
             goodbye: (hour == 0).then_some(Goodbye::Stopped),
             gateway: Some("10.36.73.1".into()),
+            shown: Vec::new(),
         };
         let seq = 24 - u64::try_from(hour).expect("small");
         assert!(
@@ -115,7 +116,7 @@ fn agent_config(collector: &Collector) -> String {
     .concat()
 }
 
-async fn shows(browser: &Browser, texts: &[&str]) {
+pub(crate) async fn shows(browser: &Browser, texts: &[&str]) {
     let look = || async {
         let text = browser.text().await;
         texts
@@ -146,7 +147,7 @@ async fn see_the_day(browser: &Browser) {
     eventually("strips and plots are drawn", Duration::from_secs(20), drawn).await;
 }
 
-fn picture(name: &str) -> PathBuf {
+pub(crate) fn picture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
 

@@ -190,6 +190,18 @@ fn https_and_expectations() {
     ] {
         assert_eq!(reason(name, &arguments), expected, "{name}");
     }
+    // By what the server shows it is known again elsewhere.
+    let shown = probe("good", &arguments)["shown"].clone();
+    let pem = dir.path().join("good.pem");
+    let openssl = Command::new("openssl")
+        .args(["x509", "-noout", "-fingerprint", "-sha256", "-in"])
+        .arg(pem)
+        .output()
+        .expect("openssl runs");
+    let text = String::from_utf8(openssl.stdout).expect("text");
+    let (_, hash) = text.trim().split_once('=').expect("a fingerprint");
+    let hash = hash.replace(':', "").to_lowercase();
+    assert_eq!(shown, serde_json::json!([format!("certificate {hash}")]));
     // Without the office's own authority it is nobody's certificate; and plain HTTP is no TLS.
     assert_eq!(reason(&good, &[]), "tls_untrusted");
     let plain = serve(Some(b"HTTP/1.1 200 OK\r\n\r\n"));

@@ -93,6 +93,7 @@ impl Cost {
             targets: None,
             goodbye: None,
             gateway: None,
+            shown: Vec::new(),
         };
         for name in names {
             heartbeat.samples.push(TargetSamples {
@@ -249,6 +250,7 @@ impl RecordedRun {
                     targets: None,
                     goodbye: None,
                     gateway: None,
+                    shown: Vec::new(),
                 };
                 let (office, agent) = &codes[i];
                 let event = Event::Heartbeat {

@@ -1,8 +1,8 @@
 //! Offices that are simulated: what their agents see, say, and when it arrives.
 
 use denyut_proto::{
-    AgentId, BootId, Goodbye, Heartbeat, HttpExpectation, OfficeCode, Outcome, Reason, Role,
-    Sample, Target, TargetSamples, UnixMillis,
+    AgentId, BootId, Goodbye, Heartbeat, HttpExpectation, Identity, OfficeCode, Outcome, Reason,
+    Role, Sample, Shown, Target, TargetSamples, UnixMillis,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -61,6 +61,8 @@ pub(crate) struct Life {
     pub(crate) loses: bool,
     /// From then on a second machine speaks as the same agent.
     pub(crate) cloned: Option<i64>,
+    /// Cards of the equipment that its uplink goes through, each from then on; before that, and if there is none, one of its own.
+    pub(crate) cards: Vec<(i64, u8)>,
 }
 
 impl Life {
@@ -97,6 +99,8 @@ pub(crate) struct Office {
     there: bool,
     declared: bool,
     spells: [bool; 4],
+    /// Targets that tell with their next answer what they are.
+    quiet: [bool; 4],
     backlog: VecDeque<Arrived>,
     /// What each target's probes said, for those who judge by checks: when, and whether it was answered.
     pub(crate) checks: Vec<(i64, [bool; 4])>,
@@ -129,6 +133,7 @@ impl Office {
             there: true,
             declared: false,
             spells: [false; 4],
+            quiet: [true; 4],
             backlog: VecDeque::new(),
             checks: Vec::new(),
         }
@@ -213,6 +218,7 @@ impl Office {
             self.there = true;
             self.started += 1;
             self.declared = false;
+            self.quiet = [true; 4];
             self.booted = second;
         }
         let lan = self.is(Fault::Lan, second);
@@ -255,6 +261,11 @@ impl Office {
             });
         }
         self.checks.push((second, answered));
+        let identities = (0..4)
+            .filter(|i| answered[*i] && self.quiet[*i])
+            .filter_map(|i| self.shows(i, second))
+            .collect();
+        self.quiet = answered.map(|answered| !answered);
         let heartbeat = Heartbeat {
             at: at(shown),
             uptime: Duration::from_secs((second - self.booted).unsigned_abs() + 60),
@@ -266,12 +277,41 @@ impl Office {
                 .is(Fault::Off, second + EVERY)
                 .then_some(Goodbye::Shutdown),
             gateway: None,
+            shown: identities,
         };
         self.declared = true;
         self.backlog.push_back(Arrived {
             boot: BootId([self.boot; 16]),
             heartbeat,
         });
+    }
+
+    /// The server is the office's own, the way out may be lent, and the central service has one certificate for all.
+    fn shows(&self, target: usize, second: i64) -> Option<Shown> {
+        let own = |kind: u8| {
+            let mut mac = [2, kind, 0, 0, 0, 0];
+            let digits = self.code.as_str().bytes().filter(u8::is_ascii_digit);
+            mac.iter_mut()
+                .skip(2)
+                .rev()
+                .zip(digits)
+                .for_each(|(byte, digit)| *byte = digit);
+            Identity::Mac(mac)
+        };
+        let lent = self
+            .life
+            .cards
+            .iter()
+            .rev()
+            .find(|(from, _)| *from <= second);
+        let identity = match target {
+            1 => own(1),
+            2 => lent.map_or_else(|| own(2), |(_, card)| Identity::Mac([2, 3, 0, 0, 0, *card])),
+            3 => Identity::Certificate([7; 32]),
+            _ => return None,
+        };
+        let target = Some(ROLES[target].0.parse().expect("a name"));
+        Some(Shown { target, identity })
     }
 
     /// A machine with the same disk, which sees that all is well.

@@ -21,6 +21,8 @@ pub(crate) struct Played {
     pub(crate) roaming: Vec<BTreeSet<OfficeCode>>,
     /// When an office was first said to take turns.
     pub(crate) named: Option<i64>,
+    /// When a thing was first said to have moved.
+    pub(crate) thing_named: Option<i64>,
     pub(crate) samples: u64,
     /// Time in the detector.
     pub(crate) spent: Duration,
@@ -108,13 +110,12 @@ impl Player {
         }
         for code in step.sights {
             let sight = self.detector.sight(&code).cloned().unwrap_or_default();
-            if self.played.named.is_none()
-                && sight
-                    .patterns
-                    .iter()
-                    .any(|pattern| pattern.kind == PatternKind::Roaming)
-            {
-                self.played.named = Some(second);
+            let says = |kind| sight.patterns.iter().any(|pattern| pattern.kind == kind);
+            if says(PatternKind::Roaming) {
+                self.played.named.get_or_insert(second);
+            }
+            if says(PatternKind::Moved) {
+                self.played.thing_named.get_or_insert(second);
             }
             self.played.sights.insert(code, sight);
         }
@@ -160,6 +161,7 @@ pub(crate) fn play(scene: &mut Scene) -> anyhow::Result<Played> {
             sights: BTreeMap::new(),
             roaming: Vec::new(),
             named: None,
+            thing_named: None,
             samples: 0,
             spent: Duration::ZERO,
         },

@@ -76,6 +76,9 @@ struct Line {
     false_common_causes: Option<f64>,
     false_roaming: Option<f64>,
     swaps_until_named: Option<f64>,
+    swaps_until_thing_named: Option<f64>,
+    moves_named: Option<f64>,
+    false_moves: Option<f64>,
     same_in_any_order: Option<f64>,
     ns_per_sample: Option<f64>,
 }
@@ -163,6 +166,15 @@ impl Line {
                 .contains_key("samples")
                 .then(|| all.of("roaming fp")),
             swaps_until_named: ratio(all.of("swaps until named"), all.of("groups named")),
+            swaps_until_thing_named: ratio(
+                all.of("swaps until thing named"),
+                all.of("things named"),
+            ),
+            moves_named: ratio(all.of("moved hit"), all.of("moved truth")),
+            false_moves: all
+                .counts
+                .contains_key("samples")
+                .then(|| all.of("moved fp")),
             same_in_any_order: ratio(all.of("same in any order"), all.of("orders")),
             ns_per_sample: ratio(all.of("ns"), all.of("samples")),
         }
@@ -346,7 +358,17 @@ fn print(lines: &[Line], seeds: u64) {
             println!("{}: {count:.2} incidents per shared outage", line.kind);
         }
         if let Some(swaps) = line.swaps_until_named {
-            println!("{}: named after {swaps:.1} swaps", line.kind);
+            println!("{}: named by its times after {swaps:.1} swaps", line.kind);
+        }
+        if let Some(swaps) = line.swaps_until_thing_named {
+            println!("{}: named by the thing after {swaps:.1} swaps", line.kind);
+        }
+        if let Some(share) = line.moves_named {
+            println!(
+                "{}: pairs between which a thing moved, and it was named: {:.1} %",
+                line.kind,
+                share * 100.0
+            );
         }
         if let Some(same) = line.same_in_any_order {
             println!(
@@ -358,9 +380,10 @@ fn print(lines: &[Line], seeds: u64) {
     }
     let total = |value: fn(&Line) -> Option<f64>| ours().filter_map(value).sum::<f64>();
     println!(
-        "common causes that were none: {:.0}; groups said to take turns that do not: {:.0}",
+        "common causes that were none: {:.0}; groups said to take turns that do not: {:.0}; things said to have moved that did not: {:.0}",
         total(|line| line.false_common_causes),
-        total(|line| line.false_roaming)
+        total(|line| line.false_roaming),
+        total(|line| line.false_moves)
     );
 }
 
@@ -395,6 +418,7 @@ mod tests {
                 "{kind}: {score:?}"
             );
             assert!(score.of("roaming fp") < 1.0, "{kind}: {score:?}");
+            assert!(score.of("moved fp") < 1.0, "{kind}: {score:?}");
         }
     }
 

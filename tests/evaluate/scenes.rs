@@ -3,6 +3,7 @@
 use crate::office::{Fault, Life, Office, Span};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use std::collections::BTreeSet;
 
 const MINUTE: i64 = 60;
 const HOUR: i64 = 3_600;
@@ -21,6 +22,8 @@ pub(crate) struct Truth {
     pub(crate) common: Vec<(Vec<usize>, Span)>,
     /// Groups of offices that take turns.
     pub(crate) roaming: Vec<Vec<usize>>,
+    /// Pairs of offices between which a thing went.
+    pub(crate) moved: BTreeSet<(usize, usize)>,
 }
 
 /// A scene that is ready to be played.
@@ -271,6 +274,9 @@ fn see_saw(rng: &mut SmallRng, lives: &mut [Life], truth: &mut Truth, seconds: i
     let n = [2, 4, 8][rng.random_range(0..3)];
     let served = n / 2;
     let mut up: Vec<usize> = (0..served).collect();
+    for (card, i) in (0..).zip(&up) {
+        lives[*i].cards.push((0, card));
+    }
     let mut since = vec![0; n];
     let mut t = 6 * HOUR;
     let mut swaps = vec![0; n];
@@ -282,6 +288,10 @@ fn see_saw(rng: &mut SmallRng, lives: &mut [Life], truth: &mut Truth, seconds: i
         let jitter = rng.random_range(5..55);
         let left = std::mem::replace(&mut up[leaves], joins);
         let (down_at, up_at) = (t, t + jitter);
+        lives[joins]
+            .cards
+            .push((down_at, u8::try_from(leaves).unwrap_or(u8::MAX)));
+        truth.moved.insert((left.min(joins), left.max(joins)));
         if since[joins] > 0 || swaps[joins] == 0 {
             let span = since[joins].max(HOUR)..up_at;
             lives[joins].fault(Fault::Uplink, span.clone());

@@ -4,11 +4,12 @@ use crate::baseline::{Gatus, Icinga2, Nagios, PrometheusFor, Rfd, Turn};
 use crate::office::{Fault, Office, START, Span};
 use crate::play::Played;
 use crate::scenes::{Scene, Truth};
+use denyut_detect::detector::Sight;
 use denyut_detect::office::{Pattern, PatternKind};
 use denyut_detect::recorded::{Check, State};
 use denyut_detect::{Cause, Incident};
 use denyut_proto::{OfficeCode, UnixMillis};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// An onset within so many seconds is the same.
 const NEAR: i64 = 60;
@@ -403,7 +404,15 @@ fn roaming(
         });
         score.add("roaming truth", 1);
         score.count("roaming hit", named);
-        if let Some(named) = played.named {
+        for (named, swaps, groups) in [
+            (played.named, "swaps until named", "groups named"),
+            (
+                played.thing_named,
+                "swaps until thing named",
+                "things named",
+            ),
+        ] {
+            let Some(named) = named else { continue };
             // A swap is an office that came up.
             let ups = scene
                 .truth
@@ -411,8 +420,8 @@ fn roaming(
                 .iter()
                 .filter(|(i, _, span, _)| group.contains(i) && span.end <= named)
                 .count();
-            score.add("swaps until named", u32::try_from(ups).unwrap_or(u32::MAX));
-            score.add("groups named", 1);
+            score.add(swaps, u32::try_from(ups).unwrap_or(u32::MAX));
+            score.add(groups, 1);
         }
     }
     for found in &played.roaming {
@@ -423,6 +432,23 @@ fn roaming(
         });
         score.count("roaming fp", !is_true);
     }
+    let moved = |(code, sight): (&OfficeCode, &Sight)| -> Vec<(usize, usize)> {
+        let of_kind = sight
+            .patterns
+            .iter()
+            .filter(|pattern| pattern.kind == PatternKind::Moved);
+        let pair = |pattern: &Pattern| {
+            let (one, other) = (place.get(code)?, place.get(pattern.with.as_ref()?)?);
+            Some((*one.min(other), *one.max(other)))
+        };
+        of_kind.filter_map(pair).collect()
+    };
+    let said: BTreeSet<(usize, usize)> = played.sights.iter().flat_map(moved).collect();
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let true_ones = said.intersection(&scene.truth.moved).count();
+    score.add("moved truth", count(scene.truth.moved.len()));
+    score.add("moved hit", count(true_ones));
+    score.add("moved fp", count(said.len() - true_ones));
 }
 
 /// The products' rules.

@@ -101,6 +101,17 @@ impl Net {
         self.on(other, &format!("ip link set {other_interface} up"));
     }
 
+    /// Does something on a host; sockets that it makes stay there.
+    pub fn within<T: Send>(&self, host: &str, work: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let there = scope.spawn(|| {
+                self.move_to(host);
+                work()
+            });
+            there.join().expect("works there")
+        })
+    }
+
     /// Moves the calling thread, and what it starts from now on, to a host.
     pub fn move_to(&self, host: &str) {
         let path = format!("/run/netns/{}", self.name(host));

@@ -132,6 +132,7 @@ pub fn heartbeat(target: &str, at_ms: &[i64]) -> Vec<u8> {
         targets: None,
         goodbye: None,
         gateway: None,
+        shown: Vec::new(),
     };
     wire::Heartbeat::from(&heartbeat).encode_to_vec()
 }

@@ -11,13 +11,8 @@ use tokio::net::UdpSocket;
 /// A lost datagram is asked for again, as any resolver would: one lost packet is not a dead name server.
 const RESEND_AFTER: Duration = Duration::from_secs(1);
 
-/// Asks `server` (or the machine's own resolver) for `name`; the time is that of the query that was answered.
-pub(super) async fn query(server: Option<SocketAddr>, name: &str) -> Answer {
-    let server = match server {
-        Some(server) => server,
-        // Without one no name can be found, whoever is at fault.
-        None => SocketAddr::new(system_resolver().ok_or(Reason::DnsError)?, 53),
-    };
+/// Asks `server` for `name`; the time is that of the query that was answered.
+pub(super) async fn query(server: SocketAddr, name: &str) -> Answer {
     let mut name = Name::from_ascii(name).map_err(|_| Failure::from(Reason::LocalError))?;
     // As answers repeat it.
     name.set_fqdn(true);
@@ -70,8 +65,8 @@ fn judge(code: ResponseCode, rtt: Duration) -> Answer {
     }
 }
 
-/// The first `nameserver` of `/etc/resolv.conf`.
-fn system_resolver() -> Option<IpAddr> {
+/// The machine's own name server: the first `nameserver` of `/etc/resolv.conf`.
+pub(super) fn system_resolver() -> Option<IpAddr> {
     let text = std::fs::read_to_string("/etc/resolv.conf").ok()?;
     text.lines()
         .filter_map(|line| line.trim_start().strip_prefix("nameserver"))

@@ -1,15 +1,16 @@
 //! GET of a URL on a connection of its own: status, body, certificate.
 
+use super::reason_of;
 use super::resolver::Resolver;
-use super::{Answer, reason_of};
 use anyhow::{Context, bail};
-use denyut_proto::{Failure, HttpExpectation, Reason};
+use denyut_proto::{Failure, HttpExpectation, Identity, Reason};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use rustls::{CertificateError, RootCertStore};
 use std::error::Error;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How much of a body is searched for the expected text.
 const BODY_MAX: usize = 64 * 1024;
@@ -46,28 +47,52 @@ pub(super) fn client(ca: Option<&Path>, resolver: Resolver) -> anyhow::Result<re
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .dns_resolver(Arc::new(resolver))
+        .tls_info(true)
         .user_agent(concat!("denyut-agent/", env!("CARGO_PKG_VERSION")))
         .build()
         .context("cannot make the HTTP client")
 }
 
-/// The time until the answer was known to be right: its head, or the expected text in its body.
-pub(super) async fn get(client: &reqwest::Client, url: &str, expect: &HttpExpectation) -> Answer {
+/// A right answer.
+pub(super) struct Right {
+    /// The time until it was known to be right: its head, or the expected text in its body.
+    pub(super) rtt: Duration,
+    /// Who gave it.
+    pub(super) from: Option<IpAddr>,
+    /// The certificate it was given by.
+    pub(super) certificate: Option<Identity>,
+}
+
+/// Asks once.
+pub(super) async fn get(
+    client: &reqwest::Client,
+    url: &str,
+    expect: &HttpExpectation,
+) -> Result<Right, Failure> {
     let start = Instant::now();
     let mut response = client.get(url).send().await.map_err(|e| failure_of(&e))?;
+    let (from, certificate) = (
+        response.remote_addr().map(|from| from.ip()),
+        certificate_of(&response),
+    );
+    let right = |rtt| Right {
+        rtt,
+        from,
+        certificate,
+    };
     let status = response.status().as_u16();
-    let right = match expect.status {
+    let expected = match expect.status {
         Some(expected) => status == expected,
         None => (200..400).contains(&status),
     };
-    if !right {
+    if !expected {
         return Err(Failure {
             reason: Reason::HttpStatus,
             detail: status.into(),
         });
     }
     let Some(text) = &expect.body else {
-        return Ok(start.elapsed());
+        return Ok(right(start.elapsed()));
     };
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|e| failure_of(&e))? {
@@ -78,13 +103,19 @@ pub(super) async fn get(client: &reqwest::Client, url: &str, expect: &HttpExpect
             .windows(text.len())
             .any(|part| part == text.as_bytes())
         {
-            return Ok(start.elapsed());
+            return Ok(right(start.elapsed()));
         }
         if body.len() == BODY_MAX {
             break;
         }
     }
     Err(Reason::HttpBody.into())
+}
+
+fn certificate_of(response: &reqwest::Response) -> Option<Identity> {
+    let tls = response.extensions().get::<reqwest::tls::TlsInfo>()?;
+    let hash = ring::digest::digest(&ring::digest::SHA256, tls.peer_certificate()?);
+    Some(Identity::Certificate(hash.as_ref().try_into().ok()?))
 }
 
 /// Looks through the chain of causes for the one that says most.

@@ -9,7 +9,8 @@ mod tcp;
 
 pub(crate) use gateway::default_gateway;
 
-use denyut_proto::{Failure, Outcome, Probe, Reason, Target};
+use crate::marks;
+use denyut_proto::{Failure, Identity, Outcome, Probe, Reason, Target};
 use resolver::Resolver;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -28,7 +29,16 @@ pub(crate) struct Prober {
 /// What is left of a probe's time when looking its name up is given up; less than the shortest timeout.
 const RESOLVE_MARGIN: Duration = Duration::from_millis(20);
 
-/// A probe's result: the time it took to answer, or why it did not.
+/// What a probe told.
+#[derive(Debug)]
+pub(crate) struct Told {
+    /// Of the link.
+    pub(crate) outcome: Outcome,
+    /// Of the thing that answered.
+    pub(crate) shown: Vec<Identity>,
+}
+
+/// The time it took to answer, or why there was no answer.
 type Answer = Result<Duration, Failure>;
 
 impl Prober {
@@ -43,40 +53,60 @@ impl Prober {
     }
 
     /// Probes once; returns within the target's timeout.
-    pub(crate) async fn probe(&self, target: &Target) -> Outcome {
+    pub(crate) async fn probe(&self, target: &Target) -> Told {
         let deadline = Instant::now() + target.timeout;
-        let work = async {
-            match &target.probe {
-                Probe::Gateway => match default_gateway() {
-                    Some(gateway) => {
-                        self.icmp
-                            .ping(gateway.address, gateway.scope, deadline)
-                            .await
-                    }
-                    None => Err(Reason::NoGateway.into()),
-                },
-                Probe::Icmp { host } => {
-                    let ip = self.resolve(host, 0, deadline).await?.ip();
-                    self.icmp.ping(ip, 0, deadline).await
-                }
-                Probe::Tcp { host, port } => {
-                    tcp::connect(self.resolve(host, *port, deadline).await?).await
-                }
-                Probe::Http { url } => http::get(&self.http, url, &target.expect).await,
-                Probe::Dns { server, name } => {
-                    let server = match server {
-                        Some((host, port)) => Some(self.resolve(host, *port, deadline).await?),
-                        None => None,
-                    };
-                    dns::query(server, name).await
-                }
+        let work = self.ask(target, deadline);
+        let failure = match tokio::time::timeout_at(deadline, work).await {
+            Ok(Ok((rtt, from, certificate))) => {
+                let card = from.and_then(marks::card_of);
+                return Told {
+                    outcome: Outcome::ok(rtt),
+                    shown: card.into_iter().chain(certificate).collect(),
+                };
+            }
+            Ok(Err(failure)) => failure,
+            Err(_) => Reason::Timeout.into(),
+        };
+        Told {
+            outcome: Outcome::Failed(failure),
+            shown: Vec::new(),
+        }
+    }
+
+    /// How long the answer took, who gave it, and by which certificate.
+    async fn ask(
+        &self,
+        target: &Target,
+        deadline: Instant,
+    ) -> Result<(Duration, Option<IpAddr>, Option<Identity>), Failure> {
+        let (from, rtt) = match &target.probe {
+            Probe::Gateway => {
+                let gateway = default_gateway().ok_or(Reason::NoGateway)?;
+                let ping = self.icmp.ping(gateway.address, gateway.scope, deadline);
+                (gateway.address, ping.await?)
+            }
+            Probe::Icmp { host } => {
+                let ip = self.resolve(host, 0, deadline).await?.ip();
+                (ip, self.icmp.ping(ip, 0, deadline).await?)
+            }
+            Probe::Tcp { host, port } => {
+                let to = self.resolve(host, *port, deadline).await?;
+                (to.ip(), tcp::connect(to).await?)
+            }
+            Probe::Http { url } => {
+                let right = http::get(&self.http, url, &target.expect).await?;
+                return Ok((right.rtt, right.from, right.certificate));
+            }
+            Probe::Dns { server, name } => {
+                let server = match server {
+                    Some((host, port)) => self.resolve(host, *port, deadline).await?,
+                    // Without one no name can be found, whoever is at fault.
+                    None => SocketAddr::new(dns::system_resolver().ok_or(Reason::DnsError)?, 53),
+                };
+                (server.ip(), dns::query(server, name).await?)
             }
         };
-        match tokio::time::timeout_at(deadline, work).await {
-            Ok(Ok(rtt)) => Outcome::ok(rtt),
-            Ok(Err(failure)) => Outcome::Failed(failure),
-            Err(_) => Outcome::Failed(Reason::Timeout.into()),
-        }
+        Ok((rtt, Some(from), None))
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod agent;
 mod judge;
+mod turns;
 
 pub use agent::{Agent, Presence};
 
@@ -16,8 +17,9 @@ use crate::office::{Hit, Outage, Pattern};
 use crate::params::Params;
 use crate::presence::{Run, Runs, grace};
 use crate::roam::Turns;
+use crate::thing::{Move, Sightings};
 use agent::{Behind, Watcher};
-use denyut_proto::{AgentId, BootId, Heartbeat, LinkId, OfficeCode, Sample, UnixMillis};
+use denyut_proto::{AgentId, BootId, Heartbeat, Identity, LinkId, OfficeCode, Sample, UnixMillis};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
@@ -45,10 +47,6 @@ const KEPT: Duration = Duration::from_secs(36 * 86_400);
 const LEFT_BEHIND: Duration = Duration::from_secs(1_800);
 /// Patterns that are kept of one office beside those that last.
 const PATTERNS_MAX: usize = 120;
-/// Offices of a pool that are looked at together, at most.
-const POOL_MOST: usize = 64;
-/// A roaming pair that took no turn for this does so no more.
-const ROAMING_FRESH: Duration = Duration::from_secs(14 * 86_400);
 
 /// Everything the detector hears.
 #[derive(Debug)]
@@ -177,6 +175,8 @@ pub struct Step {
     pub agents: Vec<AgentId>,
     /// Agents whose runs are not as they were.
     pub runs: Vec<AgentId>,
+    /// Agents that told of something their targets showed.
+    pub sightings: Vec<AgentId>,
     /// Links that are not as they were, or are gone.
     pub links: Vec<LinkId>,
     /// Links whose past is not as it was.
@@ -198,6 +198,7 @@ impl Step {
     pub fn len(&self) -> usize {
         self.agents.len()
             + self.runs.len()
+            + self.sightings.len()
             + self.links.len()
             + self.pasts.len()
             + 3 * self.folds.len()
@@ -222,6 +223,8 @@ pub struct Kept {
     pub agents: Vec<(AgentId, Agent)>,
     /// Their runs.
     pub runs: Vec<(AgentId, Runs)>,
+    /// What their targets showed.
+    pub sightings: Vec<(AgentId, Sightings)>,
     /// By id.
     pub links: Vec<(LinkId, Link)>,
     /// Their pasts.
@@ -275,6 +278,10 @@ pub struct Detector {
     pairs: BTreeMap<(OfficeCode, OfficeCode), Turns>,
     /// Members of a pool that take turns with any of the others.
     rovers: BTreeMap<OfficeCode, Turns>,
+    /// Places in `watchers` of those that saw a thing.
+    things: HashMap<Identity, BTreeSet<usize>, foldhash::fast::FixedState>,
+    /// Of the things that moved.
+    moves: BTreeMap<Identity, Vec<Move>>,
     last_number: u64,
     /// Offices to judge.
     touched: BTreeSet<OfficeCode>,
@@ -339,6 +346,8 @@ impl Detector {
             bursts: Vec::new(),
             pairs: BTreeMap::new(),
             rovers: BTreeMap::new(),
+            things: HashMap::default(),
+            moves: BTreeMap::new(),
             last_number: kept.last_number,
             touched: BTreeSet::new(),
             waiting: BTreeSet::new(),
@@ -363,6 +372,14 @@ impl Detector {
                 last.as_slice().iter().for_each(|run| {
                     watcher.runs.insert(run);
                 });
+            }
+        }
+        for (id, sightings) in kept.sightings {
+            if let Some(at) = detector.index.get(&id).copied() {
+                for identity in sightings.identities() {
+                    detector.things.entry(identity).or_default().insert(at);
+                }
+                detector.watchers[at].agent.sightings = sightings;
             }
         }
         for (id, mut link) in kept.links {
@@ -395,31 +412,35 @@ impl Detector {
             detector.office(&code).sight = sight;
         }
         detector.dismiss();
-        for office in detector.offices.values_mut() {
+        detector.take_up();
+        detector
+    }
+
+    /// After a restart: everything that was kept is there, and every office is to be judged unless it waits.
+    fn take_up(&mut self) {
+        for office in self.offices.values_mut() {
             office.incidents.sort_by_key(|incident| incident.number);
         }
-        detector
-            .common_incidents
+        self.common_incidents
             .sort_by_key(|incident| incident.number);
-        for (code, office) in &detector.offices {
+        for (code, office) in &self.offices {
             let waits = |at: &usize| {
-                detector.watchers[*at]
+                self.watchers[*at]
                     .agent
                     .behind
                     .is_some_and(|behind| behind.told)
             };
             if office.watchers.iter().any(waits) {
-                detector.waiting.insert(code.clone());
+                self.waiting.insert(code.clone());
             } else {
-                detector.touched.insert(code.clone());
+                self.touched.insert(code.clone());
             }
         }
-        for at in 0..detector.watchers.len() {
-            detector.watched_since(at);
+        for at in 0..self.watchers.len() {
+            self.watched_since(at);
         }
-        detector.recall();
-        detector.rewatched = false;
-        detector
+        self.recall();
+        self.rewatched = false;
     }
 
     /// Agents that are registered no more are expected no more.
@@ -634,6 +655,10 @@ impl Detector {
         watcher.agent.behind = None;
         watcher.agent.runs = Runs::default();
         watcher.agent.runs.insert(run);
+        for identity in std::mem::take(&mut watcher.agent.sightings).identities() {
+            let gone = self.things.get_mut(&identity);
+            gone.map(|watchers| watchers.remove(&at));
+        }
         for (name, link) in &mut watcher.links {
             link.past = Past::default();
             link.fold = Fold::new(&self.setup.params);
@@ -647,6 +672,7 @@ impl Detector {
             step.pasts.push(id);
         }
         step.runs.push(watcher.id.clone());
+        step.sightings.push(watcher.id.clone());
         self.enlist(at, code);
         self.watched_since(at);
     }
@@ -712,6 +738,13 @@ impl Detector {
         }
         if judged {
             touched |= watcher.sample(params, heartbeat, arrival, &mut self.late, step);
+            for shown in &heartbeat.shown {
+                if watcher.agent.sightings.insert(shown, heartbeat.at) {
+                    self.things.entry(shown.identity).or_default().insert(at);
+                    step.sightings.push(id.clone());
+                    touched = true;
+                }
+            }
         }
         let agent = &mut watcher.agent;
         if heartbeat.goodbye.is_some()

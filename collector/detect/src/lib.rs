@@ -5,7 +5,7 @@
 //! samples    → link      a fold over the samples of one link in the order of time: downs, degradation     (late ones: judged again from a kept fold)
 //! heartbeats → presence  a union of intervals: runs of a process, and the gaps between them
 //! both       → office    troubles, incidents with cause and lineage, patterns        flap · calendar
-//! offices    → common    many that go down together;  roam  two that take turns
+//! offices    → common    many that go down together;  roam  two that take turns;  thing  what moves between them
 //! all of it  → incident  held against what was said before: what differs is a revision
 //! ```
 //!
@@ -23,6 +23,7 @@ pub mod params;
 pub mod presence;
 pub mod recorded;
 pub mod roam;
+pub mod thing;
 
 pub use detector::{
     Agent, Archive, Detector, Event, Finding, Kept, Listening, Presence, Setup, Site, Status, Step,

@@ -7,7 +7,7 @@ use crate::incident::{Cause, Evidence, Facts, Relapse, Trouble, TroubleKind};
 use crate::link::{Degraded, Link, Phase};
 use crate::params::Params;
 use crate::presence::{Runs, Why};
-use denyut_proto::{AgentId, OfficeCode, Role, TargetName, UnixMillis};
+use denyut_proto::{AgentId, Identity, OfficeCode, Role, TargetName, UnixMillis};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use utoipa::ToSchema;
@@ -130,6 +130,10 @@ pub struct Pattern {
     /// The pool whose members it takes turns with.
     #[serde(default)]
     pub pool: Option<String>,
+    /// The thing that moves between the two, by what it shows of itself.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub identity: Option<Identity>,
 }
 
 /// Patterns.
@@ -144,6 +148,8 @@ pub enum PatternKind {
     Relapse,
     /// It is up here when it is down there.
     Roaming,
+    /// A thing that was here was seen there, or the other way round.
+    Moved,
     /// It loses more than usual.
     Lossy,
     /// Its round trips take longer than usual.
@@ -448,6 +454,7 @@ fn patterns(question: &Question<'_>, at: &mut Option<UnixMillis>) -> Vec<Pattern
                 count,
                 with: None,
                 pool: None,
+                identity: None,
             };
             let downs: Vec<i64> = link.past.downs.iter().map(|down| down.from.0).collect();
             for Flapping {
@@ -923,6 +930,7 @@ fn relapses(
                     count: 2,
                     with: None,
                     pool: None,
+                    identity: None,
                 });
             }
         }

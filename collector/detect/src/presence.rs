@@ -41,7 +41,8 @@ impl Run {
         }
     }
 
-    fn is_of_same_process(&self, other: &Self) -> bool {
+    /// Whether both are of one process.
+    pub fn is_of_same_process(&self, other: &Self) -> bool {
         self.boot == other.boot && self.started_ms == other.started_ms
     }
 

@@ -21,6 +21,7 @@ use denyut_store::log::{Appended, Entry, Log};
 use denyut_store::state::{Change, State};
 use prost::Message;
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -248,18 +249,17 @@ impl Ingest for Service {
         call: Call<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::StreamStream>, Status> {
         let identity = door::peer_identity(&call)?;
-        let peer = call
-            .remote_addr()
-            .map_or_else(|| "-".to_owned(), |address| address.to_string());
+        let peer = call.remote_addr();
         let (send, outbound) = mpsc::channel(OUTBOUND);
         let gate = Arc::clone(&self.0);
         // Ends with the connection, or with the gate's token.
         tokio::spawn(async move {
-            let Err(status) = converse(&gate, identity, &peer, call.into_inner(), &send).await
+            let Err(status) = converse(&gate, identity, peer, call.into_inner(), &send).await
             else {
                 return;
             };
             gate.metrics.broken_streams.inc();
+            let peer = named(peer);
             // What tonic makes of a connection that is gone; the rest are our own refusals.
             if matches!(status.code(), Code::Unknown | Code::Cancelled) {
                 info!(%peer, reason = %status.message(), "a connection was lost");
@@ -275,10 +275,15 @@ impl Ingest for Service {
     }
 }
 
+/// A peer, for people.
+fn named(peer: Option<SocketAddr>) -> String {
+    peer.map_or_else(|| "-".to_owned(), |address| address.to_string())
+}
+
 async fn converse(
     gate: &Arc<Gate>,
     identity: Option<AgentId>,
-    peer: &str,
+    peer: Option<SocketAddr>,
     mut inbound: Streaming<AgentMessage>,
     send: &mpsc::Sender<Result<CollectorMessage, Status>>,
 ) -> Result<(), Status> {
@@ -312,6 +317,9 @@ async fn converse(
         wall_ms: gate.clock.read().now.0,
         durable: held.of_boot,
         known: held.any,
+        address: peer
+            .map(|peer| denyut_proto::address_bytes(peer.ip().to_canonical()))
+            .unwrap_or_default(),
     };
     tell(send, collector_message::Kind::Welcome(welcome)).await?;
     if configuration.revision != hello.configuration_revision {
@@ -319,7 +327,7 @@ async fn converse(
     }
 
     let registration = Registration::new(gate, &speaker.agent, send.clone());
-    info!(agent = %speaker.agent, office = %speaker.office.office, %peer, version = %introduction.version,
+    info!(agent = %speaker.agent, office = %speaker.office.office, peer = %named(peer), version = %introduction.version,
         boot = %speaker.boot, waiting = introduction.waiting, dropped = introduction.dropped, "an agent connected");
     gate.remember(&speaker.agent, introduction).await;
     let (verdicts, verdicts_rx) = mpsc::channel(UNACKED);

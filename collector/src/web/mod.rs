@@ -69,8 +69,9 @@ mod tests {
     use denyut_detect::incident::{Cause, RevisionReason, ScopeKind};
     use denyut_detect::office::PatternKind;
     use denyut_detect::presence::Why;
-    use denyut_proto::{Reason, Role};
+    use denyut_proto::{Identity, Reason, Role};
     use std::collections::BTreeSet;
+    use std::net::Ipv4Addr;
 
     fn catalogue(language: &str) -> serde_json::Map<String, serde_json::Value> {
         let path = format!("/text/{language}.json");
@@ -149,10 +150,23 @@ mod tests {
             P::Chronic,
             P::Relapse,
             P::Roaming,
+            P::Moved,
             P::Lossy,
             P::Slow,
         ];
         wanted.extend(patterns.map(|v| format!("pattern.{}", name(serde_json::to_value(v)))));
+        let identities = [
+            Identity::Mac([0; 6]),
+            Identity::Certificate([0; 32]),
+            Identity::Address(Ipv4Addr::LOCALHOST.into()),
+        ];
+        let kind = |identity: Identity| identity.to_string().split(' ').next().map(str::to_owned);
+        wanted.extend(
+            identities
+                .into_iter()
+                .filter_map(kind)
+                .map(|v| format!("identity.{v}")),
+        );
         wanted.extend(reasons.map(|v| format!("revision.{}", name(serde_json::to_value(v)))));
         wanted.extend(ShownState::ALL.map(|v| format!("state.{}", v.as_str())));
         let known = keys("id");

@@ -324,6 +324,7 @@ mod tests {
             targets: None,
             goodbye: None,
             gateway: None,
+            shown: Vec::new(),
         }
     }
 

@@ -201,6 +201,7 @@ pub(crate) fn heartbeat(samples: &[Sample]) -> Heartbeat {
         targets: None,
         goodbye: None,
         gateway: None,
+        shown: Vec::new(),
     }
 }
 

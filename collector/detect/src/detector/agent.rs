@@ -5,8 +5,9 @@ use crate::link::{Fold, Late, Link, Phase, Taken, Turn};
 use crate::office;
 use crate::params::Params;
 use crate::presence::{Clone2, Run, Runs, grace};
+use crate::thing::Sightings;
 use denyut_proto::{
-    AgentId, BootId, Heartbeat, LinkId, OfficeCode, Target, TargetName, UnixMillis,
+    AgentId, BootId, Heartbeat, LinkId, OfficeCode, Role, Target, TargetName, UnixMillis,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -65,6 +66,9 @@ pub struct Agent {
     /// All its runs; kept beside it.
     #[serde(skip)]
     pub runs: Runs,
+    /// What its targets showed of themselves; kept beside it.
+    #[serde(skip)]
+    pub sightings: Sightings,
 }
 
 /// An agent with its links.
@@ -96,6 +100,7 @@ impl Agent {
             primary: None,
             lag_ms: i64::MAX,
             runs: Runs::default(),
+            sightings: Sightings::default(),
         }
     }
 
@@ -186,6 +191,38 @@ impl Agent {
 }
 
 impl Watcher {
+    /// When what a target showed at `from` may no longer be there: the target failed, or the process that would have said so ended. Of the way out, none: an uplink.
+    pub(super) fn ended(
+        &self,
+        target: Option<&TargetName>,
+        from: UnixMillis,
+    ) -> Option<UnixMillis> {
+        let is_it = |(name, link): &&(TargetName, Link)| match target {
+            Some(target) => name == target,
+            None => link.role == Some(Role::Uplink),
+        };
+        let downs = self
+            .links
+            .iter()
+            .filter(is_it)
+            .flat_map(|(_, link)| &link.past.downs);
+        let failed = downs.map(|down| down.from).filter(|at| *at > from);
+        let runs = self.agent.runs.as_slice();
+        let of = runs
+            .iter()
+            .find(|run| run.from <= from && from <= run.until);
+        // Of one process all runs: in a gap between them it only was not heard.
+        let last = runs
+            .iter()
+            .filter(|run| of.is_some_and(|of| of.is_of_same_process(run)))
+            .max_by_key(|run| run.to);
+        let goes_on = self.agent.presence == Presence::Present
+            && last == self.agent.runs.last()
+            && last.is_some_and(|last| last.goodbye.is_none());
+        let process = last.map_or(from, |last| last.to);
+        failed.chain((!goes_on).then_some(process)).min()
+    }
+
     fn id(&self, target: &TargetName) -> LinkId {
         LinkId {
             agent: self.id.clone(),

@@ -1,19 +1,16 @@
 //! What is true of the offices that were touched, and of what they have in common.
 
-use super::{Detector, LEFT_BEHIND, Office, PATTERNS_MAX, POOL_MOST, ROAMING_FRESH, Step, horizon};
+use super::{Detector, LEFT_BEHIND, Office, PATTERNS_MAX, Step, horizon};
 use crate::common::{Common, Seen, WIDEST};
 use crate::detector::agent::Presence;
 use crate::incident::{
-    Cause, Evidence, Facts, Incident, Reconciling, Relapse, RevisionReason, ScopeKind, reconcile,
+    Cause, Evidence, Facts, Incident, Reconciling, Relapse, RevisionReason, reconcile,
 };
 use crate::link::Past;
-use crate::office::{
-    self, Found, Hit, Judgement, Observer, Outage, Pattern, PatternKind, Question,
-};
+use crate::office::{self, Found, Hit, Judgement, Observer, Outage, Pattern, Question};
 use crate::params::Params;
-use crate::roam::{self, Turns};
 use denyut_proto::{OfficeCode, UnixMillis};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -371,18 +368,10 @@ impl Detector {
             self.pair(code);
             self.rove(code);
         }
-        judgement.patterns.extend(self.turns_of(code, now));
-        let turning = self
-            .pairs
-            .iter()
-            .filter(|((one, other), _)| one == code || other == code)
-            .map(|(_, turns)| turns);
-        for turns in turning.chain(self.rovers.get(code)) {
-            let over = turns.last + ROAMING_FRESH + Duration::from_millis(1);
-            if over > now {
-                judgement.review = Some(judgement.review.map_or(over, |at| at.min(over)));
-            }
-        }
+        self.follow(code);
+        let (turns, over) = self.turns_of(code, now);
+        judgement.patterns.extend(turns);
+        judgement.review = judgement.review.into_iter().chain(over).min();
         judgement
             .patterns
             .sort_by_key(|pattern| (pattern.from_ms, pattern.kind, pattern.scale));
@@ -463,6 +452,10 @@ impl Detector {
         for at in &office.watchers {
             let watcher = &mut self.watchers[*at];
             watcher.agent.runs.forget(horizon);
+            for identity in watcher.agent.sightings.forget(horizon) {
+                let gone = self.things.get_mut(&identity);
+                gone.map(|watchers| watchers.remove(at));
+            }
             for (_, link) in &mut watcher.links {
                 link.past.forget(horizon);
                 if link.past.downs.len() >= Past::MOST {
@@ -590,155 +583,5 @@ impl Detector {
             relapse: None,
             scope: Some(scope),
         }
-    }
-
-    /// Looks for offices that take turns with this one.
-    fn pair(&mut self, code: &OfficeCode) {
-        let Some(office) = self.offices.get(code) else {
-            return;
-        };
-        if office.sight.outages.len() < 2 {
-            return;
-        }
-        let mut others: BTreeMap<OfficeCode, usize> = BTreeMap::new();
-        for scope in self.scopes.of(code) {
-            if matches!(scope.0, ScopeKind::Pool | ScopeKind::Regency) {
-                let members: Vec<&OfficeCode> = self.scopes.members(scope).collect();
-                let pairs = members.len() * members.len().saturating_sub(1) / 2;
-                for other in members {
-                    let least = others.entry(other.clone()).or_insert(pairs);
-                    *least = pairs.min(*least);
-                }
-            }
-        }
-        let ours = self.transitions(code, office);
-        let mut found = Vec::new();
-        for (other, pairs) in others {
-            let Some(theirs) = self
-                .offices
-                .get(&other)
-                .filter(|office| other != *code && office.sight.outages.len() >= 2)
-            else {
-                continue;
-            };
-            let turns = if self.is_uncertain(office) || self.is_uncertain(theirs) {
-                None
-            } else {
-                roam::turns(
-                    &self.setup.params,
-                    &ours,
-                    &self.transitions(&other, theirs),
-                    pairs,
-                )
-            };
-            found.push((other, turns));
-        }
-        for (other, turns) in found {
-            let pair = if *code < other {
-                (code.clone(), other.clone())
-            } else {
-                (other.clone(), code.clone())
-            };
-            let before = match turns {
-                Some(turns) => self.pairs.insert(pair, turns),
-                None => self.pairs.remove(&pair),
-            };
-            if before != turns {
-                self.touched.insert(other);
-            }
-        }
-    }
-
-    /// Looks for members of this office's pool that take turns with any of the others. Of many that share a thing no two may have met often enough.
-    fn rove(&mut self, code: &OfficeCode) {
-        let pool = self
-            .scopes
-            .of(code)
-            .iter()
-            .find(|scope| scope.0 == ScopeKind::Pool);
-        let Some(pool) = pool.cloned() else { return };
-        let members: Vec<(OfficeCode, Vec<(i64, bool)>)> = self
-            .scopes
-            .members(&pool)
-            .filter_map(|code| {
-                let office = self
-                    .offices
-                    .get(code)
-                    .filter(|office| !self.is_uncertain(office))?;
-                Some((code.clone(), self.transitions(code, office)))
-            })
-            .collect();
-        if !(3..=POOL_MOST).contains(&members.len()) {
-            return;
-        }
-        for (member, ours) in &members {
-            let mut others: Vec<(i64, bool)> = members
-                .iter()
-                .filter(|(other, _)| other != member)
-                .flat_map(|(_, theirs)| theirs.iter().copied())
-                .collect();
-            others.sort_unstable();
-            let turns = roam::turns(&self.setup.params, ours, &others, members.len());
-            let before = match turns {
-                Some(turns) => self.rovers.insert(member.clone(), turns),
-                None => self.rovers.remove(member),
-            };
-            if before != turns && member != code {
-                self.touched.insert(member.clone());
-            }
-        }
-    }
-
-    fn transitions(&self, code: &OfficeCode, office: &Office) -> Vec<(i64, bool)> {
-        let is_common = |at| {
-            self.commons
-                .iter()
-                .any(|common| common.offices.get(code) == Some(&at))
-        };
-        roam::transitions(&office.sight.outages, is_common)
-    }
-
-    /// Whether the clocks of an office's agents may be off by more than what counts as simultaneous.
-    fn is_uncertain(&self, office: &Office) -> bool {
-        let window = self.setup.params.roam_window;
-        let off = |at: &usize| {
-            Duration::from_millis(self.watchers[*at].agent.lag_ms.unsigned_abs()) > window
-        };
-        office.watchers.iter().any(off)
-    }
-
-    /// The offices that take turns with this one, as patterns.
-    fn turns_of(&self, code: &OfficeCode, now: UnixMillis) -> Vec<Pattern> {
-        let pattern = |turns: &Turns, with: Option<OfficeCode>, pool: Option<String>| Pattern {
-            kind: PatternKind::Roaming,
-            scale: None,
-            agent: None,
-            target: None,
-            from_ms: turns.from,
-            until_ms: (now.since(turns.last) > ROAMING_FRESH).then_some(turns.last),
-            count: turns.count,
-            with,
-            pool,
-        };
-        let of = |((one, other), turns): (&(OfficeCode, OfficeCode), &Turns)| {
-            let with = if one == code {
-                other
-            } else if other == code {
-                one
-            } else {
-                return None;
-            };
-            Some(pattern(turns, Some(with.clone()), None))
-        };
-        let pool = self
-            .setup
-            .sites
-            .get(code)
-            .and_then(|site| site.pool.clone());
-        let rover = self
-            .rovers
-            .get(code)
-            .map(|turns| pattern(turns, None, pool));
-        self.pairs.iter().filter_map(of).chain(rover).collect()
     }
 }

@@ -7,7 +7,9 @@
 use super::*;
 use crate::incident::{Cause, Facts, RevisionKind, Trouble};
 use crate::office::PatternKind;
-use denyut_proto::{Goodbye, HttpExpectation, Outcome, Reason, Role, Target, TargetSamples};
+use denyut_proto::{
+    Goodbye, HttpExpectation, Outcome, Reason, Role, Shown, Target, TargetName, TargetSamples,
+};
 use proptest::prelude::*;
 
 /// A Tuesday, 10:00 WIB.
@@ -62,6 +64,8 @@ struct Life {
     power: Vec<Range<i64>>,
     off: Vec<Range<i64>>,
     crash: Vec<Range<i64>>,
+    /// The card that the server shows.
+    card: Option<u8>,
 }
 const ROLES: [(&str, Role); 3] = [
     ("gateway", Role::Gateway),
@@ -74,6 +78,7 @@ fn live(office: &str, agent: &str, seconds: i64, life: &Life) -> Vec<Sent> {
         |spans: &[Range<i64>], t: i64| spans.iter().find(|span| span.contains(&t)).cloned();
     let mut sent = Vec::new();
     let (mut boot, mut started, mut was_there) = (1_u8, 0_u64, true);
+    let mut shows = true;
     for t in (0..seconds).step_by(10) {
         let gone = within(&life.power, t)
             .or(within(&life.off, t))
@@ -88,6 +93,7 @@ fn live(office: &str, agent: &str, seconds: i64, life: &Life) -> Vec<Sent> {
             }
             started += 1;
             was_there = true;
+            shows = true;
         }
         let gateway = within(&life.gateway, t).is_some();
         let uplink = gateway || within(&life.uplink, t).is_some();
@@ -103,6 +109,8 @@ fn live(office: &str, agent: &str, seconds: i64, life: &Life) -> Vec<Sent> {
         let bad = [gateway, server, uplink];
         let says_goodbye = within(&life.off, t + EVERY).is_some();
         let first = t == 0;
+        let card = life.card.filter(|_| !server && std::mem::take(&mut shows));
+        shows |= server;
         let heartbeat = Heartbeat {
             at: at(t),
             uptime: Duration::from_secs(100),
@@ -119,6 +127,13 @@ fn live(office: &str, agent: &str, seconds: i64, life: &Life) -> Vec<Sent> {
             targets: first.then(targets),
             goodbye: says_goodbye.then_some(Goodbye::Shutdown),
             gateway: None,
+            shown: card
+                .map(|card| Shown {
+                    target: Some("server".parse().expect("a name")),
+                    identity: Identity::Mac([card; 6]),
+                })
+                .into_iter()
+                .collect(),
         };
         let mut arrival = t;
         while within(&life.gateway, arrival)
@@ -204,6 +219,7 @@ struct World {
 struct Keeper {
     agents: BTreeMap<AgentId, String>,
     runs: BTreeMap<AgentId, String>,
+    sightings: BTreeMap<AgentId, String>,
     links: BTreeMap<LinkId, String>,
     pasts: BTreeMap<LinkId, String>,
     incidents: BTreeMap<u64, Incident>,
@@ -257,6 +273,14 @@ impl World {
                 )),
             );
         }
+        for id in &step.sightings {
+            self.kept.sightings.insert(
+                id.clone(),
+                json(serde_json::to_string(
+                    &self.detector.agent(id).expect("is known").sightings,
+                )),
+            );
+        }
         for id in &step.links {
             self.kept.links.insert(
                 id.clone(),
@@ -299,6 +323,7 @@ impl World {
             last_number: self.detector.last_number(),
             agents: parsed(&self.kept.agents),
             runs: parsed(&self.kept.runs),
+            sightings: parsed(&self.kept.sightings),
             links: parsed(&self.kept.links),
             pasts: parsed(&self.kept.pasts),
             incidents: self
@@ -373,6 +398,20 @@ impl World {
             .collect();
         all.sort_by_key(|(office, facts)| (office.clone(), facts.opened_ms));
         all
+    }
+
+    /// Which things moved, in the end.
+    fn moved(&self) -> Vec<(OfficeCode, Pattern)> {
+        let of = |(code, sight): (&OfficeCode, &Sight)| {
+            let moved = sight
+                .patterns
+                .iter()
+                .filter(|pattern| pattern.kind == PatternKind::Moved);
+            moved
+                .map(|pattern| (code.clone(), pattern.clone()))
+                .collect::<Vec<_>>()
+        };
+        self.kept.sights.iter().flat_map(of).collect()
     }
 
     fn summary(&self) -> Vec<(Cause, i64, Option<i64>)> {
@@ -792,6 +831,51 @@ fn offices_that_take_turns_are_named() {
 }
 
 #[test]
+fn a_thing_that_moves_is_named() {
+    let hour = 3_600;
+    let server = |down: &[Range<i64>], card| Life {
+        server: down.to_vec(),
+        card: Some(card),
+        ..Life::default()
+    };
+    // The one server is carried over, and back. Two others are alike, and stay.
+    let world = played(
+        &[
+            ("36.73.02", "a-1", server(&[hour..3 * hour], 2)),
+            (
+                "36.73.03",
+                "a-2",
+                server(&[0..hour + 600, 3 * hour - 300..4 * hour], 2),
+            ),
+            ("36.73.04", "a-3", server(&[2 * hour..3 * hour], 4)),
+            ("36.73.05", "a-4", server(&[3 * hour..3 * hour + 60], 4)),
+        ],
+        4 * hour,
+    );
+    let found: Vec<_> = world
+        .moved()
+        .into_iter()
+        .map(|(code, pattern)| {
+            let since = pattern.from_ms.0 / 1_000 - START;
+            let with = pattern.with.map(|code| code.to_string());
+            (code.to_string(), with, since, pattern.count)
+        })
+        .collect();
+    let of = |one: &str, other: &str| (one.to_owned(), Some(other.to_owned()), hour + 600, 2);
+    assert_eq!(
+        found,
+        [of("36.73.02", "36.73.03"), of("36.73.03", "36.73.02")]
+    );
+    let pattern = &world.moved()[0].1;
+    assert_eq!(pattern.identity, Some(Identity::Mac([2; 6])));
+    assert_eq!(
+        pattern.target.as_ref().map(TargetName::as_str),
+        Some("server")
+    );
+    assert!(pattern.until_ms.is_none());
+}
+
+#[test]
 fn two_machines_with_one_identity_are_one_incident_and_no_outage() {
     let one = live("36.73.02", "a-1", 1_200, &Life::default());
     let two = live(
@@ -933,10 +1017,12 @@ fn spans() -> impl Strategy<Value = Vec<Range<i64>>> {
 }
 
 fn life() -> impl Strategy<Value = Life> {
-    (spans(), spans(), spans(), 0..3usize).prop_map(|(server, uplink, gone, how)| {
+    let card = prop::option::of((1..4u8).prop_map(|n| 2 * n));
+    (spans(), spans(), spans(), 0..3usize, card).prop_map(|(server, uplink, gone, how, card)| {
         let mut life = Life {
             server,
             uplink,
+            card,
             ..Life::default()
         };
         match how {
@@ -992,6 +1078,7 @@ proptest! {
         one.play(on_time);
         other.play(late);
         prop_assert_eq!(one.truth(), other.truth());
+        prop_assert_eq!(one.moved(), other.moved());
     }
 
     /// A restart at any time ends in the same incidents and patterns as none. (A start judges every office, as thresholds may be others: what came late and waits
@@ -1042,6 +1129,7 @@ proptest! {
                 targets: flag(2).then(|| targets().into_iter().take(usize::from(bits >> 4) % 4).collect()),
                 goodbye: flag(3).then_some(Goodbye::Suspend),
                 gateway: None,
+                shown: flag(5).then(|| Shown { target: flag(6).then(|| "server".parse().expect("a name")), identity: Identity::Mac([2 * boot; 6]) }).into_iter().collect(),
             };
             for samples in &heartbeat.samples {
                 let link = LinkId { agent: format!("a-{who}").parse().expect("an id"), target: samples.target.clone() };

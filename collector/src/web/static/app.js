@@ -185,7 +185,14 @@ function patternText(pattern, office) {
   const subject = pattern.target ? `${pattern.agent}/${pattern.target}: ` : "";
   const other = pattern.with ? offices.get(pattern.with)?.name ?? pattern.with : pattern.pool;
   const scale = pattern.scale && say(`scale.${pattern.scale}`);
-  return subject + say(`pattern.${pattern.kind}`, { count: pattern.count, scale, office: other, time: timeAt(pattern.from_ms, office) });
+  const text = subject + say(`pattern.${pattern.kind}`, { count: pattern.count, scale, office: other, time: timeAt(pattern.from_ms, office) });
+  return pattern.identity ? `${text} (${identityText(pattern.identity)})` : text;
+}
+
+// What a thing shows of itself: its kind, a space, its value. Of a certificate's hash the beginning tells enough.
+function identityText(identity) {
+  const [kind, value] = identity.split(" ");
+  return say(`identity.${kind}`, { value: value.length > 40 ? `${value.slice(0, 16)}…` : value });
 }
 
 function agentText(agent, office) {

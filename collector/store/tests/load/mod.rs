@@ -102,6 +102,7 @@ fn entry(seq: u64) -> Entry {
         targets: None,
         goodbye: None,
         gateway: None,
+        shown: Vec::new(),
     };
     Entry {
         office: "36.73.02".parse().expect("a code"),
