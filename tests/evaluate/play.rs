@@ -4,6 +4,7 @@ use crate::office::{Arrived, at};
 use crate::scenes::Scene;
 use denyut_detect::calendar::Hours;
 use denyut_detect::detector::Sight;
+use denyut_detect::incident::{Cause, Evidence};
 use denyut_detect::link::Fold;
 use denyut_detect::office::PatternKind;
 use denyut_detect::{Archive, Detector, Event, Incident, Setup, Site, Step};
@@ -17,6 +18,8 @@ pub(crate) struct Played {
     pub(crate) incidents: BTreeMap<u64, Incident>,
     /// Which incident was called for, and when.
     pub(crate) pages: Vec<(u64, i64)>,
+    /// What an incident was last said to be probably.
+    pub(crate) guesses: BTreeMap<u64, Cause>,
     pub(crate) sights: BTreeMap<OfficeCode, Sight>,
     pub(crate) roaming: Vec<BTreeSet<OfficeCode>>,
     /// When an office was first said to take turns.
@@ -104,6 +107,15 @@ impl Player {
         self.played
             .pages
             .extend(step.pages.iter().map(|number| (*number, second)));
+        for (number, incident) in &step.incidents {
+            let guess = incident.facts.evidence.iter().find_map(|one| match one {
+                Evidence::Likely { cause, .. } => Some(*cause),
+                _ => None,
+            });
+            self.played
+                .guesses
+                .extend(guess.map(|guess| (*number, guess)));
+        }
         self.played.incidents.extend(step.incidents);
         if self.memory.keeps {
             self.memory.folds.extend(step.folds);
@@ -158,6 +170,7 @@ pub(crate) fn play(scene: &mut Scene) -> anyhow::Result<Played> {
         played: Played {
             incidents: BTreeMap::new(),
             pages: Vec::new(),
+            guesses: BTreeMap::new(),
             sights: BTreeMap::new(),
             roaming: Vec::new(),
             named: None,

@@ -70,6 +70,8 @@ struct Line {
     pages_per_episode: Option<Mean>,
     false_pages_per_office_month: Option<Mean>,
     cause_right_at_first: Option<f64>,
+    guesses: Option<f64>,
+    guesses_right: Option<f64>,
     cause_right: Option<Mean>,
     retracted_share: Option<f64>,
     incidents_per_common_cause: Option<f64>,
@@ -155,6 +157,8 @@ impl Line {
                 ratio(score.of("pages false"), score.of("office months"))
             }),
             cause_right_at_first: ratio(all.of("cause right at first"), all.of("cause all")),
+            guesses: ratio(all.of("guesses"), all.of("cause all")),
+            guesses_right: ratio(all.of("guesses right"), all.of("guesses")),
             cause_right: each(scores, |score| {
                 ratio(score.of("cause right"), score.of("cause all"))
             }),
@@ -368,6 +372,14 @@ fn print(lines: &[Line], seeds: u64) {
                 "{}: pairs between which a thing moved, and it was named: {:.1} %",
                 line.kind,
                 share * 100.0
+            );
+        }
+        if let (Some(part), Some(right)) = (line.guesses, line.guesses_right) {
+            println!(
+                "{}: {:.0} % of the causes were guessed before anything was delivered, {:.0} % of them rightly",
+                line.kind,
+                part * 100.0,
+                right * 100.0
             );
         }
         if let Some(same) = line.same_in_any_order {

@@ -148,7 +148,7 @@ pub(crate) fn ours(kind: &str, scene: &Scene, played: &Played) -> Score {
     );
 
     delays(&mut score, &must, played, &office_of);
-    causes(kind, &mut score, truth, &real, &office_of);
+    causes(kind, &mut score, truth, &played.guesses, &real, &office_of);
     pages(&mut score, scene, played, &office_of);
     score.add(
         "incidents",
@@ -215,6 +215,7 @@ fn causes(
     kind: &str,
     score: &mut Score,
     truth: &Truth,
+    guesses: &BTreeMap<u64, Cause>,
     real: &[&Incident],
     office_of: &dyn Fn(&Incident) -> Option<usize>,
 ) {
@@ -239,6 +240,11 @@ fn causes(
             .first()
             .and_then(|revision| revision.cause);
         score.count("cause right at first", first.is_some_and(is_right));
+        // What it probably was, while nothing was delivered yet.
+        if let Some(guess) = guesses.get(&incident.number) {
+            score.add("guesses", 1);
+            score.count("guesses right", is_right(*guess));
+        }
         score.count("cause right", is_right(incident.facts.cause));
         score.add("cause all", 1);
     }

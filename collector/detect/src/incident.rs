@@ -183,6 +183,11 @@ impl Cause {
         )
     }
 
+    /// Whether it tells why an agent was silent: what a guess can be made of.
+    pub const fn explains(self) -> bool {
+        matches!(self, Self::Lan | Self::Uplink | Self::Power | Self::Agent)
+    }
+
     /// Whether somebody is called for it.
     pub const fn pages(self) -> bool {
         !matches!(self, Self::Agent | Self::Clone)
@@ -255,6 +260,17 @@ pub enum Evidence {
     Shared,
     /// It began outside of opening hours and went on into them.
     AfterOpening,
+    /// Nothing is delivered yet, but most of what is like it was this.
+    Likely {
+        /// What it probably is.
+        cause: Cause,
+        /// How probably, in per cent.
+        percent: u8,
+        /// So often the office was silent by it before, around this hour of the day.
+        before: u32,
+        /// So many offices of the regency have it now.
+        neighbours: u32,
+    },
 }
 
 /// What kind of trouble.

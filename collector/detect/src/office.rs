@@ -51,6 +51,8 @@ pub struct Question<'a> {
     pub commons: &'a [Hit],
     /// Relapses whose earlier incidents are out of sight, by when they began.
     pub lineage: &'a [(UnixMillis, Relapse)],
+    /// Why other offices of the regency fell silent around a time, as far as is known: one cause each.
+    pub neighbours: &'a dyn Fn(UnixMillis) -> Vec<Cause>,
     /// Event time, as far as it is known.
     pub now: UnixMillis,
 }
@@ -211,8 +213,18 @@ pub fn judge(question: &Question<'_>) -> Judgement {
         }
     }
     let mut lineage: Vec<Line> = Vec::new();
+    let mut before: Vec<(UnixMillis, Cause)> = Vec::new();
     for cluster in clusters {
-        let found = incident(question, &cluster, &mut lineage, &judgement.patterns);
+        let found = incident(
+            question,
+            &cluster,
+            &before,
+            &mut lineage,
+            &judgement.patterns,
+        );
+        if found.facts.cause.explains() {
+            before.push((found.facts.opened_ms, found.facts.cause));
+        }
         if found.facts.resolved_ms.is_none() {
             for from in found
                 .page_from
@@ -506,6 +518,7 @@ struct Line {
 fn incident(
     question: &Question<'_>,
     cluster: &[Span],
+    before: &[(UnixMillis, Cause)],
     lineage: &mut Vec<Line>,
     patterns: &[Pattern],
 ) -> Found {
@@ -531,6 +544,9 @@ fn incident(
         if cause != Cause::Power {
             (cause, confidence) = (hit.cause, 90);
         }
+    }
+    if cause == Cause::Unreachable && open {
+        evidence.extend(likely(question, before, opened_ms));
     }
     let of_target = troubles().filter(|trouble| trouble.target.is_some());
     let mut roles: Vec<Option<Role>> = of_target.map(|trouble| trouble.role).collect();
@@ -788,6 +804,53 @@ fn cause_of(
     }
 }
 
+/// The same time of the day, and the same time next door, are so near.
+const LIKELY_HOURS: Duration = Duration::from_secs(2 * 3_600);
+pub(crate) const LIKELY_NEIGHBOURS: Duration = Duration::from_secs(600);
+/// What a neighbour has at the same time tells as much as this many times before.
+const NEIGHBOUR_VOTES: u32 = 3;
+/// Votes below which nothing is said.
+const LIKELY_VOTES: u32 = 3;
+
+/// What a silence probably is, by what silences at this hour were before and by what its neighbours have now: the cause with the most
+/// votes, if more than half say so. Its probability is by Laplace's rule of succession, for as many causes as explain a silence.
+fn likely(
+    question: &Question<'_>,
+    before: &[(UnixMillis, Cause)],
+    since: UnixMillis,
+) -> Option<Evidence> {
+    const DAY_MS: i64 = 86_400_000;
+    const CAUSES: [Cause; 4] = [Cause::Power, Cause::Uplink, Cause::Lan, Cause::Agent];
+    let is_near = |at: &UnixMillis| {
+        let apart = (since.0 - at.0).rem_euclid(DAY_MS);
+        u128::from(apart.min(DAY_MS - apart).unsigned_abs()) <= LIKELY_HOURS.as_millis()
+    };
+    let neighbours = (question.neighbours)(since);
+    let count = |all: &mut dyn Iterator<Item = Cause>, of: Cause| {
+        u32::try_from(all.filter(|cause| *cause == of).count()).unwrap_or(u32::MAX)
+    };
+    let votes = CAUSES.map(|cause| {
+        let near = before.iter().filter(|(at, _)| is_near(at));
+        let before = count(&mut near.map(|(_, cause)| *cause), cause);
+        let neighbours = count(&mut neighbours.iter().copied(), cause);
+        (
+            before + NEIGHBOUR_VOTES * neighbours,
+            cause,
+            before,
+            neighbours,
+        )
+    });
+    let all: u32 = votes.iter().map(|(votes, ..)| votes).sum();
+    let (most, cause, before, neighbours) = votes.into_iter().max_by_key(|(votes, ..)| *votes)?;
+    let percent = (most + 1) * 100 / (all + 4);
+    (all >= LIKELY_VOTES && percent > 50).then_some(Evidence::Likely {
+        cause,
+        percent: u8::try_from(percent).unwrap_or(100),
+        before,
+        neighbours,
+    })
+}
+
 /// Evidence that is listed of one incident.
 const EVIDENCE_MAX: usize = 12;
 
@@ -936,4 +999,52 @@ fn relapses(
         }
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::calendar::{Holidays, Hours, Zone};
+
+    #[test]
+    fn a_silence_is_probably_what_it_was_at_this_hour_or_what_neighbours_have() {
+        let (params, hours, holidays) = (Params::default(), Hours::default(), Holidays::default());
+        let hour = |n: i64| UnixMillis(n * 3_600_000);
+        let guess = |before: &[(i64, Cause)], next_door: &[Cause]| {
+            let question = Question {
+                params: &params,
+                opening: Opening {
+                    zone: Zone::Wib,
+                    hours: &hours,
+                    holidays: &holidays,
+                },
+                maintenance: &[],
+                observers: Vec::new(),
+                commons: &[],
+                lineage: &[],
+                neighbours: &|_| next_door.to_vec(),
+                now: hour(1_000),
+            };
+            let before: Vec<_> = before.iter().map(|(at, of)| (hour(*at), *of)).collect();
+            match likely(&question, &before, hour(240))? {
+                Evidence::Likely { cause, percent, .. } => Some((cause, percent)),
+                _ => None,
+            }
+        };
+        let (power, uplink) = (Cause::Power, Cause::Uplink);
+        // Four times around this hour; what was at other hours says nothing.
+        let cuts = [
+            (24, power),
+            (49, power),
+            (71, power),
+            (120, power),
+            (132, uplink),
+            (156, uplink),
+        ];
+        assert_eq!(guess(&cuts, &[]), Some((power, 62)));
+        assert_eq!(guess(&cuts[..2], &[]), None, "twice is too few");
+        assert_eq!(guess(&cuts, &[uplink, uplink]), None, "nobody can tell");
+        assert_eq!(guess(&[], &[power]), Some((power, 57)));
+        assert_eq!(guess(&cuts[..1], &[uplink, uplink]), Some((uplink, 63)));
+    }
 }

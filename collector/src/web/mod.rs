@@ -143,6 +143,7 @@ mod tests {
             "together",
             "shared",
             "after_opening",
+            "likely",
         ];
         wanted.extend(evidence.map(|v| format!("evidence.{v}")));
         let patterns = [

@@ -4,7 +4,7 @@ use super::{Detector, LEFT_BEHIND, Office, PATTERNS_MAX, Step, horizon};
 use crate::common::{Common, Seen, WIDEST};
 use crate::detector::agent::Presence;
 use crate::incident::{
-    Cause, Evidence, Facts, Incident, Reconciling, Relapse, RevisionReason, reconcile,
+    Cause, Evidence, Facts, Incident, Reconciling, Relapse, RevisionReason, ScopeKind, reconcile,
 };
 use crate::link::Past;
 use crate::office::{self, Found, Hit, Judgement, Observer, Outage, Pattern, Question};
@@ -229,6 +229,7 @@ impl Detector {
             .filter_map(|incident| Some((incident.facts.opened_ms, incident.facts.relapse?)))
             .filter(|(_, relapse)| relapse.of_ms < horizon(now))
             .collect();
+        let neighbours = |at: UnixMillis| self.neighbours(code, at);
         ask(&Question {
             params: &self.setup.params,
             opening: self.setup.opening(code),
@@ -236,8 +237,60 @@ impl Detector {
             observers: observers.collect(),
             commons: &office.hits,
             lineage: &lineage,
+            neighbours: &neighbours,
             now,
         })
+    }
+
+    /// When an office was silent, or cut off, and why.
+    fn explained(&self, code: &OfficeCode) -> Vec<(UnixMillis, Cause)> {
+        let incidents = self
+            .offices
+            .get(code)
+            .map_or(&[][..], |office| &office.incidents);
+        incidents
+            .iter()
+            .filter(|incident| !incident.retracted && incident.facts.cause.explains())
+            .map(|incident| (incident.facts.opened_ms, incident.facts.cause))
+            .collect()
+    }
+
+    fn regency<'a>(&'a self, code: &'a OfficeCode) -> impl Iterator<Item = &'a OfficeCode> {
+        let regency = self
+            .scopes
+            .of(code)
+            .iter()
+            .find(|scope| scope.0 == ScopeKind::Regency);
+        let members = regency
+            .into_iter()
+            .flat_map(|scope| self.scopes.members(scope));
+        members.filter(move |other| *other != code)
+    }
+
+    /// Why other offices of the regency fell silent around a time: one cause each.
+    fn neighbours(&self, code: &OfficeCode, at: UnixMillis) -> Vec<Cause> {
+        let is_near = |(opened, _): &(UnixMillis, Cause)| {
+            let apart = u128::from((opened.0 - at.0).unsigned_abs());
+            apart <= office::LIKELY_NEIGHBOURS.as_millis()
+        };
+        let of = |other: &OfficeCode| {
+            let explained = self.explained(other).into_iter();
+            Some(explained.rev().find(is_near)?.1)
+        };
+        self.regency(code).filter_map(of).collect()
+    }
+
+    /// Offices of the regency that are silent now: what is known of one is a guess of the others.
+    fn silent_neighbours(&self, code: &OfficeCode) -> Vec<OfficeCode> {
+        let is_silent = |other: &&OfficeCode| {
+            self.offices.get(*other).is_some_and(|office| {
+                office
+                    .incidents
+                    .iter()
+                    .any(|one| one.is_open() && one.facts.provisional)
+            })
+        };
+        self.regency(code).filter(is_silent).cloned().collect()
     }
 
     /// Notes the outages of an office; returns the onsets that are new or gone and may be of a common cause.
@@ -387,6 +440,7 @@ impl Detector {
             self.why_gone(code)
         };
         let parents: Vec<Parent> = self.parents(code);
+        let explained = self.explained(code);
         let Some(office) = self.offices.get_mut(code) else {
             return;
         };
@@ -417,6 +471,12 @@ impl Detector {
             let incident = &office.incidents[i];
             step.incidents.insert(incident.number, incident.clone());
         }
+        if self.explained(code) != explained {
+            self.touched.extend(self.silent_neighbours(code));
+        }
+        let Some(office) = self.offices.get_mut(code) else {
+            return;
+        };
         let sight = &mut office.sight;
         if let Some(before) = sight.review {
             self.reviews.remove(&(before, code.clone()));

@@ -5,7 +5,7 @@
 )]
 
 use super::*;
-use crate::incident::{Cause, Facts, RevisionKind, Trouble};
+use crate::incident::{Cause, Evidence, Facts, RevisionKind, Trouble};
 use crate::office::PatternKind;
 use denyut_proto::{
     Goodbye, HttpExpectation, Outcome, Reason, Role, Shown, Target, TargetName, TargetSamples,
@@ -828,6 +828,31 @@ fn offices_that_take_turns_are_named() {
         .map(|group| group.iter().map(OfficeCode::as_str).collect())
         .collect();
     assert_eq!(codes, [["36.73.02", "36.73.03"]]);
+}
+
+#[test]
+fn what_a_neighbour_has_is_a_guess_of_a_silence() {
+    let dark = |length: i64| Life {
+        power: vec![3_600..3_600 + length],
+        ..Life::default()
+    };
+    let guess_beside = |neighbour: &str| {
+        let lives = [
+            (neighbour, "a-1", dark(1_200)),
+            ("36.73.03", "a-2", dark(9_000)),
+        ];
+        let open = |(_, facts): &&(_, Facts)| facts.cause == Cause::Unreachable;
+        let truth = played(&lives, 7_200).truth();
+        let (_, facts) = truth.iter().find(open).expect("is silent");
+        facts.evidence.iter().find_map(|one| match one {
+            Evidence::Likely {
+                cause, neighbours, ..
+            } => Some((*cause, *neighbours)),
+            _ => None,
+        })
+    };
+    assert_eq!(guess_beside("36.73.02"), Some((Cause::Power, 1)));
+    assert_eq!(guess_beside("36.74.02"), None, "of another regency");
 }
 
 #[test]

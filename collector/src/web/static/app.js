@@ -299,6 +299,7 @@ function evidenceText(one) {
     case "failed": return say("evidence.failed", { target: role, failure: one.failure ? failureText(one.failure) : "?" });
     case "fine": return say("evidence.fine", { role });
     case "gap": return say(`evidence.gap_${one.why}`, { agent: one.agent });
+    case "likely": return say("evidence.likely", { ...one, cause: say(`cause.${one.cause}`).toLowerCase() });
     case "together": return say("evidence.together", { ...one, within: lengthOf(one.within_ms) });
     default: return say(`evidence.${one.what}`, { agent: one.agent });
   }
