@@ -1,27 +1,37 @@
 //! What targets show of themselves beside their answers, and what of it is still to be told.
 //!
 //! A thing that is carried to another office shows the same there. So it is told where it is: with its first answer in this
-//! process, with the first after it failed, and when a target shows something else.
+//! process, with the first after it gave none for a while, and when a target shows something else.
 
 use denyut_proto::{Identity, MAX_SHOWN, Shown, TargetName};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 /// Told and untold.
 #[derive(Debug, Default)]
 pub(crate) struct Marks {
-    /// What each target showed last, one of each kind.
-    known: BTreeMap<TargetName, Vec<Identity>>,
+    /// What each target showed last, one of each kind, and when it answered last (uptime).
+    known: BTreeMap<TargetName, (Duration, Vec<Identity>)>,
     /// Where the collector saw this agent come from last.
     address: Option<IpAddr>,
     untold: Vec<Shown>,
 }
 
 impl Marks {
-    /// A target answered and showed this; `again`: it did not a moment ago.
-    pub(crate) fn answered(&mut self, target: &TargetName, again: bool, shown: &[Identity]) {
+    /// A target answered at this uptime and showed this. It is told again where there was no answer for `away`.
+    pub(crate) fn answered(
+        &mut self,
+        target: &TargetName,
+        at: Duration,
+        away: Duration,
+        shown: &[Identity],
+    ) {
+        let (last, _) = self.known.entry(target.clone()).or_default();
+        let again = at.saturating_sub(*last) >= away;
+        *last = at;
         for identity in shown {
-            let known = self.known.entry(target.clone()).or_default();
+            let (_, known) = self.known.entry(target.clone()).or_default();
             let same_kind = |other: &&mut Identity| {
                 std::mem::discriminant(*other) == std::mem::discriminant(identity)
             };
@@ -48,7 +58,7 @@ impl Marks {
 
     /// All of it is to be told anew: the collector knows nothing of this agent.
     pub(crate) fn forget_told(&mut self) {
-        for (target, identities) in &self.known.clone() {
+        for (target, (_, identities)) in &self.known.clone() {
             for identity in identities {
                 self.tell(Some(target), *identity);
             }
@@ -144,22 +154,23 @@ mod tests {
     fn it_is_told_when_it_appears_and_when_it_is_another() {
         let (server, mac) = ("server".parse().expect("a name"), Identity::Mac([2; 6]));
         let mut marks = Marks::default();
-        let mut tell = |again, identity| {
-            marks.answered(&server, again, &[identity]);
+        let second = Duration::from_secs;
+        let mut tell = |at, identity| {
+            marks.answered(&server, second(at), second(60), &[identity]);
             let told = marks.to_tell();
             marks.told(&told);
             told.len()
         };
-        assert_eq!(tell(true, mac), 1);
-        assert_eq!(tell(false, mac), 0);
-        assert_eq!(tell(true, mac), 1, "after it failed");
-        assert_eq!(tell(false, Identity::Mac([4; 6])), 1, "another");
+        assert_eq!(tell(5, mac), 1);
+        assert_eq!(tell(64, mac), 0);
+        assert_eq!(tell(124, mac), 1, "after it was away");
+        assert_eq!(tell(125, Identity::Mac([4; 6])), 1, "another");
         assert_eq!(
-            tell(false, Identity::Certificate([1; 32])),
+            tell(126, Identity::Certificate([1; 32])),
             1,
             "one more kind"
         );
-        assert_eq!(tell(false, Identity::Mac([4; 6])), 0);
+        assert_eq!(tell(127, Identity::Mac([4; 6])), 0);
         marks.comes_from(Ipv4Addr::LOCALHOST.into());
         assert!(!marks.is_untold());
         marks.comes_from(Ipv4Addr::new(203, 0, 113, 9).into());

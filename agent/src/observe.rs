@@ -237,20 +237,20 @@ impl Observer {
 
     fn take(&self, state: &mut State, probed: Probed) {
         state.in_flight.retain(|name| *name != probed.target);
-        if !state
-            .targets
-            .iter()
-            .any(|target| target.name == probed.target)
-        {
+        let mut targets = state.targets.iter();
+        let Some(target) = targets.find(|target| target.name == probed.target) else {
             return; // removed while the probe ran
-        }
+        };
+        let away = Heartbeat::away(target.interval);
         let Told { outcome, shown } = probed.told;
         let evidence = outcome.evidence();
         // An edge travels at once; what is as it was may wait for the next heartbeat.
         let before = state.last.insert(probed.target.clone(), evidence);
-        let is_edge = before != Some(evidence);
-        state.urgent |= is_edge;
-        state.marks.answered(&probed.target, is_edge, &shown);
+        state.urgent |= before != Some(evidence);
+        if evidence == Evidence::Good {
+            let marks = &mut state.marks;
+            marks.answered(&probed.target, machine::uptime(), away, &shown);
+        }
         self.status
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

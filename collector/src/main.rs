@@ -223,6 +223,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let replay_to = log.end();
 
+    let maintenance = config.setup.maintenance.clone();
     let worker = worker::Worker::restore(
         Arc::clone(&log),
         Arc::clone(&history),
@@ -266,6 +267,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             registry,
             history: Arc::clone(&history),
             state,
+            maintenance,
         },
         gate: Arc::clone(&gate),
         bus,

@@ -2,6 +2,7 @@
 
 use crate::keys;
 use crate::registry::{Introduction, Registry};
+use denyut_detect::calendar::Maintenance;
 use denyut_detect::detector::Sight;
 use denyut_detect::office::Pattern;
 use denyut_detect::{Agent, Incident, Link, Phase, Presence, Status};
@@ -19,6 +20,8 @@ pub(crate) struct Query {
     pub(crate) registry: Arc<Registry>,
     pub(crate) history: Arc<dyn History>,
     pub(crate) state: Arc<dyn State>,
+    /// Announced work.
+    pub(crate) maintenance: Vec<Maintenance>,
 }
 
 /// What is shown of a link, an agent or an office.
@@ -30,6 +33,8 @@ pub(crate) enum ShownState {
     /// The agent said goodbye; nobody looks, and nothing is wrong by that.
     Closed,
     Up,
+    /// Something is wrong, and work on it is announced for now.
+    Maintenance,
     /// Failing, not yet for long enough to be down.
     Suspect,
     /// Answering again, not yet for long enough to be up.
@@ -41,10 +46,11 @@ pub(crate) enum ShownState {
 
 impl ShownState {
     /// Every state.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Unknown,
         Self::Closed,
         Self::Up,
+        Self::Maintenance,
         Self::Suspect,
         Self::Recovering,
         Self::Unobserved,
@@ -57,6 +63,7 @@ impl ShownState {
             Self::Unknown => "unknown",
             Self::Closed => "closed",
             Self::Up => "up",
+            Self::Maintenance => "maintenance",
             Self::Suspect => "suspect",
             Self::Recovering => "recovering",
             Self::Unobserved => "unobserved",
@@ -80,6 +87,8 @@ pub(crate) struct OfficeView {
     pub(crate) since_ms: Option<UnixMillis>,
     /// Number of the open incident.
     pub(crate) incident: Option<u64>,
+    /// The work that is announced for now, or else the next.
+    pub(crate) maintenance: Option<MaintenanceView>,
     /// Name of its regency or city.
     pub(crate) regency: Option<String>,
     /// Its ISP.
@@ -92,12 +101,22 @@ pub(crate) struct OfficeView {
     pub(crate) links: Vec<LinkView>,
 }
 
+/// Announced work: what fails meanwhile is nobody's incident.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct MaintenanceView {
+    #[schema(value_type = i64)]
+    pub(crate) from_ms: UnixMillis,
+    #[schema(value_type = i64)]
+    pub(crate) until_ms: UnixMillis,
+    pub(crate) reason: String,
+}
+
 /// One agent.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct AgentView {
     #[schema(value_type = String, example = "cipocok-jaya-1")]
     pub(crate) agent: AgentId,
-    /// `up`, `unobserved` (silent), `closed` or `unknown`.
+    /// `up`, `unobserved` (silent), `maintenance` (silent while work is announced), `closed` or `unknown`.
     pub(crate) state: ShownState,
     #[schema(value_type = Option<i64>)]
     pub(crate) since_ms: Option<UnixMillis>,
@@ -135,7 +154,7 @@ pub(crate) struct LinkView {
     pub(crate) probe: String,
     pub(crate) interval_ms: u64,
     pub(crate) state: ShownState,
-    /// Since when it is up or down, unobserved or closed (event time).
+    /// Since when it is up or down, unobserved or closed (event time). `maintenance` stands for what is wrong while work is announced.
     #[schema(value_type = Option<i64>)]
     pub(crate) since_ms: Option<UnixMillis>,
     #[schema(value_type = Option<i64>)]
@@ -206,20 +225,26 @@ pub(crate) struct RttView {
 }
 
 impl Query {
-    pub(crate) fn offices(&self) -> anyhow::Result<Vec<OfficeView>> {
+    pub(crate) fn offices(&self, now: UnixMillis) -> anyhow::Result<Vec<OfficeView>> {
         self.registry
             .offices
             .keys()
-            .map(|code| self.office(code))
+            .map(|code| self.office(code, now))
             .filter_map(Result::transpose)
             .collect()
     }
 
     /// One office; `None` if it is not registered.
-    pub(crate) fn office(&self, code: &OfficeCode) -> anyhow::Result<Option<OfficeView>> {
+    pub(crate) fn office(
+        &self,
+        code: &OfficeCode,
+        now: UnixMillis,
+    ) -> anyhow::Result<Option<OfficeView>> {
         let Some(office) = self.registry.offices.get(code) else {
             return Ok(None);
         };
+        let maintenance = self.maintenance(code, now);
+        let is_worked_on = maintenance.as_ref().is_some_and(|work| work.from_ms <= now);
         let mut agents = Vec::new();
         let mut links = Vec::new();
         for (id, registered) in &self.registry.agents {
@@ -227,9 +252,14 @@ impl Query {
                 continue;
             }
             let agent: Option<Agent> = keys::get_packed(&*self.state, &keys::agent(id))?;
-            links.extend(self.links_of(code, id, agent.as_ref())?);
+            links.extend(self.links_of(code, id, agent.as_ref(), is_worked_on)?);
             let said: Option<Introduction> = get_json(&*self.state, &keys::introduction(id))?;
-            agents.push(AgentView::of(id.clone(), agent.as_ref(), said.as_ref()));
+            agents.push(AgentView::of(
+                id.clone(),
+                agent.as_ref(),
+                said.as_ref(),
+                is_worked_on,
+            ));
         }
         links.sort_by_key(|link| (link.role_order(), link.target.clone(), link.agent.clone()));
         let agent_states = agents.iter().map(|agent| match agent.state {
@@ -257,6 +287,7 @@ impl Query {
             state,
             since_ms,
             incident: get_json(&*self.state, &keys::open(Some(code), 0))?,
+            maintenance,
             regency: office.regency.clone(),
             isp: office.site.isp.clone(),
             place: office
@@ -270,14 +301,38 @@ impl Query {
         }))
     }
 
+    /// The work that is announced for an office for now, or else the next.
+    fn maintenance(&self, code: &OfficeCode, now: UnixMillis) -> Option<MaintenanceView> {
+        let to_come = self
+            .maintenance
+            .iter()
+            .filter(|work| work.is_of(code) && now < work.until);
+        // Of several now the one that lasts longest.
+        let next =
+            to_come.min_by_key(|work| (work.from.max(now), std::cmp::Reverse(work.until)))?;
+        Some(MaintenanceView {
+            from_ms: next.from,
+            until_ms: next.until,
+            reason: next.reason.clone(),
+        })
+    }
+
     /// One link; `None` if it is not known.
-    pub(crate) fn link(&self, id: &LinkId) -> anyhow::Result<Option<LinkView>> {
+    pub(crate) fn link(&self, id: &LinkId, now: UnixMillis) -> anyhow::Result<Option<LinkView>> {
         let agent: Option<Agent> = keys::get_packed(&*self.state, &keys::agent(&id.agent))?;
         let link: Option<Link> = keys::get_packed(&*self.state, &keys::link(id))?;
         let (Some(agent), Some(link)) = (agent, link.filter(|link| !link.removed)) else {
             return Ok(None);
         };
-        Ok(Some(LinkView::of(&agent.office, id, &link, &agent)))
+        let work = self.maintenance(&agent.office, now);
+        let is_worked_on = work.is_some_and(|work| work.from_ms <= now);
+        Ok(Some(LinkView::of(
+            &agent.office,
+            id,
+            &link,
+            &agent,
+            is_worked_on,
+        )))
     }
 
     fn links_of(
@@ -285,6 +340,7 @@ impl Query {
         office: &OfficeCode,
         id: &AgentId,
         agent: Option<&Agent>,
+        is_worked_on: bool,
     ) -> anyhow::Result<Vec<LinkView>> {
         let Some(agent) = agent else {
             return Ok(Vec::new());
@@ -295,7 +351,7 @@ impl Query {
             .filter(|(_, link)| !link.removed)
             .map(|(key, link)| {
                 let id = keys::parse_link(keys::LINKS, &key)?;
-                Ok(LinkView::of(office, &id, &link, agent))
+                Ok(LinkView::of(office, &id, &link, agent, is_worked_on))
             })
             .collect()
     }
@@ -457,9 +513,15 @@ impl Query {
 }
 
 impl AgentView {
-    fn of(id: AgentId, agent: Option<&Agent>, said: Option<&Introduction>) -> Self {
+    fn of(
+        id: AgentId,
+        agent: Option<&Agent>,
+        said: Option<&Introduction>,
+        is_worked_on: bool,
+    ) -> Self {
         let state = agent.map_or(ShownState::Unknown, |agent| match agent.presence {
             Presence::Present => ShownState::Up,
+            Presence::Silent if is_worked_on => ShownState::Maintenance,
             Presence::Silent => ShownState::Unobserved,
             Presence::Closed => ShownState::Closed,
         });
@@ -480,7 +542,13 @@ impl AgentView {
 }
 
 impl LinkView {
-    fn of(office: &OfficeCode, id: &LinkId, link: &Link, agent: &Agent) -> Self {
+    fn of(
+        office: &OfficeCode,
+        id: &LinkId,
+        link: &Link,
+        agent: &Agent,
+        is_worked_on: bool,
+    ) -> Self {
         let (state, since_ms) = match (agent.presence, link.fold.phase) {
             (Presence::Silent, _) => (ShownState::Unobserved, Some(agent.since)),
             (Presence::Closed, _) => (ShownState::Closed, Some(agent.since)),
@@ -489,6 +557,11 @@ impl LinkView {
             (Presence::Present, Phase::Suspect) => (ShownState::Suspect, link.fold.since),
             (Presence::Present, Phase::Recovering) => (ShownState::Recovering, link.fold.since),
             (Presence::Present, Phase::Down) => (ShownState::Down, link.fold.since),
+        };
+        let state = if is_worked_on && state > ShownState::Maintenance {
+            ShownState::Maintenance
+        } else {
+            state
         };
         Self {
             office: office.clone(),
@@ -599,6 +672,7 @@ mod tests {
             registry: Arc::default(),
             history,
             state: store.state,
+            maintenance: Vec::new(),
         };
         let buckets = query
             .buckets(

@@ -28,6 +28,11 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
+    /// What a target showed is told again with its first answer after there was none for this: a minute, or three of its intervals.
+    pub fn away(interval: Duration) -> Duration {
+        interval.saturating_mul(3).max(Duration::from_secs(60))
+    }
+
     /// The same, with all its times moved by `ms`.
     #[must_use]
     pub fn shifted(mut self, ms: i64) -> Self {

@@ -1,12 +1,13 @@
 //! What is told late, what is judged again, and what is replayed: the detector through the real programs.
 
-use denyut_proto::wire::collector_message::Kind;
+use crate::page::{picture, shows};
+use denyut_proto::wire::{agent_message, collector_message::Kind};
 use denyut_proto::{
     BootId, Heartbeat, HttpExpectation, Outcome, Reason, Role, Sample, Target, TargetSamples,
     UnixMillis, wire,
 };
 use denyut_tests::browser::{Browser, Screen};
-use denyut_tests::peer::{Peer, entry, uptime_at};
+use denyut_tests::peer::{Peer, entry, hello, uptime_at};
 use denyut_tests::{Collector, eventually, now_ms, program};
 use prost::Message;
 use serde_json::Value;
@@ -37,11 +38,24 @@ fn registry() -> String {
 
 /// The last ten hours of an office, told at once: a probe of the server and of the uplink a minute; in `server` and `uplink` (minutes ago) they do not answer.
 async fn tell(collector: &Collector, n: usize, server: &[(i64, i64)], uplink: &[(i64, i64)]) {
+    tell_by(collector, n, (0, 0), server, uplink).await;
+}
+
+/// The same by a clock that was so many ms ahead, and is so many ms ahead now.
+async fn tell_by(
+    collector: &Collector,
+    n: usize,
+    (was_ahead, is_ahead): (i64, i64),
+    server: &[(i64, i64)],
+    uplink: &[(i64, i64)],
+) {
     let agent = format!("a-{n}");
     let boot = BootId([u8::try_from(n).expect("small"); 16]);
-    let mut peer = Peer::join(collector.ingest, &agent, boot)
-        .await
-        .expect("joins");
+    let mut hello = hello(&agent, boot);
+    if let Some(agent_message::Kind::Hello(hello)) = &mut hello.kind {
+        hello.wall_ms += is_ahead;
+    }
+    let mut peer = Peer::greet(collector.ingest, hello).await.expect("joins");
     let now = now_ms();
     let minute = Duration::from_secs(60);
     let target = |name: &str, role| {
@@ -77,7 +91,7 @@ async fn tell(collector: &Collector, n: usize, server: &[(i64, i64)], uplink: &[
                     Outcome::Ok { rtt_us: 9_000 }
                 };
                 Sample {
-                    at: UnixMillis(now - ago * MINUTE_MS),
+                    at: UnixMillis(now - ago * MINUTE_MS + was_ahead),
                     outcome,
                 }
             };
@@ -88,7 +102,7 @@ async fn tell(collector: &Collector, n: usize, server: &[(i64, i64)], uplink: &[
         });
         let at = now - (first - 29) * MINUTE_MS;
         let heartbeat = Heartbeat {
-            at: UnixMillis(at),
+            at: UnixMillis(at + was_ahead),
             uptime: uptime_at(at),
             started: Duration::ZERO,
             interval: Duration::from_secs(3_600),
@@ -217,6 +231,103 @@ async fn a_past_that_comes_late_is_told_in_incidents_with_lineage_and_can_be_jud
         wrong.contains("`--from` = `yesterday`: not a moment"),
         "{wrong}"
     );
+}
+
+/// Clocks that were, or still are, ten minutes off or back in 1970: at the collector all is when it truly was.
+#[tokio::test]
+async fn clocks_that_are_off_change_no_verdict() {
+    let collector = Collector::start(&registry()).await;
+    let began = now_ms() - 89 * MINUTE_MS;
+    let (ten, back) = (10 * MINUTE_MS, -now_ms());
+    let clocks = [
+        (0, 0),
+        (ten, 0),
+        (-ten, -ten),
+        (back, 0),
+        (back, back),
+        (ten, ten),
+    ];
+    for (n, clock) in (1..).zip(clocks) {
+        tell_by(&collector, n, clock, &[], &[(90, 40)]).await;
+    }
+    let all = || async {
+        let all = incidents(&collector).await;
+        let judged = all.iter().filter(|one| one["resolved_ms"].is_i64()).count();
+        (judged == 7).then_some(all)
+    };
+    let what = "six incidents, and a shared one of all";
+    let all = eventually(what, Duration::from_secs(60), all).await;
+    assert_eq!(all.len(), 7, "{all:#?}");
+    for incident in &all {
+        assert_eq!(incident["cause"], "regional");
+        for (field, expected) in [
+            ("opened_ms", began),
+            ("resolved_ms", began + 50 * MINUTE_MS),
+        ] {
+            let off = incident[field].as_i64().expect("a time") - expected;
+            assert!(off.abs() < 10_000, "{field} off by {off} ms: {incident:#}");
+        }
+    }
+}
+
+/// What fails while work is announced is nobody's incident, and is shown as what it is.
+#[tokio::test]
+async fn announced_work_is_shown_as_work() {
+    let now = now_ms();
+    let hour = 60 * MINUTE_MS;
+    let work = |region: &str, from: i64, until: i64| {
+        let (from, until) = (UnixMillis(from), UnixMillis(until));
+        format!(
+            "[[maintenance]]\nregion = \"{region}\"\nfrom = \"{from}\"\nuntil = \"{until}\"\nreason = \"kabel baru\"\n"
+        )
+    };
+    let config = [
+        registry(),
+        work("36.73.02", now - hour, now + hour),
+        work("36.73.03", now + hour, now + 2 * hour),
+    ]
+    .concat();
+    let collector = Collector::start(&config).await;
+    for n in [2, 3] {
+        tell(&collector, n, &[(30, -1)], &[]).await;
+    }
+    let seen = || async {
+        let all = incidents(&collector).await;
+        (!all.is_empty()).then_some(all)
+    };
+    let all = eventually("the incident without work", Duration::from_secs(60), seen).await;
+    assert_eq!(all.len(), 1, "{all:#?}");
+    assert_eq!(all[0]["office"], "36.73.03");
+    let one = collector.json("/api/v1/offices/36.73.02").await;
+    assert_eq!(
+        (&one["state"], &one["incident"]),
+        (&"maintenance".into(), &Value::Null)
+    );
+    assert_eq!(one["maintenance"]["until_ms"], now + hour);
+    let of = |view: &Value, target: &str| {
+        let links = view["links"].as_array().expect("links").iter();
+        let mut link = links.filter(|link| link["target"] == target);
+        link.next().expect("the link")["state"].clone()
+    };
+    assert_eq!(
+        (of(&one, "server"), of(&one, "uplink")),
+        ("maintenance".into(), "up".into())
+    );
+    let other = collector.json("/api/v1/offices/36.73.03").await;
+    assert_eq!(
+        (of(&other, "server"), &other["state"]),
+        ("down".into(), &"down".into())
+    );
+    assert_eq!(other["maintenance"]["from_ms"], now + hour);
+    let phone = Browser::open(Screen::Phone).await;
+    phone.visit(&format!("http://{}/", collector.api)).await;
+    shows(
+        &phone,
+        &["Pemeliharaan", "Pekerjaan diumumkan sampai", "kabel baru"],
+    )
+    .await;
+    phone.screenshot(&picture("work-phone-id.png")).await;
+    assert_eq!(phone.complaints().await, Vec::<String>::new());
 }
 
 fn redetect(config: &Path, arguments: &[&str]) -> String {

@@ -99,8 +99,8 @@ pub(crate) struct Office {
     there: bool,
     declared: bool,
     spells: [bool; 4],
-    /// Targets that tell with their next answer what they are.
-    quiet: [bool; 4],
+    /// When each target answered last, in this process; after a while without an answer it tells again what it is.
+    answered: [Option<i64>; 4],
     backlog: VecDeque<Arrived>,
     /// What each target's probes said, for those who judge by checks: when, and whether it was answered.
     pub(crate) checks: Vec<(i64, [bool; 4])>,
@@ -133,7 +133,7 @@ impl Office {
             there: true,
             declared: false,
             spells: [false; 4],
-            quiet: [true; 4],
+            answered: [None; 4],
             backlog: VecDeque::new(),
             checks: Vec::new(),
         }
@@ -218,7 +218,7 @@ impl Office {
             self.there = true;
             self.started += 1;
             self.declared = false;
-            self.quiet = [true; 4];
+            self.answered = [None; 4];
             self.booted = second;
         }
         let lan = self.is(Fault::Lan, second);
@@ -261,11 +261,16 @@ impl Office {
             });
         }
         self.checks.push((second, answered));
+        let away = Heartbeat::away(Duration::from_secs(EVERY.unsigned_abs())).as_secs();
+        let is_new =
+            |last: Option<i64>| last.is_none_or(|last| (second - last).unsigned_abs() >= away);
         let identities = (0..4)
-            .filter(|i| answered[*i] && self.quiet[*i])
+            .filter(|i| answered[*i] && is_new(self.answered[*i]))
             .filter_map(|i| self.shows(i, second))
             .collect();
-        self.quiet = answered.map(|answered| !answered);
+        for i in (0..4).filter(|i| answered[*i]) {
+            self.answered[i] = Some(second);
+        }
         let heartbeat = Heartbeat {
             at: at(shown),
             uptime: Duration::from_secs((second - self.booted).unsigned_abs() + 60),

@@ -36,7 +36,12 @@ impl Peer {
 
     /// Connects, says hello, and waits for the welcome and the configuration that follows it.
     pub async fn join(to: SocketAddr, agent: &str, boot: BootId) -> Result<Self, Status> {
-        let mut peer = Self::connect(to, hello(agent, boot)).await?;
+        Self::greet(to, hello(agent, boot)).await
+    }
+
+    /// The same, with a hello of one's own.
+    pub async fn greet(to: SocketAddr, hello: AgentMessage) -> Result<Self, Status> {
+        let mut peer = Self::connect(to, hello).await?;
         match (peer.next().await?, peer.next().await?) {
             (
                 Some(collector_message::Kind::Welcome(_)),

@@ -17,7 +17,7 @@ use crate::office::{Hit, Outage, Pattern};
 use crate::params::Params;
 use crate::presence::{Run, Runs, grace};
 use crate::roam::Turns;
-use crate::thing::{Move, Sightings};
+use crate::thing::{self, Move, Sightings};
 use agent::{Behind, Watcher};
 use denyut_proto::{AgentId, BootId, Heartbeat, Identity, LinkId, OfficeCode, Sample, UnixMillis};
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,8 @@ const BEHIND: Duration = Duration::from_secs(60);
 const KEPT: Duration = Duration::from_secs(36 * 86_400);
 /// An office that is left behind by the recovery of a common cause is called for after this.
 const LEFT_BEHIND: Duration = Duration::from_secs(1_800);
+/// What more agents than this saw is no one thing.
+const WITNESSES_MOST: usize = 4 * thing::OFFICES_MOST;
 /// Patterns that are kept of one office beside those that last.
 const PATTERNS_MAX: usize = 120;
 
@@ -740,9 +742,11 @@ impl Detector {
             touched |= watcher.sample(params, heartbeat, arrival, &mut self.late, step);
             for shown in &heartbeat.shown {
                 if watcher.agent.sightings.insert(shown, heartbeat.at) {
-                    self.things.entry(shown.identity).or_default().insert(at);
+                    let seen_by = self.things.entry(shown.identity).or_default();
+                    seen_by.insert(at);
                     step.sightings.push(id.clone());
-                    touched = true;
+                    // What nobody else saw, or everybody, did not move.
+                    touched |= (2..=WITNESSES_MOST + 1).contains(&seen_by.len());
                 }
             }
         }

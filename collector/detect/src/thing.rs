@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// Of several sightings within this, in s, the first is kept.
-const SLOT_S: u32 = 600;
+/// Of several sightings within this, in s, the first is kept: agents tell no more often, but when they begin anew.
+const SLOT_S: u32 = 60;
 /// Identities that are kept of one agent, and sightings of each: the newest.
 const MOST: (usize, usize) = (32, 256);
 /// What more offices than this showed is no one thing.
@@ -210,7 +210,7 @@ mod tests {
         let mut seen = Sightings::default();
         assert!(seen.insert(&shown("server", 2), at(1)));
         assert!(
-            !seen.insert(&shown("server", 2), at(1) + Duration::from_secs(60)),
+            !seen.insert(&shown("server", 2), at(1) + Duration::from_secs(59)),
             "within a slot"
         );
         assert!(seen.insert(&shown("server", 2), at(5)));

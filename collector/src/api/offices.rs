@@ -26,7 +26,10 @@ pub(super) async fn list(
     axum::extract::State(shared): State,
 ) -> Result<Json<Vec<OfficeView>>, Problem> {
     Ok(Json(
-        blocking(shared, |shared| shared.query.offices()).await?,
+        blocking(shared, |shared| {
+            shared.query.offices(shared.gate.clock.read().now)
+        })
+        .await?,
     ))
 }
 
@@ -61,9 +64,11 @@ pub(super) async fn links(
 async fn find(shared: Arc<Shared>, office: &str) -> Result<OfficeView, Problem> {
     let code: OfficeCode = office.parse()?;
     let wanted = code.clone();
-    blocking(shared, move |shared| shared.query.office(&wanted))
-        .await?
-        .ok_or_else(|| Problem::not_found(format!("there is no office {code}")))
+    blocking(shared, move |shared| {
+        shared.query.office(&wanted, shared.gate.clock.read().now)
+    })
+    .await?
+    .ok_or_else(|| Problem::not_found(format!("there is no office {code}")))
 }
 
 /// One link
@@ -269,7 +274,10 @@ async fn known_link(
         target: target.parse::<TargetName>()?,
     };
     let wanted = link.clone();
-    let found = blocking(shared, move |shared| shared.query.link(&wanted)).await?;
+    let found = blocking(shared, move |shared| {
+        shared.query.link(&wanted, shared.gate.clock.read().now)
+    })
+    .await?;
     match found {
         Some(found) if found.office == office => Ok((link, found)),
         _ => Err(Problem::not_found(format!(

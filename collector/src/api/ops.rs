@@ -60,7 +60,10 @@ pub(super) async fn prometheus(
     let metrics = &shared.metrics;
     metrics.damaged.set(gauge(shared.store.damaged()));
     metrics.too_late_samples.set(gauge(history.too_late()));
-    let offices = blocking(Arc::clone(&shared), |shared| shared.query.offices()).await?;
+    let offices = blocking(Arc::clone(&shared), |shared| {
+        shared.query.offices(shared.gate.clock.read().now)
+    })
+    .await?;
     for state in ShownState::ALL {
         let count = offices
             .iter()

@@ -201,11 +201,13 @@ impl Watcher {
             Some(target) => name == target,
             None => link.role == Some(Role::Uplink),
         };
-        let downs = self
-            .links
-            .iter()
-            .filter(is_it)
-            .flat_map(|(_, link)| &link.past.downs);
+        let downs = self.links.iter().filter(is_it).flat_map(|(_, link)| {
+            // After a shorter one nothing would be told.
+            let away = Heartbeat::away(Duration::from_millis(link.interval_ms));
+            let is_away = move |until: UnixMillis, from| until.since(from) >= away;
+            let downs = link.past.downs.iter();
+            downs.filter(move |down| down.until.is_none_or(|until| is_away(until, down.from)))
+        });
         let failed = downs.map(|down| down.from).filter(|at| *at > from);
         let runs = self.agent.runs.as_slice();
         let of = runs

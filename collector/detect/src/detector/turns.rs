@@ -1,7 +1,7 @@
 //! Offices that take turns, and the things that move between them.
 
 use super::agent::Watcher;
-use super::{Detector, Office};
+use super::{Detector, Office, WITNESSES_MOST};
 use crate::incident::ScopeKind;
 use crate::office::{Pattern, PatternKind};
 use crate::roam::{self, Turns};
@@ -160,12 +160,14 @@ impl Detector {
 
     /// When and where a thing was held to be; nothing of what too many showed, or of clocks that are off.
     fn holds(&self, identity: Identity) -> Vec<Hold<&OfficeCode>> {
-        let watchers = self.things.get(&identity).into_iter().flatten();
-        let watchers: Vec<&Watcher> = watchers.map(|at| &self.watchers[*at]).collect();
+        let seen_by = self.things.get(&identity);
+        let Some(seen_by) = seen_by.filter(|by| (2..=WITNESSES_MOST).contains(&by.len())) else {
+            return Vec::new();
+        };
+        let watchers: Vec<&Watcher> = seen_by.iter().map(|at| &self.watchers[*at]).collect();
         let offices: BTreeSet<&OfficeCode> = watchers
             .iter()
             .map(|watcher| &watcher.agent.office)
-            .take(2 * thing::OFFICES_MOST)
             .collect();
         if !(2..=thing::OFFICES_MOST).contains(&offices.len()) {
             return Vec::new();

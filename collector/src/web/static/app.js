@@ -4,7 +4,7 @@ import { drawRtt, drawStrip, startOf, stepOf } from "/plot.js";
 import { currentLanguage, failureText, lengthOf, rtt, say, timeAt, useLanguage } from "/text.js";
 
 // Worst first.
-const STATES = ["down", "unobserved", "recovering", "suspect", "unknown", "closed", "up"];
+const STATES = ["down", "unobserved", "recovering", "suspect", "maintenance", "unknown", "closed", "up"];
 // With more links than this, samples come by looking again now and then instead of one by one.
 const LIVE_LINKS_MAX = 600;
 const LOOK_AGAIN_MS = 30_000;
@@ -172,6 +172,7 @@ function officeCard(office) {
       make("p", { class: "since" }, since(office.since_ms, office.code)),
     ));
   if (!office.agents.length) card.append(make("p", { class: "agent" }, say("office.no_agent")));
+  if (office.maintenance) card.append(make("p", { class: "work" }, workText(office)));
   const present = office.patterns.filter((pattern) => pattern.until_ms === null);
   if (present.length) card.append(make("ul", { class: "patterns" }, ...present.map((pattern) => make("li", {}, patternText(pattern, office.code)))));
   for (const agent of office.agents) {
@@ -179,6 +180,14 @@ function officeCard(office) {
     card.append(...office.links.filter((link) => link.agent === agent.agent).map(linkRow));
   }
   return card;
+}
+
+// Announced work, now or to come; when it begins or ends the office is looked at again.
+function workText({ code, maintenance: { from_ms, until_ms, reason } }) {
+  const now = Date.now();
+  const edge = (now < from_ms ? from_ms : until_ms) - now + 500;
+  if (edge < 24 * HOUR_MS) soon(`work ${code}`, () => readOffice(code), edge);
+  return say(now < from_ms ? "maintenance.next" : "maintenance.now", { from: timeAt(from_ms, code), until: timeAt(until_ms, code), reason });
 }
 
 function patternText(pattern, office) {
@@ -241,7 +250,8 @@ function ago(time) {
 function showLast(row, link) {
   const last = row.querySelector(".last");
   last.textContent = link.last_failure ? failureText(link.last_failure) : link.last_rtt_us !== null ? rtt(link.last_rtt_us) : "–";
-  const watched = !["unobserved", "closed", "unknown"].includes(link.state);
+  const silent = offices.get(link.office)?.agents.some((agent) => agent.agent === link.agent && agent.state !== "up");
+  const watched = !silent && !["unobserved", "closed", "unknown"].includes(link.state);
   last.classList.toggle("bad", watched && Boolean(link.last_failure));
   last.classList.toggle("old", !watched);
   row.querySelector(".probe-now").disabled = !watched;
