@@ -46,6 +46,9 @@ pub(crate) struct Cost {
     /// Minutes of every ten seconds that are played
     #[arg(long, default_value_t = 30)]
     minutes: i64,
+    /// Every way out fails at once for the five minutes after the tenth
+    #[arg(long)]
+    burst: bool,
 }
 
 /// The resident memory of this process, in bytes.
@@ -105,6 +108,7 @@ impl Cost {
             });
         }
         let (mut taken, mut ticked, mut samples) = (Duration::ZERO, Duration::ZERO, 0_u64);
+        let mut longest = Duration::ZERO;
         for round in 0..self.minutes * 6 {
             for (i, (office, agent)) in codes.iter().enumerate() {
                 let now = UnixMillis(
@@ -113,10 +117,11 @@ impl Cost {
                 heartbeat.at = now;
                 // One link in 500 is down for a while each half hour.
                 let bad = (i + usize::try_from(round)? / 12) % 500 == 0;
+                let burst = self.burst && (60..90).contains(&round);
                 for (n, target) in heartbeat.samples.iter_mut().enumerate() {
                     let noise =
                         u32::try_from((i * 31 + usize::try_from(round)? * 17 + n * 7) % 4_000)?;
-                    let outcome = if bad && n == 1 {
+                    let outcome = if bad && n == 1 || burst && n == 3 {
                         Outcome::Failed(Reason::Timeout.into())
                     } else {
                         Outcome::Ok {
@@ -140,6 +145,7 @@ impl Cost {
                     let began = Instant::now();
                     while detector.step(&Event::Tick { now }, &Nothing)?.more {}
                     ticked += began.elapsed();
+                    longest = longest.max(began.elapsed());
                 }
             }
         }
@@ -149,6 +155,7 @@ impl Cost {
             "{links:.0} links, {samples} samples, {} incidents",
             detector.incidents().count()
         );
+        println!("{:.3} s in the longest tick", longest.as_secs_f64());
         report(taken, ticked, samples, bytes);
         Ok(())
     }

@@ -7,7 +7,7 @@
 use crate::incident::{Scope, ScopeKind};
 use crate::params::Params;
 use denyut_proto::{OfficeCode, UnixMillis};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -216,7 +216,10 @@ impl Scopes {
             })
             .collect();
         // The smallest that covers and holds enough comes first; what happens at the same time is the same cause.
-        candidates.retain(|(end, common)| self.explains(params, common, *end));
+        if !candidates.is_empty() {
+            let onsets = Onsets::around(&self.onsets, look.start - BEFORE_MS..look.end);
+            candidates.retain(|(end, common)| onsets.explain(params, common, *end));
+        }
         candidates.sort_by(|(_, a), (_, b)| {
             (a.watched, a.scope.0, &a.scope.1, a.from)
                 .cmp(&(b.watched, b.scope.0, &b.scope.1, b.from))
@@ -254,49 +257,39 @@ impl Scopes {
         look: Range<i64>,
         found: &mut Vec<(i64, Common)>,
     ) {
-        let onsets: Vec<&(UnixMillis, OfficeCode)> = around(&members.onsets, look).collect();
+        let onsets = Onsets::around(&members.onsets, look);
+        let all = &onsets.all;
         let mut first = 0; // of the burst that may begin
-        while first < onsets.len() {
+        while first < all.len() {
+            let mut windows = WINDOWS.map(|width| Window::new(width, first, onsets.offices.len()));
             let mut burst: Option<(usize, usize)> = None; // its first onset and the last significant one
-            for last in first..onsets.len() {
-                if burst.is_some_and(|(_, end)| onsets[last].0.0 - onsets[end].0.0 > WINDOWS[2]) {
+            for last in first..all.len() {
+                if burst.is_some_and(|(_, end)| all[last].0.0 - all[end].0.0 > WINDOWS[2]) {
                     break;
                 }
-                for window in WINDOWS {
-                    let start = first
-                        + onsets[first..=last]
-                            .partition_point(|onset| onset.0.0 < onsets[last].0.0 - window);
-                    let watched = members.watched_at(onsets[start].0);
-                    let need = Self::need(params, watched);
-                    if last + 1 - start < need {
-                        continue;
-                    }
-                    let together: BTreeSet<&OfficeCode> =
-                        onsets[start..=last].iter().map(|onset| &onset.1).collect();
-                    if together.len() >= need
-                        && self.is_significant(
-                            params,
-                            members,
-                            together.len(),
-                            window,
-                            onsets[start].0,
-                        )
-                    {
-                        burst = Some((burst.map_or(start, |(begin, _)| begin.min(start)), last));
-                        break;
-                    }
+                for window in &mut windows {
+                    window.take(&onsets, last);
+                }
+                let is_one = |window: &&Window| {
+                    let from = all[window.start].0;
+                    let need = Self::need(params, members.watched_at(from));
+                    window.offices >= need && self.is_significant(params, &onsets, window)
+                };
+                if let Some(window) = windows.iter().find(is_one) {
+                    let start = window.start;
+                    burst = Some((burst.map_or(start, |(begin, _)| begin.min(start)), last));
                 }
             }
             let Some((begin, end)) = burst else { return };
-            let join = onsets[end].0 + params.common_join;
+            let join = all[end].0 + params.common_join;
             let mut offices = BTreeMap::new();
             let mut next = begin;
-            while next < onsets.len() && onsets[next].0 <= join {
-                let (at, office) = onsets[next];
+            while next < all.len() && all[next].0 <= join {
+                let (at, office) = all[next];
                 offices.entry(office.clone()).or_insert(*at);
                 next += 1;
             }
-            let from = onsets[begin].0;
+            let from = all[begin].0;
             let last = offices.values().max().copied().unwrap_or(from);
             let common = Common {
                 scope: id.clone(),
@@ -305,48 +298,128 @@ impl Scopes {
                 within_ms: u64::try_from(last.since(from).as_millis()).unwrap_or(u64::MAX),
                 offices,
             };
-            found.push((onsets[end].0.0, common));
+            found.push((all[end].0.0, common));
             first = next;
         }
     }
 
     #[allow(clippy::cast_precision_loss, reason = "counts")]
-    fn is_significant(
-        &self,
-        params: &Params,
-        members: &Members,
-        count: usize,
-        window: i64,
-        from: UnixMillis,
-    ) -> bool {
-        let usual = around(&members.onsets, from.0 - WEEK_MS..from.0).count();
+    fn is_significant(&self, params: &Params, onsets: &Onsets<'_>, window: &Window) -> bool {
+        let from = onsets.all[window.start].0.0;
+        let usual = onsets.count(from - WEEK_MS..from);
         // What was never seen may yet come once a week.
-        let rate = (usual as f64).max(1.0) * window as f64 / WEEK_MS as f64;
-        let looks = MONTH_MS / window as f64 * self.known.len() as f64 * WINDOWS.len() as f64;
-        ln_poisson_tail(count, rate) < (params.common_chance / looks).ln()
+        let rate = (usual as f64).max(1.0) * window.width as f64 / WEEK_MS as f64;
+        let looks = MONTH_MS / window.width as f64 * self.known.len() as f64 * WINDOWS.len() as f64;
+        let factorial = onsets.ln_factorials[window.offices];
+        ln_poisson_tail(window.offices, rate, factorial) < (params.common_chance / looks).ln()
+    }
+}
+
+/// Onsets of a time, ascending, and what is asked of them again and again: a burst of a whole nation is some thousand.
+struct Onsets<'a> {
+    all: Vec<&'a (UnixMillis, OfficeCode)>,
+    /// The number of each one's office, and all of these.
+    numbers: Vec<usize>,
+    offices: HashMap<&'a OfficeCode, usize, foldhash::fast::FixedState>,
+    /// Times of onsets from a week before to the end.
+    times: Vec<i64>,
+    /// ln n! of 0 and of each count up to all.
+    ln_factorials: Vec<f64>,
+}
+
+impl<'a> Onsets<'a> {
+    fn around(onsets: &'a BTreeSet<(UnixMillis, OfficeCode)>, look: Range<i64>) -> Self {
+        let all: Vec<_> = around(onsets, look.clone()).collect();
+        let mut offices = HashMap::default();
+        let mut numbers = Vec::with_capacity(all.len());
+        for (_, office) in &all {
+            let next = offices.len();
+            numbers.push(*offices.entry(office).or_insert(next));
+        }
+        let before = look.start - BEFORE_MS - WEEK_MS..look.end;
+        let times = around(onsets, before).map(|(at, _)| at.0).collect();
+        let mut ln_factorials = vec![0.0];
+        #[allow(clippy::cast_precision_loss, reason = "counts")]
+        for n in 1..=all.len() {
+            ln_factorials.push(ln_factorials[n - 1] + (n as f64).ln());
+        }
+        Self {
+            all,
+            numbers,
+            offices,
+            times,
+            ln_factorials,
+        }
+    }
+
+    /// Onsets in a time that ends within the look and is no longer than a week.
+    fn count(&self, time: Range<i64>) -> usize {
+        let place = |at: i64| self.times.partition_point(|time| *time < at);
+        place(time.end) - place(time.start)
     }
 
     /// Whether most of the scope went down, and most of what went down is in it: of all that did from a minute before, but for what always does.
     #[allow(clippy::cast_precision_loss, reason = "counts")]
-    fn explains(&self, params: &Params, common: &Common, end: i64) -> bool {
+    fn explain(&self, params: &Params, common: &Common, end: i64) -> bool {
         let failed = common.offices.len() as f64;
+        if failed < params.common_covers * f64::from(common.watched) {
+            return false;
+        }
         let window = common.from.0 - BEFORE_MS..end + 1;
         let length = (window.end - window.start) as f64;
-        let all: BTreeSet<&OfficeCode> = around(&self.onsets, window)
-            .map(|(_, office)| office)
-            .collect();
-        let held = all
-            .iter()
-            .filter(|office| common.offices.contains_key(**office))
-            .count() as f64;
-        let week = around(
-            &self.onsets,
-            common.from.0 - WEEK_MS..common.from.0 - BEFORE_MS,
-        )
-        .count() as f64;
-        let excess = all.len() as f64 - week * length / WEEK_MS as f64;
-        failed >= params.common_covers * f64::from(common.watched)
-            && held >= params.common_holds * excess
+        let place = |at: i64| self.all.partition_point(|onset| onset.0.0 < at);
+        let mut is_hit = vec![false; self.offices.len()];
+        for number in &self.numbers[place(window.start)..place(window.end)] {
+            is_hit[*number] = true;
+        }
+        let all = is_hit.iter().filter(|is_hit| **is_hit).count();
+        let held = common
+            .offices
+            .keys()
+            .filter(|office| {
+                self.offices
+                    .get(office)
+                    .is_some_and(|number| is_hit[*number])
+            })
+            .count();
+        let week = self.count(common.from.0 - WEEK_MS..common.from.0 - BEFORE_MS) as f64;
+        let excess = all as f64 - week * length / WEEK_MS as f64;
+        held as f64 >= params.common_holds * excess
+    }
+}
+
+/// The onsets of the last so many ms, as the scan goes on.
+struct Window {
+    width: i64,
+    /// Place of the first.
+    start: usize,
+    /// How many different offices they are of.
+    offices: usize,
+    /// How many of each office.
+    counts: Vec<u32>,
+}
+
+impl Window {
+    fn new(width: i64, first: usize, offices: usize) -> Self {
+        Self {
+            width,
+            start: first,
+            offices: 0,
+            counts: vec![0; offices],
+        }
+    }
+
+    /// The next onset; what is too old leaves.
+    fn take(&mut self, onsets: &Onsets<'_>, next: usize) {
+        let count = &mut self.counts[onsets.numbers[next]];
+        self.offices += usize::from(*count == 0);
+        *count += 1;
+        while onsets.all[self.start].0.0 < onsets.all[next].0.0 - self.width {
+            let count = &mut self.counts[onsets.numbers[self.start]];
+            *count -= 1;
+            self.offices -= usize::from(*count == 0);
+            self.start += 1;
+        }
     }
 }
 
@@ -364,14 +437,13 @@ fn around(
     onsets.range(least(range.start)..least(range.end.max(range.start)))
 }
 
-/// ln P(N ≥ count) of a Poisson variable of this mean, for a count above the mean.
+/// ln P(N ≥ count) of a Poisson variable of this mean, for a count above the mean; with ln count!.
 #[allow(clippy::cast_precision_loss, reason = "counts")]
-fn ln_poisson_tail(count: usize, mean: f64) -> f64 {
+fn ln_poisson_tail(count: usize, mean: f64, ln_factorial: f64) -> f64 {
     if count as f64 <= mean {
         return 0.0;
     }
-    let factorial: f64 = (1..=count).map(|n| (n as f64).ln()).sum();
-    let first = count as f64 * mean.ln() - mean - factorial;
+    let first = count as f64 * mean.ln() - mean - ln_factorial;
     // The terms after it fall faster than a geometric series of this ratio.
     let ratio = mean / (count as f64 + 1.0);
     first - (1.0 - ratio).ln()
@@ -506,7 +578,7 @@ mod tests {
     #[test]
     fn the_tail_is_the_tail() {
         // P(N ≥ 3 | 0.5) = 0.014388, P(N ≥ 5 | 2) = 0.052653
-        assert!((ln_poisson_tail(3, 0.5).exp() - 0.014_388).abs() < 2e-4);
-        assert!((ln_poisson_tail(5, 2.0).exp() - 0.052_653).abs() < 3e-3);
+        assert!((ln_poisson_tail(3, 0.5, 6_f64.ln()).exp() - 0.014_388).abs() < 2e-4);
+        assert!((ln_poisson_tail(5, 2.0, 120_f64.ln()).exp() - 0.052_653).abs() < 3e-3);
     }
 }

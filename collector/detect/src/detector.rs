@@ -287,6 +287,9 @@ pub struct Detector {
     last_number: u64,
     /// Offices to judge.
     touched: BTreeSet<OfficeCode>,
+    /// Those of them whose outages are noted, in this tick, and those of which they were others before.
+    noted: BTreeSet<OfficeCode>,
+    swung: BTreeSet<OfficeCode>,
     /// Offices to judge when the agents that are behind have caught up.
     waiting: BTreeSet<OfficeCode>,
     reviews: BTreeSet<(UnixMillis, OfficeCode)>,
@@ -352,6 +355,8 @@ impl Detector {
             moves: BTreeMap::new(),
             last_number: kept.last_number,
             touched: BTreeSet::new(),
+            noted: BTreeSet::new(),
+            swung: BTreeSet::new(),
             waiting: BTreeSet::new(),
             reviews: BTreeSet::new(),
             late: BTreeSet::new(),
@@ -812,6 +817,7 @@ impl Detector {
         if std::mem::take(&mut self.rewatched) {
             self.find_commons_again();
         }
+        self.note_touched(now);
         while let Some(code) = self.touched.pop_first() {
             self.judge(&code, now, step);
             if step.incidents.len() >= CHANGED_PER_STEP || step.len() >= 3 * CHANGED_PER_STEP {
@@ -827,6 +833,7 @@ impl Detector {
         // What became a part of a common cause by this.
         step.more = !self.touched.is_empty();
         if !step.more {
+            self.noted.clear();
             self.why = RevisionReason::LateData;
         }
         Ok(())

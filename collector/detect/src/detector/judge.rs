@@ -17,6 +17,9 @@ use std::time::Duration;
 /// A common cause that hit an office: the office's onset, the number of its incident, and when most had recovered.
 type Parent = (UnixMillis, u64, Option<UnixMillis>);
 
+/// Onsets within this are seen by one look for common causes.
+const LOOK_APART: Duration = Duration::from_secs(60);
+
 /// Whether somebody is to be called.
 enum Call {
     Now,
@@ -322,6 +325,32 @@ impl Detector {
             .collect()
     }
 
+    /// Notes the outages of the offices that are to be judged, and finds the common causes that they make: all together, so that a burst of thousands
+    /// is looked at once.
+    pub(super) fn note_touched(&mut self, now: UnixMillis) {
+        let fresh: Vec<OfficeCode> = self.touched.difference(&self.noted).cloned().collect();
+        let mut times = BTreeSet::new();
+        for code in fresh {
+            self.forget(&code, now);
+            let outages =
+                self.with_question(&code, now, |question| office::judge(question).outages);
+            let before = self.offices.get(&code).map(|office| &office.sight.outages);
+            if before.is_some_and(|before| *before != outages) {
+                self.swung.insert(code.clone());
+            }
+            times.extend(self.set_outages(&code, outages));
+            self.noted.insert(code);
+        }
+        // One look sees what is around it.
+        let mut looked: Option<UnixMillis> = None;
+        for at in times {
+            if looked.is_none_or(|looked| at.since(looked) > LOOK_APART) {
+                self.find_commons(at);
+                looked = Some(at);
+            }
+        }
+    }
+
     /// Finds the common causes around a time; offices that are hit, or are no more, are judged again.
     pub(super) fn find_commons(&mut self, at: UnixMillis) {
         let Seen {
@@ -352,8 +381,9 @@ impl Detector {
         self.commons.extend(found);
         self.commons
             .sort_by(|a, b| (a.from, &a.scope).cmp(&(b.from, &b.scope)));
+        let causes = self.common_causes();
         for code in hit {
-            let hits = self.hits(&code);
+            let hits = self.hits(&code, &causes);
             if let Some(office) = self.offices.get_mut(&code)
                 && office.hits != hits
             {
@@ -366,15 +396,21 @@ impl Detector {
         }
     }
 
-    fn hits(&self, code: &OfficeCode) -> Vec<Hit> {
-        let of = |common: &Common| {
+    /// What hit each of the common causes' offices.
+    fn common_causes(&self) -> Vec<Cause> {
+        let causes = self.commons.iter().map(|common| self.common_cause(common));
+        causes.collect()
+    }
+
+    fn hits(&self, code: &OfficeCode, causes: &[Cause]) -> Vec<Hit> {
+        let of = |(common, cause): (&Common, &Cause)| {
             let onset = *common.offices.get(code)?;
             Some(Hit {
-                cause: self.common_cause(common),
+                cause: *cause,
                 onset,
             })
         };
-        self.commons.iter().filter_map(of).collect()
+        self.commons.iter().zip(causes).filter_map(of).collect()
     }
 
     /// What hit them: the central service if that is all that failed at most of them.
@@ -405,17 +441,7 @@ impl Detector {
     /// Judges one office.
     pub(super) fn judge(&mut self, code: &OfficeCode, now: UnixMillis, step: &mut Step) {
         let horizon = self.forget(code, now);
-        let outages = self.with_question(code, now, |question| office::judge(question).outages);
-        let was: Vec<Outage> = self
-            .offices
-            .get(code)
-            .map(|office| office.sight.outages.clone())
-            .unwrap_or_default();
-        let swung = was != outages;
-        for at in self.set_outages(code, outages) {
-            self.find_commons(at);
-        }
-        self.touched.remove(code);
+        let swung = self.swung.remove(code);
         let mut judgement = self.with_question(code, now, office::judge);
         if swung {
             self.pair(code);
@@ -608,8 +634,9 @@ impl Detector {
                     .flat_map(|common| common.offices.keys().cloned()),
             );
         }
+        let causes = self.common_causes();
         for code in told {
-            let hits = self.hits(&code);
+            let hits = self.hits(&code, &causes);
             if let Some(office) = self.offices.get_mut(&code) {
                 office.hits = hits;
             }
