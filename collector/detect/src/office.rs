@@ -9,6 +9,7 @@ use crate::params::Params;
 use crate::presence::{Runs, Why};
 use denyut_proto::{AgentId, Identity, OfficeCode, Role, TargetName, UnixMillis};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use utoipa::ToSchema;
 
@@ -77,6 +78,9 @@ pub struct Outage {
     pub masked: bool,
     /// Whether only the central service failed.
     pub central: bool,
+    /// Whether it began beside another that had stood for a while.
+    #[serde(default)]
+    pub beside: bool,
 }
 
 /// What is true.
@@ -84,7 +88,7 @@ pub struct Outage {
 pub struct Judgement {
     /// Its incidents, ascending.
     pub incidents: Vec<Found>,
-    /// Times without service, disjoint, ascending: what common causes and roaming are seen by.
+    /// Times without service, ascending, and disjoint but for those beside another: what common causes and roaming are seen by.
     pub outages: Vec<Outage>,
     /// What goes beyond single incidents.
     pub patterns: Vec<Pattern>,
@@ -192,7 +196,7 @@ pub fn judge(question: &Question<'_>) -> Judgement {
         };
         key(a).cmp(&key(b))
     });
-    judgement.outages = outages(&spans);
+    judgement.outages = outages(question.params, &spans);
     let surplus = judgement.outages.len().saturating_sub(OUTAGES_MAX);
     judgement.outages.drain(..surplus);
     judgement.patterns = patterns(question, &mut judgement.review);
@@ -421,14 +425,59 @@ fn is_unannounced(question: &Question<'_>, span: &mut Span, at: &mut Option<Unix
     true
 }
 
-/// Spans as disjoint times.
-fn outages(spans: &[Span]) -> Vec<Outage> {
+/// The times without service, and beside a time that stands for long those in which something else failed too: what is dead for months hides no storm.
+fn outages(params: &Params, spans: &[Span]) -> Vec<Outage> {
+    let counts =
+        |span: &&Span| !matches!(span.trouble.kind, TroubleKind::Clone | TroubleKind::Process);
+    let spans: Vec<&Span> = spans.iter().filter(counts).collect();
+    let mut all = union(spans.iter().copied());
+    let stands = |at: UnixMillis| {
+        let before = |outage: &&Outage| outage.from + params.rejoin <= at;
+        let goes_on = |outage: &&Outage| outage.until.is_none_or(|until| at <= until);
+        all.iter().any(|outage| before(&outage) && goes_on(&outage))
+    };
+    // Of each kind of failure the times that began long after what stands.
+    let kind = |span: &Span| {
+        if is_reach(span) {
+            None
+        } else {
+            Some(span.trouble.role)
+        }
+    };
+    let kinds: BTreeSet<Option<Option<Role>>> = spans.iter().map(|span| kind(span)).collect();
+    let mut beside: Vec<&Span> = Vec::new();
+    for of in kinds {
+        let same: Vec<&Span> = spans
+            .iter()
+            .copied()
+            .filter(|span| kind(span) == of)
+            .collect();
+        let late: Vec<Outage> = union(same.iter().copied())
+            .into_iter()
+            .filter(|outage| stands(outage.from))
+            .collect();
+        let is_in = |span: &&Span| {
+            let since = span.trouble.since_ms;
+            late.iter().any(|outage| {
+                outage.from <= since && outage.until.is_none_or(|until| since <= until)
+            })
+        };
+        beside.extend(same.into_iter().filter(is_in));
+    }
+    beside.sort_by_key(|span| (span.trouble.since_ms, span.trouble.kind));
+    all.extend(union(beside.into_iter()).into_iter().map(|outage| Outage {
+        beside: true,
+        ..outage
+    }));
+    all.sort_by_key(|outage| outage.from);
+    all
+}
+
+/// Spans, ascending by their beginning, as disjoint times.
+fn union<'a>(spans: impl Iterator<Item = &'a Span>) -> Vec<Outage> {
     let mut all: Vec<Outage> = Vec::new();
     for span in spans {
         let trouble = &span.trouble;
-        if matches!(trouble.kind, TroubleKind::Clone | TroubleKind::Process) {
-            continue;
-        }
         let central = trouble.role == Some(Role::Central);
         let masked = trouble.kind != TroubleKind::Down;
         match all.last_mut() {
@@ -445,6 +494,7 @@ fn outages(spans: &[Span]) -> Vec<Outage> {
                 until: trouble.until_ms,
                 masked,
                 central,
+                beside: false,
             }),
         }
     }
@@ -534,10 +584,12 @@ fn incident(
         .filter(|_| !open);
     let (mut cause, mut confidence, mut evidence) = verdict(question, cluster);
     let end = resolved_ms.unwrap_or(UnixMillis(i64::MAX));
+    // What began it; a later one came beside what stood already, and is told by the common cause itself.
+    let began = opened_ms..opened_ms + question.params.rejoin;
     let hit = question
         .commons
         .iter()
-        .find(|hit| hit.onset >= opened_ms && hit.onset <= end);
+        .find(|hit| began.contains(&hit.onset) && hit.onset <= end);
     if let Some(hit) = hit {
         evidence.insert(0, Evidence::Shared);
         // A power cut of many offices is a power cut; what is known better than "silent" stays known.

@@ -37,6 +37,7 @@ pub fn transitions(outages: &[Outage], is_common: impl Fn(UnixMillis) -> bool) -
             all.push((until.0, false));
         }
     }
+    all.sort_unstable();
     all
 }
 

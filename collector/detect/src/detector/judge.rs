@@ -41,14 +41,25 @@ fn call(
         return Call::No;
     }
     if let Some(paged) = incident.paged_ms {
-        // Something that stands for long must not hide what breaks beside it later.
-        let is_due = |(since, from): &&(UnixMillis, UnixMillis)| {
-            *since >= paged + params.rejoin && *from <= now
+        // Something that stands for long must not hide what breaks beside it later; if that is a common cause's, it is what is left behind.
+        let due = |(since, from): &(UnixMillis, UnixMillis)| {
+            let is_its = |parent: &&Parent| (parent.0..parent.0 + params.rejoin).contains(since);
+            // What is learned late waits for a common cause too.
+            let told = incident.revisions.iter().find(|one| one.at_ms == *since);
+            let from = told.map_or(*from, |told| {
+                (told.recorded_ms + params.common_wait).max(*from)
+            });
+            match parents.iter().find(is_its) {
+                Some((_, _, over)) => over.map(|over| (over + LEFT_BEHIND).max(from)),
+                None => Some(from),
+            }
         };
-        return if found.later.iter().any(|one| is_due(&one)) {
-            Call::Now
-        } else {
-            Call::No
+        let is_new = |(since, _): &&(UnixMillis, UnixMillis)| *since >= paged + params.rejoin;
+        let first = found.later.iter().filter(is_new).filter_map(due).min();
+        return match first {
+            Some(from) if from <= now => Call::Now,
+            Some(from) => Call::Later(from),
+            None => Call::No,
         };
     }
     let from = match incident.parent {
@@ -128,16 +139,18 @@ fn page(
 
 /// When an office went down that had been well for a while: what flaps anyway is no news.
 fn onsets(params: &Params, outages: &[Outage]) -> Vec<UnixMillis> {
-    let mut ended = None;
+    // Of those that stand alone, and of those beside another.
+    let mut ended = [None, None];
     let mut all = Vec::new();
     for outage in outages {
+        let ended = &mut ended[usize::from(outage.beside)];
         let is_news = ended.is_none_or(|until: Option<UnixMillis>| {
             until.is_some_and(|until| outage.from >= until + params.rejoin)
         });
         if is_news {
             all.push(outage.from);
         }
-        ended = Some(outage.until);
+        *ended = Some(outage.until);
     }
     all
 }
@@ -157,14 +170,16 @@ fn limit(patterns: &mut Vec<Pattern>) {
 fn adopt(
     incidents: &mut [Incident],
     parents: &[Parent],
+    rejoin: Duration,
     horizon: UnixMillis,
     changed: &mut BTreeSet<usize>,
 ) {
     for (i, incident) in incidents.iter_mut().enumerate() {
         let end = incident.facts.resolved_ms.unwrap_or(UnixMillis(i64::MAX));
+        let began = incident.facts.opened_ms..incident.facts.opened_ms + rejoin;
         let parent = parents
             .iter()
-            .find(|(onset, ..)| *onset >= incident.facts.opened_ms && *onset <= end);
+            .find(|(onset, ..)| began.contains(onset) && *onset <= end);
         let number = parent.map(|(_, number, _)| *number);
         if incident.parent != number && !incident.retracted && incident.facts.opened_ms >= horizon {
             incident.parent = number;
@@ -481,7 +496,13 @@ impl Detector {
             reconcile(&mut office.incidents, with, &mut self.last_number)
                 .into_iter()
                 .collect();
-        adopt(&mut office.incidents, &parents, horizon, &mut changed);
+        adopt(
+            &mut office.incidents,
+            &parents,
+            self.setup.params.rejoin,
+            horizon,
+            &mut changed,
+        );
         for i in page(
             &self.setup.params,
             self.suspicious,

@@ -806,6 +806,66 @@ fn many_that_fail_together_are_one_common_cause() {
 }
 
 #[test]
+fn what_is_dead_for_long_hides_no_common_cause() {
+    let hour = 3_600;
+    let life = |i: usize, left: i64| Life {
+        // At most of them the server is dead since long; then the way out of all fails.
+        server: if i < 5 {
+            vec![600 + 900 * i64::try_from(i).expect("small")..8 * hour]
+        } else {
+            vec![]
+        },
+        uplink: vec![3 * hour..4 * hour + left],
+        ..Life::default()
+    };
+    let offices: Vec<_> = (0..7)
+        .map(|i| (format!("36.73.0{}", i + 1), format!("a-{i}")))
+        .collect();
+    // One is left behind by the others' recovery.
+    let lives = (0..7).zip(&offices).map(|(i, (code, agent))| {
+        (
+            code.as_str(),
+            agent.as_str(),
+            life(i, if i == 0 { 3 * hour } else { 0 }),
+        )
+    });
+    let world = played(&lives.collect::<Vec<_>>(), 8 * hour);
+    let incidents = world.kept.incidents.values().filter(|one| !one.retracted);
+    let (commons, own): (Vec<_>, Vec<_>) = incidents.partition(|one| one.office.is_none());
+    let uplinks: Vec<_> = commons
+        .iter()
+        .filter(|one| one.facts.opened_ms >= at(3 * hour))
+        .collect();
+    assert_eq!(uplinks.len(), 1, "{commons:#?}");
+    assert_eq!(
+        uplinks[0].facts.scope.as_ref().map(|scope| scope.failed),
+        Some(7)
+    );
+    let second = |page: &(u64, i64)| page.1;
+    let of_uplink: Vec<_> = world
+        .pages
+        .iter()
+        .filter(|page| second(page) >= 3 * hour)
+        .collect();
+    // The common cause, and half an hour after its end the one that is left.
+    assert_eq!(of_uplink.len(), 2, "{:?}", world.pages);
+    assert_eq!(of_uplink[0].0, uplinks[0].number);
+    let left = own
+        .iter()
+        .find(|one| one.number == of_uplink[1].0)
+        .expect("an office's");
+    assert_eq!(
+        left.office.as_ref().map(OfficeCode::as_str),
+        Some("36.73.01")
+    );
+    assert!(
+        (4 * hour + 1_800..4 * hour + 1_900).contains(&of_uplink[1].1),
+        "{:?}",
+        world.pages
+    );
+}
+
+#[test]
 fn offices_that_take_turns_are_named() {
     let hour = 3_600;
     let swap = |odd: i64| Life {
