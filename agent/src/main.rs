@@ -1,5 +1,10 @@
 //! denyut-agent: probes an office's links, spools the samples to disk and streams them to the collector.
 
+/// Like the standard one, but a reader that is gone ends the program instead of panicking it.
+macro_rules! println {
+    ($($text:tt)*) => { $crate::say(format_args!($($text)*)) };
+}
+
 mod config;
 mod machine;
 mod marks;
@@ -24,6 +29,17 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
+
+/// Prints a line; ends the program if nobody takes it.
+fn say(line: std::fmt::Arguments<'_>) {
+    use std::io::{ErrorKind, Write};
+    if let Err(error) = writeln!(std::io::stdout(), "{line}") {
+        if error.kind() != ErrorKind::BrokenPipe {
+            eprintln!("error: cannot write to stdout: {error}");
+        }
+        std::process::exit(1);
+    }
+}
 
 /// Probes this office's links, spools the samples to disk and streams them to the collector.
 #[derive(Parser)]
@@ -123,7 +139,7 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             if json {
                 println!("{document}");
             } else {
-                print!("{}", status::for_people(document)?);
+                println!("{}", status::for_people(document)?.trim_end());
             }
         }
         Command::Version => println!("denyut-agent {}", env!("CARGO_PKG_VERSION")),

@@ -184,8 +184,14 @@ impl Config {
             .with_context(invalid)?;
         // Files that it names lie beside it, unless it says otherwise.
         let folder = path.parent().unwrap_or(Path::new("."));
-        let config = Self::of(file, folder).with_context(invalid)?;
+        Self::of(file, folder).with_context(invalid)
+    }
+
+    /// The same for a collector that is to listen: what it names for that must be there too.
+    pub(crate) fn load_to_serve(path: &Path) -> anyhow::Result<Self> {
+        let config = Self::load(path)?;
         if let Some(tls) = &config.tls {
+            let invalid = || format!("the configuration {} is not valid", path.display());
             tls.load().with_context(invalid)?;
         }
         Ok(config)

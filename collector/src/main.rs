@@ -154,7 +154,7 @@ struct ConfigFile {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
-        Command::Serve { file } => Config::load(&file.config).and_then(|config| {
+        Command::Serve { file } => Config::load_to_serve(&file.config).and_then(|config| {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .enable_all()
                 .build()
@@ -499,10 +499,10 @@ fn describe_detection(setup: &denyut_detect::Setup) {
         params.common_offices(10)
     );
     match setup.holidays.last_year() {
-        Some(year) => println!(
-            "{} holidays are known, the last in {year}.",
-            setup.holidays.len()
-        ),
+        Some(year) => match setup.holidays.len() {
+            1 => println!("One holiday is known, in {year}."),
+            count => println!("{count} holidays are known, the last in {year}."),
+        },
         None => println!("No holidays are known (`calendar.holidays`)."),
     }
     for work in &setup.maintenance {
@@ -519,7 +519,7 @@ fn describe_detection(setup: &denyut_detect::Setup) {
 }
 
 fn check_config(path: &Path) -> anyhow::Result<()> {
-    let config = Config::load(path)?;
+    let config = Config::load_to_serve(path)?;
     let how = if config.tls.is_some() {
         "by mutual TLS"
     } else {

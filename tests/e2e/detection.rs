@@ -460,7 +460,7 @@ fn a_recorded_history_is_replayed() {
     assert!(said.contains("1 incidents at 2 sites, 0 of them"), "{said}");
     std::fs::write(csv, format!("{text}x,portal,up,200,1\n")).expect("writes");
     let said = run(&["replay", csv]);
-    assert!(said.contains("line: 14"), "{said}");
+    assert!(said.contains("line 14, `unix_s`: "), "{said}");
 }
 
 /// The examples are right, and what they say of the defaults is true.

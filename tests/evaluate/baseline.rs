@@ -25,15 +25,38 @@ fn severity(state: State) -> u8 {
     }
 }
 
+fn number(text: &str, least: f64, most: f64, what: &str) -> Result<f64, String> {
+    let number: f64 = text
+        .parse()
+        .map_err(|_| format!("not a number; write {what}"))?;
+    if (least..=most).contains(&number) {
+        Ok(number)
+    } else {
+        Err(format!("out of range; write {what}"))
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    number(text, 0.0, 100.0, "0 to 100")
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    number(text, 0.001, 1e9, "0.001 to 1e9")
+}
+
+fn penalty(text: &str) -> Result<f64, String> {
+    number(text, 0.0, 1e9, "0 to 1e9")
+}
+
 /// Icinga 2, since 2.8: the last 20 results, a change weighing 0.80 (the oldest) to 1.18 (the newest).
 #[derive(Debug, Clone, Args)]
 #[group(skip)]
 pub(crate) struct Icinga2 {
     /// Flapping ends when the weighted share of changes is not above this, in per cent
-    #[arg(long, default_value_t = 25.0)]
+    #[arg(long, default_value_t = 25.0, value_parser = share)]
     pub(crate) low: f64,
     /// Flapping begins above this, in per cent
-    #[arg(long, default_value_t = 30.0)]
+    #[arg(long, default_value_t = 30.0, value_parser = share)]
     pub(crate) high: f64,
     /// What the state was before the first check: ok, warning, critical or unknown (as Icinga has it, so that the first check is a change)
     #[arg(long, default_value = "unknown")]
@@ -97,10 +120,10 @@ impl Icinga2 {
 #[group(skip)]
 pub(crate) struct Nagios {
     /// Flapping ends at this weighted share of changes or below, in per cent
-    #[arg(long, default_value_t = 20.0)]
+    #[arg(long, default_value_t = 20.0, value_parser = share)]
     pub(crate) low: f64,
     /// Flapping begins at this or above, in per cent
-    #[arg(long, default_value_t = 30.0)]
+    #[arg(long, default_value_t = 30.0, value_parser = share)]
     pub(crate) high: f64,
     /// Checks until a problem is a hard state; a soft one is not recorded
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
@@ -235,22 +258,22 @@ impl PrometheusFor {
 #[group(skip)]
 pub(crate) struct Rfd {
     /// Minutes in which the penalty halves
-    #[arg(long, default_value_t = 15.0)]
+    #[arg(long, default_value_t = 15.0, value_parser = positive)]
     pub(crate) half_life: f64,
     /// Penalty of going down
-    #[arg(long, default_value_t = 1000.0)]
+    #[arg(long, default_value_t = 1000.0, value_parser = penalty)]
     pub(crate) withdrawal: f64,
     /// Penalty of coming up again (0: Cisco; 1000: Juniper)
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, value_parser = penalty)]
     pub(crate) readvertisement: f64,
     /// Suppressed above this
-    #[arg(long, default_value_t = 2000.0)]
+    #[arg(long, default_value_t = 2000.0, value_parser = positive)]
     pub(crate) suppress: f64,
     /// Used again below this
-    #[arg(long, default_value_t = 750.0)]
+    #[arg(long, default_value_t = 750.0, value_parser = positive)]
     pub(crate) reuse: f64,
     /// Minutes of suppression at most: the penalty is cut to what decays to `reuse` in this time
-    #[arg(long, default_value_t = 60.0)]
+    #[arg(long, default_value_t = 60.0, value_parser = positive)]
     pub(crate) max_suppress: f64,
 }
 

@@ -3,8 +3,8 @@
 use crate::play::{Played, play};
 use crate::scenes::{KINDS, draw};
 use crate::score::{BASELINES, Score, baseline, ours};
-use anyhow::bail;
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 use denyut_detect::incident::Facts;
 use denyut_proto::OfficeCode;
 use serde::Serialize;
@@ -21,7 +21,7 @@ pub(crate) struct Run {
     #[arg(long, default_value_t = 1000)]
     first_seed: u64,
     /// Only these kinds of scenes
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(KINDS))]
     kinds: Vec<String>,
     /// Print JSON
     #[arg(long)]
@@ -215,16 +215,6 @@ type Scored = BTreeMap<(usize, usize), Vec<(u64, Score)>>;
 
 impl Run {
     pub(crate) fn run(&self) -> anyhow::Result<()> {
-        if let Some(unknown) = self
-            .kinds
-            .iter()
-            .find(|kind| !KINDS.contains(&kind.as_str()))
-        {
-            bail!(
-                "`--kinds` = `{unknown}`: no such kind; there are {}",
-                KINDS.join(", ")
-            );
-        }
         let kinds: Vec<&str> = KINDS
             .into_iter()
             .filter(|kind| self.kinds.is_empty() || self.kinds.iter().any(|wanted| wanted == kind))

@@ -72,7 +72,7 @@ pub struct Facts {
     pub relapse: Option<Relapse>,
     /// The common cause's scope; none for an office's incident.
     #[serde(default)]
-    pub scope: Option<Scope>,
+    pub scope: Option<Box<Scope>>,
 }
 
 impl Facts {
@@ -678,6 +678,13 @@ impl Incident {
         }
     }
 
+    /// Gives back the room that its lists took to grow.
+    fn shrink(&mut self) {
+        self.revisions.shrink_to_fit();
+        self.facts.evidence.shrink_to_fit();
+        self.facts.troubles.shrink_to_fit();
+    }
+
     fn retract(&mut self, reason: RevisionReason, recorded: UnixMillis) {
         self.retracted = true;
         self.facts.resolved_ms.get_or_insert(self.facts.opened_ms);
@@ -786,6 +793,10 @@ pub fn reconcile(
     }
     changed.sort_unstable();
     changed.dedup();
+    // Held for weeks, by the thousand.
+    for i in &changed {
+        known[*i].shrink();
+    }
     // Lineage by number.
     for i in 0..known.len() {
         let of = known[i].facts.relapse.map(|relapse| relapse.of_ms);

@@ -1,7 +1,7 @@
 //! Recorded histories: CSV with the columns `unix_s,site,state,http_status,latency_ms`, one line a check or a change; between lines the last
 //! state holds.
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -44,13 +44,31 @@ struct Line {
     _latency_ms: u32,
 }
 
+/// What is wrong with a line, and in which column: the reader itself counts them from 0.
+fn explain(error: &csv::Error, headers: &csv::StringRecord) -> anyhow::Error {
+    let csv::ErrorKind::Deserialize { pos, err } = error.kind() else {
+        return anyhow!("{error}");
+    };
+    let line = pos.as_ref().map_or(0, csv::Position::line);
+    let column = err
+        .field()
+        .and_then(|field| headers.get(usize::try_from(field).ok()?));
+    match column {
+        Some(column) => anyhow!("line {line}, `{column}`: {}", err.kind()),
+        None => anyhow!("line {line}: {}", err.kind()),
+    }
+}
+
 /// Reads the text of a file; an error names the line.
 pub fn parse(text: impl std::io::Read) -> anyhow::Result<Recorded> {
     let mut reader = csv::Reader::from_reader(text);
+    let headers = reader
+        .headers()
+        .context("cannot read its first line")?
+        .clone();
     let mut recorded = Recorded::new();
     for line in reader.deserialize() {
-        // Its own words name line, column and value.
-        let line: Line = line.context(
+        let line: Line = line.map_err(|error| explain(&error, &headers)).context(
             "expected the columns unix_s,site,state,http_status,latency_ms with state up, degraded or down",
         )?;
         if !TIMES.contains(&line.unix_s) {
@@ -112,8 +130,8 @@ mod tests {
     #[test]
     fn a_bad_line_is_named() {
         for (line, wrong) in [
-            ("10,a,sideways,200,5", "line: 2"),
-            ("ten,a,up,200,5", "line: 2"),
+            ("10,a,sideways,200,5", "line 2: unknown variant `sideways`"),
+            ("ten,a,up,200,5", "line 2, `unix_s`: invalid digit"),
             ("10,a,up,200", "line: 2"),
             (
                 "1763983305000,a,up,200,1",

@@ -689,7 +689,7 @@ impl Detector {
             troubles: Vec::new(),
             troubles_total: 0,
             relapse: None,
-            scope: Some(scope),
+            scope: Some(Box::new(scope)),
         }
     }
 }
