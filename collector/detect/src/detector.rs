@@ -662,10 +662,7 @@ impl Detector {
         watcher.agent.behind = None;
         watcher.agent.runs = Runs::default();
         watcher.agent.runs.insert(run);
-        for identity in std::mem::take(&mut watcher.agent.sightings).identities() {
-            let gone = self.things.get_mut(&identity);
-            gone.map(|watchers| watchers.remove(&at));
-        }
+        let seen = std::mem::take(&mut watcher.agent.sightings);
         for (name, link) in &mut watcher.links {
             link.past = Past::default();
             link.fold = Fold::new(&self.setup.params);
@@ -680,6 +677,9 @@ impl Detector {
         }
         step.runs.push(watcher.id.clone());
         step.sightings.push(watcher.id.clone());
+        for identity in seen.identities() {
+            self.unsee(identity, at);
+        }
         self.enlist(at, code);
         self.watched_since(at);
     }
@@ -745,17 +745,10 @@ impl Detector {
         }
         if judged {
             touched |= watcher.sample(params, heartbeat, arrival, &mut self.late, step);
-            for shown in &heartbeat.shown {
-                if watcher.agent.sightings.insert(shown, heartbeat.at) {
-                    let seen_by = self.things.entry(shown.identity).or_default();
-                    seen_by.insert(at);
-                    step.sightings.push(id.clone());
-                    // What nobody else saw, or everybody, did not move.
-                    touched |= (2..=WITNESSES_MOST + 1).contains(&seen_by.len());
-                }
-            }
+            touched |= self.see(at, heartbeat, step);
         }
-        let agent = &mut watcher.agent;
+        let params = &self.setup.params;
+        let agent = &mut self.watchers[at].agent;
         if heartbeat.goodbye.is_some()
             && agent.runs.last().is_some_and(|last| last.goodbye.is_some())
         {

@@ -66,7 +66,7 @@ fn millis(at_s: u32) -> UnixMillis {
 }
 
 impl Sightings {
-    /// Takes one in; `true` if it tells something new.
+    /// Takes one in; `true` if it tells something new, and [`Sightings::limit`] is to be asked.
     pub fn insert(&mut self, shown: &Shown, at: UnixMillis) -> bool {
         let at_s = seconds(at);
         let is_it = |seen: &Seen| seen.identity == shown.identity && seen.target == shown.target;
@@ -76,11 +76,6 @@ impl Sightings {
                 identity: shown.identity,
                 at_s: vec![at_s],
             });
-            if self.0.len() > MOST.0
-                && let Some(oldest) = (0..self.0.len()).min_by_key(|i| self.0[*i].at_s.last())
-            {
-                self.0.remove(oldest);
-            }
             self.0
                 .sort_by(|a, b| (&a.target, a.identity).cmp(&(&b.target, b.identity)));
             return true;
@@ -95,6 +90,16 @@ impl Sightings {
             times.remove(0);
         }
         true
+    }
+
+    /// Lets go what was seen longest ago if there is more than is kept; returns the identity if nothing of it is left.
+    pub fn limit(&mut self) -> Option<Identity> {
+        if self.0.len() <= MOST.0 {
+            return None;
+        }
+        let oldest = (0..self.0.len()).min_by_key(|i| self.0[*i].at_s.last())?;
+        let gone = self.0.remove(oldest).identity;
+        (!self.0.iter().any(|seen| seen.identity == gone)).then_some(gone)
     }
 
     /// Lets go what was before `horizon`; returns the identities of which nothing is left.
@@ -224,6 +229,20 @@ mod tests {
         assert_eq!(seen.holds(Identity::Mac([4; 6]), fails), [(at(8), None)]);
         assert_eq!(seen.forget(at(8)), BTreeSet::from([Identity::Mac([2; 6])]));
         assert_eq!(seen.identities().count(), 2);
+        for n in 0..200 {
+            seen.insert(&shown("server", 8), at(20) + Duration::from_secs(60 * n));
+        }
+        let mut gone = Vec::new();
+        for n in 10..60_u8 {
+            assert!(seen.insert(&shown("server", n), at(40 + i64::from(n))));
+            gone.extend(seen.limit());
+        }
+        assert_eq!((seen.identities().count(), gone.len()), (MOST.0, 21));
+        assert_eq!(
+            gone[0],
+            Identity::Mac([4; 6]),
+            "what was seen longest ago goes first"
+        );
     }
 
     #[test]

@@ -556,13 +556,12 @@ impl Detector {
             return horizon;
         };
         let mut known_from = horizon.max(office.sight.known_from.unwrap_or(horizon));
+        let mut unseen = Vec::new();
         for at in &office.watchers {
             let watcher = &mut self.watchers[*at];
             watcher.agent.runs.forget(horizon);
-            for identity in watcher.agent.sightings.forget(horizon) {
-                let gone = self.things.get_mut(&identity);
-                gone.map(|watchers| watchers.remove(at));
-            }
+            let gone = watcher.agent.sightings.forget(horizon);
+            unseen.extend(gone.into_iter().map(|identity| (identity, *at)));
             for (_, link) in &mut watcher.links {
                 link.past.forget(horizon);
                 if link.past.downs.len() >= Past::MOST {
@@ -573,6 +572,9 @@ impl Detector {
         office
             .incidents
             .retain(|incident| Self::is_revisable(incident, now));
+        for (identity, at) in unseen {
+            self.unsee(identity, at);
+        }
         known_from
     }
 

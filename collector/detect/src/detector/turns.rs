@@ -1,12 +1,12 @@
 //! Offices that take turns, and the things that move between them.
 
 use super::agent::Watcher;
-use super::{Detector, Office, WITNESSES_MOST};
+use super::{Detector, Office, Step, WITNESSES_MOST};
 use crate::incident::ScopeKind;
 use crate::office::{Pattern, PatternKind};
 use crate::roam::{self, Turns};
 use crate::thing::{self, Hold, Move};
-use denyut_proto::{Identity, OfficeCode, UnixMillis};
+use denyut_proto::{Heartbeat, Identity, OfficeCode, UnixMillis};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -129,6 +129,44 @@ impl Detector {
             Duration::from_millis(self.watchers[*at].agent.lag_ms.unsigned_abs()) > window
         };
         office.watchers.iter().any(off)
+    }
+
+    /// Takes in what an agent's targets showed; `true` if it may tell of a move.
+    pub(super) fn see(&mut self, at: usize, heartbeat: &Heartbeat, step: &mut Step) -> bool {
+        let mut touched = false;
+        for shown in &heartbeat.shown {
+            let watcher = &mut self.watchers[at];
+            if !watcher.agent.sightings.insert(shown, heartbeat.at) {
+                continue;
+            }
+            let seen_by = self.things.entry(shown.identity).or_default();
+            seen_by.insert(at);
+            // What nobody else saw, or everybody, did not move.
+            touched |= (2..=WITNESSES_MOST + 1).contains(&seen_by.len());
+            step.sightings.push(watcher.id.clone());
+            if let Some(gone) = watcher.agent.sightings.limit() {
+                self.unsee(gone, at);
+            }
+        }
+        touched
+    }
+
+    /// The agent at this place knows nothing of a thing any more; others that saw it are judged again.
+    pub(super) fn unsee(&mut self, identity: Identity, at: usize) {
+        let Some(seen_by) = self.things.get_mut(&identity) else {
+            return;
+        };
+        seen_by.remove(&at);
+        if self.moves.contains_key(&identity) {
+            let others = seen_by
+                .iter()
+                .map(|at| self.watchers[*at].agent.office.clone());
+            self.touched.extend(others);
+        }
+        if seen_by.is_empty() {
+            self.things.remove(&identity);
+            self.moves.remove(&identity);
+        }
     }
 
     /// Looks where the things are now that this office's agents told of, and where they were; offices that saw one of them move are judged again.
