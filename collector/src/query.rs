@@ -244,7 +244,10 @@ impl Query {
             return Ok(None);
         };
         let maintenance = self.maintenance(code, now);
-        let is_worked_on = maintenance.as_ref().is_some_and(|work| work.from_ms <= now);
+        let incident: Option<u64> = get_json(&*self.state, &keys::open(Some(code), 0))?;
+        let is_now = maintenance.as_ref().is_some_and(|work| work.from_ms <= now);
+        // What had begun before stays what it is.
+        let is_worked_on = is_now && incident.is_none();
         let mut agents = Vec::new();
         let mut links = Vec::new();
         for (id, registered) in &self.registry.agents {
@@ -286,7 +289,7 @@ impl Query {
             name: office.name.clone(),
             state,
             since_ms,
-            incident: get_json(&*self.state, &keys::open(Some(code), 0))?,
+            incident,
             maintenance,
             regency: office.regency.clone(),
             isp: office.site.isp.clone(),
@@ -325,7 +328,8 @@ impl Query {
             return Ok(None);
         };
         let work = self.maintenance(&agent.office, now);
-        let is_worked_on = work.is_some_and(|work| work.from_ms <= now);
+        let incident: Option<u64> = get_json(&*self.state, &keys::open(Some(&agent.office), 0))?;
+        let is_worked_on = incident.is_none() && work.is_some_and(|work| work.from_ms <= now);
         Ok(Some(LinkView::of(
             &agent.office,
             id,

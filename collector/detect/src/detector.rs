@@ -804,7 +804,7 @@ impl Detector {
             && *at <= now
         {
             let (_, code) = self.reviews.pop_first().expect("there is one");
-            self.touched.insert(code);
+            self.touch(code);
         }
         self.end_waiting(now, step);
         if std::mem::take(&mut self.rewatched) {
@@ -830,6 +830,12 @@ impl Detector {
             self.why = RevisionReason::LateData;
         }
         Ok(())
+    }
+
+    /// Something of this office's own is not as it was: its outages are to be noted again too.
+    fn touch(&mut self, code: OfficeCode) {
+        self.noted.remove(&code);
+        self.touched.insert(code);
     }
 
     /// Offices whose agents have delivered what they stored, or take too long, are to be judged.
@@ -864,7 +870,7 @@ impl Detector {
                 }
             }
             self.waiting.remove(&code);
-            self.touched.insert(code);
+            self.touch(code);
         }
     }
 
@@ -970,7 +976,7 @@ impl Detector {
             self.late.remove(&id);
             self.rewind(&id, from, archive, step)?;
             if let Some(at) = self.index.get(&id.agent) {
-                self.touched.insert(self.watchers[*at].agent.office.clone());
+                self.touch(self.watchers[*at].agent.office.clone());
             }
         }
         Ok(())

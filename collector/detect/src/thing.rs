@@ -97,7 +97,13 @@ impl Sightings {
         if self.0.len() <= MOST.0 {
             return None;
         }
-        let oldest = (0..self.0.len()).min_by_key(|i| self.0[*i].at_s.last())?;
+        let newest = self.newest();
+        // What targets show last stays before what they once showed.
+        let oldest = (0..self.0.len()).min_by_key(|i| {
+            let seen = &self.0[*i];
+            let stays = newest.contains(&(seen.target.clone(), seen.identity));
+            (stays, seen.at_s.last())
+        })?;
         let gone = self.0.remove(oldest).identity;
         (!self.0.iter().any(|seen| seen.identity == gone)).then_some(gone)
     }
@@ -106,8 +112,13 @@ impl Sightings {
     pub fn forget(&mut self, horizon: UnixMillis) -> BTreeSet<Identity> {
         let horizon = seconds(horizon);
         let mut gone = BTreeSet::new();
+        let newest = self.newest();
         self.0.retain_mut(|seen| {
-            let old = seen.at_s.partition_point(|at| *at < horizon);
+            let mut old = seen.at_s.partition_point(|at| *at < horizon);
+            // What is still there is told no more.
+            if newest.contains(&(seen.target.clone(), seen.identity)) {
+                old = old.min(seen.at_s.len() - 1);
+            }
             seen.at_s.drain(..old);
             if seen.at_s.is_empty() {
                 gone.insert(seen.identity);
@@ -116,6 +127,23 @@ impl Sightings {
         });
         gone.retain(|identity| !self.0.iter().any(|seen| seen.identity == *identity));
         gone
+    }
+
+    /// What each target showed last, of each kind.
+    fn newest(&self) -> BTreeSet<(Option<TargetName>, Identity)> {
+        let is_newest = |seen: &&Seen| {
+            let is_later = |other: &Seen| {
+                other.target == seen.target
+                    && std::mem::discriminant(&other.identity)
+                        == std::mem::discriminant(&seen.identity)
+                    && (other.at_s.last(), other.identity) > (seen.at_s.last(), seen.identity)
+            };
+            !self.0.iter().any(is_later)
+        };
+        let newest = self.0.iter().filter(is_newest);
+        newest
+            .map(|seen| (seen.target.clone(), seen.identity))
+            .collect()
     }
 
     /// What was shown.
@@ -132,14 +160,16 @@ impl Sightings {
             .as_ref()
     }
 
-    /// When a thing was held to be here. `ended` says when the target failed, or the process ended, after a sighting.
+    /// When a thing was held to be here, at the targets that count. `ended` says when the target failed, or the process ended, after a sighting.
     pub fn holds(
         &self,
         identity: Identity,
+        counts: impl Fn(Option<&TargetName>) -> bool,
         ended: impl Fn(Option<&TargetName>, UnixMillis) -> Option<UnixMillis>,
     ) -> Vec<(UnixMillis, Option<UnixMillis>)> {
         let mut all = Vec::new();
-        for seen in self.0.iter().filter(|seen| seen.identity == identity) {
+        let is_it = |seen: &&Seen| seen.identity == identity && counts(seen.target.as_ref());
+        for seen in self.0.iter().filter(is_it) {
             for at_s in &seen.at_s {
                 let another = self
                     .0
@@ -224,10 +254,14 @@ mod tests {
         let fails = |target: Option<&TargetName>, from: UnixMillis| {
             (target.is_some_and(|name| name.as_str() == "server") && from < at(3)).then(|| at(3))
         };
-        let holds = seen.holds(Identity::Mac([2; 6]), fails);
+        let holds = seen.holds(Identity::Mac([2; 6]), |_| true, fails);
         assert_eq!(holds, [(at(1), Some(at(3))), (at(5), Some(at(8)))]);
-        assert_eq!(seen.holds(Identity::Mac([4; 6]), fails), [(at(8), None)]);
+        assert_eq!(
+            seen.holds(Identity::Mac([4; 6]), |_| true, fails),
+            [(at(8), None)]
+        );
         assert_eq!(seen.forget(at(8)), BTreeSet::from([Identity::Mac([2; 6])]));
+        assert_eq!(seen.forget(at(90)), BTreeSet::new(), "what is there stays");
         assert_eq!(seen.identities().count(), 2);
         for n in 0..200 {
             seen.insert(&shown("server", 8), at(20) + Duration::from_secs(60 * n));

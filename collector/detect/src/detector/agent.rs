@@ -7,7 +7,7 @@ use crate::params::Params;
 use crate::presence::{Clone2, Run, Runs, grace};
 use crate::thing::Sightings;
 use denyut_proto::{
-    AgentId, BootId, Heartbeat, LinkId, OfficeCode, Role, Target, TargetName, UnixMillis,
+    AgentId, BootId, Heartbeat, Identity, LinkId, OfficeCode, Role, Target, TargetName, UnixMillis,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -191,6 +191,14 @@ impl Agent {
 }
 
 impl Watcher {
+    /// Whether what a target shows is of a thing of the office: a certificate of a service far away, one of many that take turns to answer, is not.
+    pub(super) fn is_own(&self, target: Option<&TargetName>, identity: Identity) -> bool {
+        let is_near = |link: &Link| matches!(link.role, Some(Role::Server | Role::Gateway));
+        let mut links = self.links.iter();
+        !matches!(identity, Identity::Certificate(_))
+            || links.any(|(name, link)| Some(name) == target && is_near(link))
+    }
+
     /// When what a target showed at `from` may no longer be there: the target failed, or the process that would have said so ended. Of the way out, none: an uplink.
     pub(super) fn ended(
         &self,
@@ -201,6 +209,11 @@ impl Watcher {
             Some(target) => name == target,
             None => link.role == Some(Role::Uplink),
         };
+        let mut links = self.links.iter();
+        if links.any(|(name, link)| Some(name) == target && link.removed) {
+            // Nobody looks any more.
+            return Some(from);
+        }
         let downs = self.links.iter().filter(is_it).flat_map(|(_, link)| {
             // After a shorter one nothing would be told.
             let away = Heartbeat::away(Duration::from_millis(link.interval_ms));

@@ -43,7 +43,8 @@ fn call(
     if let Some(paged) = incident.paged_ms {
         // Something that stands for long must not hide what breaks beside it later; if that is a common cause's, it is what is left behind.
         let due = |(since, from): &(UnixMillis, UnixMillis)| {
-            let is_its = |parent: &&Parent| (parent.0..parent.0 + params.rejoin).contains(since);
+            let is_its =
+                |parent: &&Parent| (parent.0..parent.0 + params.common_join).contains(since);
             // What is learned late waits for a common cause too.
             let told = incident.revisions.iter().find(|one| one.at_ms == *since);
             let from = told.map_or(*from, |told| {
@@ -197,11 +198,8 @@ impl Detector {
             self.scopes.set_onsets(code, &[], &onsets);
             times.extend(onsets.into_iter().map(|at| (at, code.clone())));
         }
-        for (at, code) in times {
-            if self.scopes.may_be(&self.setup.params, &code, at) {
-                self.find_commons(at);
-            }
-        }
+        times.retain(|(at, code)| self.scopes.may_be(&self.setup.params, code, *at));
+        self.look(times.into_iter().map(|(at, _)| at).collect());
         let codes: Vec<OfficeCode> = self.offices.keys().cloned().collect();
         for code in &codes {
             self.pair(code);
@@ -216,8 +214,17 @@ impl Detector {
         let times: BTreeSet<UnixMillis> = found
             .chain(self.bursts.iter().map(|burst| burst.start + WIDEST))
             .collect();
+        self.look(times);
+    }
+
+    /// Finds the common causes around these times. One look sees what is around it: after a burst of thousands it is one.
+    fn look(&mut self, times: BTreeSet<UnixMillis>) {
+        let mut looked: Option<UnixMillis> = None;
         for at in times {
-            self.find_commons(at);
+            if looked.is_none_or(|looked| at.since(looked) > LOOK_APART) {
+                self.find_commons(at);
+                looked = Some(at);
+            }
         }
     }
 
@@ -356,14 +363,14 @@ impl Detector {
             times.extend(self.set_outages(&code, outages));
             self.noted.insert(code);
         }
-        // One look sees what is around it.
-        let mut looked: Option<UnixMillis> = None;
-        for at in times {
-            if looked.is_none_or(|looked| at.since(looked) > LOOK_APART) {
-                self.find_commons(at);
-                looked = Some(at);
-            }
-        }
+        self.look(times);
+    }
+
+    /// These offices may be seen otherwise by what is known of another. One that waits for what its agents deliver is judged with it.
+    pub(super) fn touch_related(&mut self, codes: impl IntoIterator<Item = OfficeCode>) {
+        let waiting = &self.waiting;
+        let ready = codes.into_iter().filter(|code| !waiting.contains(code));
+        self.touched.extend(ready);
     }
 
     /// Finds the common causes around a time; offices that are hit, or are no more, are judged again.
@@ -519,7 +526,7 @@ impl Detector {
             step.incidents.insert(incident.number, incident.clone());
         }
         if self.explained(code) != explained {
-            self.touched.extend(self.silent_neighbours(code));
+            self.touch_related(self.silent_neighbours(code));
         }
         let Some(office) = self.offices.get_mut(code) else {
             return;

@@ -157,13 +157,17 @@ impl Detector {
             return;
         };
         seen_by.remove(&at);
-        if self.moves.contains_key(&identity) {
-            let others = seen_by
-                .iter()
-                .map(|at| self.watchers[*at].agent.office.clone());
-            self.touched.extend(others);
+        let left = seen_by.len();
+        let others: Vec<OfficeCode> = seen_by
+            .iter()
+            .take(WITNESSES_MOST)
+            .map(|at| self.watchers[*at].agent.office.clone())
+            .collect();
+        if left <= WITNESSES_MOST {
+            // What is left without this one may tell of a move, or no more.
+            self.touch_related(others);
         }
-        if seen_by.is_empty() {
+        if left == 0 {
             self.things.remove(&identity);
             self.moves.remove(&identity);
         }
@@ -188,10 +192,8 @@ impl Detector {
             let before = before.unwrap_or_default();
             if before != moves {
                 let told = before.into_iter().chain(moves);
-                self.touched.extend(
-                    told.flat_map(|one| [one.from, one.to])
-                        .filter(|other| other != code),
-                );
+                let offices = told.flat_map(|one| [one.from, one.to]);
+                self.touch_related(offices.filter(|other| other != code));
             }
         }
     }
@@ -213,14 +215,16 @@ impl Detector {
         let mut all = Vec::new();
         for watcher in watchers {
             let place = &watcher.agent.office;
-            let is_certain = |office: &Office| !self.is_uncertain(office);
-            if !self.offices.get(place).is_some_and(is_certain) {
-                continue;
+            let office = self.offices.get(place);
+            if office.is_none_or(|office| self.is_uncertain(office)) {
+                // Without it what speaks against a move would be missing.
+                return Vec::new();
             }
-            let holds = watcher
-                .agent
-                .sightings
-                .holds(identity, |target, from| watcher.ended(target, from));
+            let holds = watcher.agent.sightings.holds(
+                identity,
+                |target| watcher.is_own(target, identity),
+                |target, from| watcher.ended(target, from),
+            );
             all.extend(
                 holds
                     .into_iter()

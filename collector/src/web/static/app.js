@@ -52,6 +52,7 @@ async function readAll() {
   const [all] = await Promise.all([ask("/api/v1/offices"), readIncidents()]);
   offices.clear();
   for (const office of all) offices.set(office.code, office);
+  awaitWork();
   loaded = true;
   renderOffices();
   renderIncidents();
@@ -182,12 +183,20 @@ function officeCard(office) {
   return card;
 }
 
-// Announced work, now or to come; when it begins or ends the office is looked at again.
+// Announced work, now or to come.
 function workText({ code, maintenance: { from_ms, until_ms, reason } }) {
+  return say(Date.now() < from_ms ? "maintenance.next" : "maintenance.now", { from: timeAt(from_ms, code), until: timeAt(until_ms, code), reason });
+}
+
+// When announced work begins or ends, all is looked at again; not sooner than now and then, whatever this machine's clock says.
+let nextWork;
+function awaitWork() {
   const now = Date.now();
-  const edge = (now < from_ms ? from_ms : until_ms) - now + 500;
-  if (edge < 24 * HOUR_MS) soon(`work ${code}`, () => readOffice(code), edge);
-  return say(now < from_ms ? "maintenance.next" : "maintenance.now", { from: timeAt(from_ms, code), until: timeAt(until_ms, code), reason });
+  const edges = [...offices.values()].flatMap(({ maintenance: work }) => work ? [work.from_ms > now ? work.from_ms : work.until_ms] : []);
+  clearTimeout(nextWork);
+  if (!edges.length) return;
+  const wait = Math.min(Math.max(Math.min(...edges) - now + 1_000, LOOK_AGAIN_MS), 12 * HOUR_MS);
+  nextWork = setTimeout(() => soon("all", readAll, 0), wait);
 }
 
 function patternText(pattern, office) {
