@@ -127,27 +127,19 @@ fn the_quickstart_starts_shows_and_stops() {
         assert!(shown.contains(text), "no {text:?} in\n{shown}");
     }
     denyut_tests::install_crypto();
-    let offices = async {
-        let answer = reqwest::get("http://127.0.0.1:7080/api/v1/offices")
-            .await
-            .expect("answers");
-        answer.json::<serde_json::Value>().await.expect("JSON")
+    let all_up = || async {
+        let answer = reqwest::get("http://127.0.0.1:7080/api/v1/offices").await;
+        let offices: serde_json::Value = answer.ok()?.json().await.ok()?;
+        let links = offices[0]["links"].as_array()?.clone();
+        let is_up = |target: &&str| {
+            let mut links = links.iter();
+            links.any(|link| link["target"] == *target && link["state"] == "up")
+        };
+        let targets = ["gateway", "uplink", "collector"];
+        targets.iter().all(is_up).then_some(())
     };
-    let offices = runtime.block_on(offices);
-    let links: Vec<(&str, &str)> = offices[0]["links"]
-        .as_array()
-        .expect("links")
-        .iter()
-        .map(|link| {
-            (
-                link["target"].as_str().expect("a name"),
-                link["state"].as_str().expect("a state"),
-            )
-        })
-        .collect();
-    for target in ["gateway", "uplink", "collector"] {
-        assert!(links.contains(&(target, "up")), "{links:?}");
-    }
+    let what = "gateway, uplink and collector are up";
+    runtime.block_on(eventually(what, Duration::from_secs(20), all_up));
     kill_process(Pid::from_child(&script), Signal::INT).expect("is there");
     let status = script.wait().expect("ends");
     assert!(status.success(), "{status}\n{}", said());
