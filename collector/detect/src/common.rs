@@ -5,6 +5,7 @@
 //! its offices went down in and that holds most of all that went down.
 
 use crate::incident::{Scope, ScopeKind};
+use crate::office::Onset;
 use crate::params::Params;
 use denyut_proto::{OfficeCode, UnixMillis};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -134,11 +135,14 @@ impl Scopes {
     pub fn set_onsets(
         &mut self,
         office: &OfficeCode,
-        before: &[UnixMillis],
-        after: &[UnixMillis],
+        before: &[Onset],
+        after: &[Onset],
     ) -> Vec<UnixMillis> {
+        let times =
+            |of: &[Onset]| -> BTreeSet<UnixMillis> { of.iter().map(|one| one.at).collect() };
+        let (before, after) = (times(before), times(after));
         let mut changed = Vec::new();
-        for at in before.iter().filter(|at| !after.contains(at)) {
+        for at in before.difference(&after) {
             self.onsets.remove(&(*at, office.clone()));
             for scope in self.by_office.get(office).into_iter().flatten() {
                 if let Some(members) = self.members.get_mut(scope) {
@@ -147,7 +151,7 @@ impl Scopes {
             }
             changed.push(*at);
         }
-        for at in after.iter().filter(|at| !before.contains(at)) {
+        for at in after.difference(&before) {
             self.onsets.insert((*at, office.clone()));
             for scope in self.by_office.get(office).into_iter().flatten() {
                 let members = self.members.entry(scope.clone()).or_default();
@@ -478,9 +482,17 @@ mod tests {
         scopes
     }
 
+    fn onset(second: i64) -> Onset {
+        Onset {
+            at: UnixMillis(second * 1_000),
+            until: None,
+            central: false,
+        }
+    }
+
     fn down(scopes: &mut Scopes, offices: impl Iterator<Item = (OfficeCode, i64)>) {
         for (office, second) in offices {
-            scopes.set_onsets(&office, &[], &[UnixMillis(second * 1_000)]);
+            scopes.set_onsets(&office, &[], &[onset(second)]);
         }
     }
 
@@ -545,8 +557,8 @@ mod tests {
         // A regency where it is usual.
         let mut usual = scopes();
         for n in 1..=10 {
-            let often: Vec<UnixMillis> = (0..600)
-                .map(|i| UnixMillis((i * 1_000 + i64::from(n) * 97) * 1_000))
+            let often: Vec<Onset> = (0..600)
+                .map(|i| onset(i * 1_000 + i64::from(n) * 97))
                 .collect();
             usual.set_onsets(&code(5, n), &[], &often);
         }
@@ -559,12 +571,8 @@ mod tests {
         let first = (1..=8).map(|n| (code(5, n), 100_000));
         down(&mut scopes, first.chain([(code(5, 9), 100_200)]));
         for n in 1..=9 {
-            let was = if n == 9 { 100_200_000 } else { 100_000_000 };
-            scopes.set_onsets(
-                &code(5, n),
-                &[UnixMillis(was)],
-                &[UnixMillis(was), UnixMillis(102_000_000)],
-            );
+            let was = onset(if n == 9 { 100_200 } else { 100_000 });
+            scopes.set_onsets(&code(5, n), &[was], &[was, onset(102_000)]);
         }
         assert_eq!(
             found(&scopes, 101_000)

@@ -13,7 +13,7 @@ use crate::calendar::{Holidays, Hours, Maintenance, Opening, Zone};
 use crate::common::{Common, ScopeId, Scopes};
 use crate::incident::{Incident, RevisionReason, ScopeKind};
 use crate::link::{Fold, Link, Past, day_of};
-use crate::office::{Hit, Outage, Pattern};
+use crate::office::{Hit, Onset, Outage, Pattern};
 use crate::params::Params;
 use crate::presence::{Run, Runs, grace};
 use crate::roam::Turns;
@@ -42,7 +42,7 @@ const LATE_WAIT: (Duration, Duration) = (Duration::from_secs(10), Duration::from
 /// An agent whose heartbeats are older than this when they come is behind: it delivers what it stored.
 const BEHIND: Duration = Duration::from_secs(60);
 /// What ended before this is let go; longer than samples are kept by default, and than a relapse may take.
-const KEPT: Duration = Duration::from_secs(36 * 86_400);
+pub(crate) const KEPT: Duration = Duration::from_secs(36 * 86_400);
 /// An office that is left behind by the recovery of a common cause is called for after this.
 const LEFT_BEHIND: Duration = Duration::from_secs(1_800);
 /// What more agents than this saw is no one thing.
@@ -244,6 +244,9 @@ pub struct Sight {
     pub patterns: Vec<Pattern>,
     /// Times without service.
     pub outages: Vec<Outage>,
+    /// When failures began that are news.
+    #[serde(default)]
+    pub onsets: Vec<Onset>,
     /// When time alone may change what is true of it.
     pub review: Option<UnixMillis>,
     /// What was before this was seen by an agent that is elsewhere now: it stays as it was said.
@@ -287,7 +290,7 @@ pub struct Detector {
     last_number: u64,
     /// Offices to judge.
     touched: BTreeSet<OfficeCode>,
-    /// Those of them whose outages are noted, in this tick, and those of which they were others before.
+    /// Those of them whose outages are noted, in this tick, and those whose times are not as they were.
     noted: BTreeSet<OfficeCode>,
     swung: BTreeSet<OfficeCode>,
     /// Offices to judge when the agents that are behind have caught up.
@@ -725,7 +728,13 @@ impl Detector {
         step.agents.push(id.clone());
         let watcher = &mut self.watchers[at];
         let agent = &mut watcher.agent;
+        let was_off = agent.is_off(&self.setup.params);
         let mut touched = agent.heard(heartbeat, &run, arrival);
+        if agent.is_off(&self.setup.params) != was_off {
+            // What its office's times tell beside others' is not as it was.
+            self.swung.insert(code.clone());
+            touched = true;
+        }
         if let Some(finding) = agent.speaks(id, heartbeat, arrival) {
             step.findings.push(finding);
             touched = true;

@@ -76,6 +76,14 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// The same but for what is only probable.
+    fn without_guess(&self) -> Self {
+        let mut facts = self.clone();
+        let is_guess = |one: &Evidence| matches!(one, Evidence::Likely { .. });
+        facts.evidence.retain(|one| !is_guess(one));
+        facts
+    }
+
     /// Whether two tell of the same incident: at one office those that overlap; of common causes those that began together.
     fn is_same(&self, other: &Self) -> bool {
         let end = |facts: &Self| facts.resolved_ms.unwrap_or(UnixMillis(i64::MAX));
@@ -550,6 +558,10 @@ impl Incident {
             return false;
         }
         let before = std::mem::replace(&mut self.facts, facts);
+        if before.without_guess() == self.facts.without_guess() {
+            // A guess that is a better one now is no news.
+            return true;
+        }
         let facts = self.facts.clone();
         let first = self.revisions.len() + usize::try_from(self.revisions_omitted).unwrap_or(0);
         let resolves = before.resolved_ms.is_none() && facts.resolved_ms.is_some();

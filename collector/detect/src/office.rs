@@ -2,6 +2,7 @@
 //! links, and of the time only where that says so ([`Judgement::review`]).
 
 use crate::calendar::Opening;
+use crate::detector::KEPT;
 use crate::flap::{Flapping, Scale, flapping};
 use crate::incident::{Cause, Evidence, Facts, Relapse, Trouble, TroubleKind};
 use crate::link::{Degraded, Link, Phase};
@@ -21,7 +22,7 @@ pub(crate) const CLONE_OVERLAP: Duration = Duration::from_secs(120);
 pub(crate) const CLONE_FRESH: Duration = Duration::from_secs(15 * 60);
 /// A page for silence waits this long after the last word, at least.
 const SILENT_HOLD_MS: u32 = 60_000;
-/// Outages that are looked at of one office: the newest.
+/// Outages and onsets that are looked at of one office: the newest, and those that last.
 const OUTAGES_MAX: usize = 300;
 /// Troubles that are listed of one incident: the first, and the newest.
 const TROUBLES_MAX: usize = 64;
@@ -78,9 +79,17 @@ pub struct Outage {
     pub masked: bool,
     /// Whether only the central service failed.
     pub central: bool,
-    /// Whether it began beside another that had stood for a while.
-    #[serde(default)]
-    pub beside: bool,
+}
+
+/// The beginning of a failure at an office that had not been failing so: what common causes are seen by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Onset {
+    /// Event time.
+    pub at: UnixMillis,
+    /// When it and what came with it was over (event time); none while it lasts.
+    pub until: Option<UnixMillis>,
+    /// Whether only the central service failed.
+    pub central: bool,
 }
 
 /// What is true.
@@ -88,8 +97,10 @@ pub struct Outage {
 pub struct Judgement {
     /// Its incidents, ascending.
     pub incidents: Vec<Found>,
-    /// Times without service, ascending, and disjoint but for those beside another: what common causes and roaming are seen by.
+    /// Times without service, ascending and disjoint: what roaming is seen by.
     pub outages: Vec<Outage>,
+    /// What common causes are seen by, ascending.
+    pub onsets: Vec<Onset>,
     /// What goes beyond single incidents.
     pub patterns: Vec<Pattern>,
     /// When time alone may change the answer.
@@ -196,9 +207,13 @@ pub fn judge(question: &Question<'_>) -> Judgement {
         };
         key(a).cmp(&key(b))
     });
-    judgement.outages = outages(question.params, &spans);
-    let surplus = judgement.outages.len().saturating_sub(OUTAGES_MAX);
-    judgement.outages.drain(..surplus);
+    let counts =
+        |span: &&Span| !matches!(span.trouble.kind, TroubleKind::Clone | TroubleKind::Process);
+    let failures: Vec<&Span> = spans.iter().filter(counts).collect();
+    judgement.outages = union(failures.iter().copied());
+    keep_newest(&mut judgement.outages, |outage| outage.until.is_none());
+    judgement.onsets = onsets(question.params, &failures);
+    keep_newest(&mut judgement.onsets, |onset| onset.until.is_none());
     judgement.patterns = patterns(question, &mut judgement.review);
     let mut clusters: Vec<Vec<Span>> = Vec::new();
     let mut end = Some(UnixMillis(i64::MIN));
@@ -225,6 +240,7 @@ pub fn judge(question: &Question<'_>) -> Judgement {
             &before,
             &mut lineage,
             &judgement.patterns,
+            &mut judgement.review,
         );
         if found.facts.cause.explains() {
             before.push((found.facts.opened_ms, found.facts.cause));
@@ -425,18 +441,9 @@ fn is_unannounced(question: &Question<'_>, span: &mut Span, at: &mut Option<Unix
     true
 }
 
-/// The times without service, and beside a time that stands for long those in which something else failed too: what is dead for months hides no storm.
-fn outages(params: &Params, spans: &[Span]) -> Vec<Outage> {
-    let counts =
-        |span: &&Span| !matches!(span.trouble.kind, TroubleKind::Clone | TroubleKind::Process);
-    let spans: Vec<&Span> = spans.iter().filter(counts).collect();
-    let mut all = union(spans.iter().copied());
-    let stands = |at: UnixMillis| {
-        let before = |outage: &&Outage| outage.from + params.rejoin <= at;
-        let goes_on = |outage: &&Outage| outage.until.is_none_or(|until| at <= until);
-        all.iter().any(|outage| before(&outage) && goes_on(&outage))
-    };
-    // Of each kind of failure the times that began long after what stands.
+/// When a failure began that is news, ascending: of a kind that had been well for a while, and long after another began. What stands for months, or flaps
+/// anyway, hides no storm.
+fn onsets(params: &Params, spans: &[&Span]) -> Vec<Onset> {
     let kind = |span: &Span| {
         if is_reach(span) {
             None
@@ -445,32 +452,58 @@ fn outages(params: &Params, spans: &[Span]) -> Vec<Outage> {
         }
     };
     let kinds: BTreeSet<Option<Option<Role>>> = spans.iter().map(|span| kind(span)).collect();
-    let mut beside: Vec<&Span> = Vec::new();
+    let mut failures: Vec<(Outage, bool)> = Vec::new(); // and whether the kind had been well
     for of in kinds {
-        let same: Vec<&Span> = spans
-            .iter()
-            .copied()
-            .filter(|span| kind(span) == of)
-            .collect();
-        let late: Vec<Outage> = union(same.iter().copied())
-            .into_iter()
-            .filter(|outage| stands(outage.from))
-            .collect();
-        let is_in = |span: &&Span| {
-            let since = span.trouble.since_ms;
-            late.iter().any(|outage| {
-                outage.from <= since && outage.until.is_none_or(|until| since <= until)
-            })
-        };
-        beside.extend(same.into_iter().filter(is_in));
+        let same = spans.iter().copied().filter(|span| kind(span) == of);
+        let mut ended: Option<UnixMillis> = None;
+        for failure in union(same) {
+            let well = ended.is_none_or(|ended| failure.from >= ended + params.rejoin);
+            ended = failure.until;
+            failures.push((failure, well));
+        }
     }
-    beside.sort_by_key(|span| (span.trouble.since_ms, span.trouble.kind));
-    all.extend(union(beside.into_iter()).into_iter().map(|outage| Outage {
-        beside: true,
-        ..outage
-    }));
-    all.sort_by_key(|outage| outage.from);
+    failures.sort_by_key(|(failure, _)| failure.from);
+    let mut all: Vec<Onset> = Vec::new();
+    for (i, (failure, well)) in failures.iter().enumerate() {
+        let at = failure.from;
+        let is_apart = all
+            .last()
+            .is_none_or(|last| at >= last.at + params.common_join);
+        if *well && is_apart {
+            let since = failures[i..].iter().map(|(failure, _)| failure);
+            let began = since
+                .clone()
+                .take_while(|one| one.from < at + params.common_join);
+            all.push(Onset {
+                at,
+                central: began.clone().all(|one| one.central),
+                until: end(since),
+            });
+        }
+    }
     all
+}
+
+/// When the first of these ended, and what began while it went on; none while it lasts.
+fn end<'a>(mut failures: impl Iterator<Item = &'a Outage>) -> Option<UnixMillis> {
+    let mut until = failures.next()?.until?;
+    for failure in failures {
+        if failure.from > until {
+            break;
+        }
+        until = until.max(failure.until?);
+    }
+    Some(until)
+}
+
+/// Leaves the newest, and those that last.
+fn keep_newest<T>(all: &mut Vec<T>, lasts: impl Fn(&T) -> bool) {
+    let mut surplus = all.len().saturating_sub(OUTAGES_MAX);
+    all.retain(|one| {
+        let goes = surplus > 0 && !lasts(one);
+        surplus -= usize::from(goes);
+        !goes
+    });
 }
 
 /// Spans, ascending by their beginning, as disjoint times.
@@ -494,7 +527,6 @@ fn union<'a>(spans: impl Iterator<Item = &'a Span>) -> Vec<Outage> {
                 until: trouble.until_ms,
                 masked,
                 central,
-                beside: false,
             }),
         }
     }
@@ -571,6 +603,7 @@ fn incident(
     before: &[(UnixMillis, Cause)],
     lineage: &mut Vec<Line>,
     patterns: &[Pattern],
+    at: &mut Option<UnixMillis>,
 ) -> Found {
     let troubles = || cluster.iter().map(|span| &span.trouble);
     let opened_ms = troubles()
@@ -597,8 +630,10 @@ fn incident(
             (cause, confidence) = (hit.cause, 90);
         }
     }
-    if cause == Cause::Unreachable && open {
+    let guesses_end = opened_ms + LIKELY_FOR;
+    if cause == Cause::Unreachable && open && question.now < guesses_end {
         evidence.extend(likely(question, before, opened_ms));
+        review(at, guesses_end, question.now);
     }
     let of_target = troubles().filter(|trouble| trouble.target.is_some());
     let mut roles: Vec<Option<Role>> = of_target.map(|trouble| trouble.role).collect();
@@ -859,6 +894,11 @@ fn cause_of(
 /// The same time of the day, and the same time next door, are so near.
 const LIKELY_HOURS: Duration = Duration::from_secs(2 * 3_600);
 pub(crate) const LIKELY_NEIGHBOURS: Duration = Duration::from_secs(600);
+/// A guess is made from what was within this before a silence, for so long. Together they are less than what is held, so that no guess changes for what is let
+/// go meanwhile.
+const LIKELY_FROM: Duration = Duration::from_secs(28 * 86_400);
+const LIKELY_FOR: Duration = Duration::from_secs(7 * 86_400);
+const _: () = assert!(LIKELY_FROM.as_secs() + LIKELY_FOR.as_secs() < KEPT.as_secs());
 /// What a neighbour has at the same time tells as much as this many times before.
 const NEIGHBOUR_VOTES: u32 = 3;
 /// Votes below which nothing is said.
@@ -876,6 +916,7 @@ fn likely(
     let is_near = |at: &UnixMillis| {
         let apart = (since.0 - at.0).rem_euclid(DAY_MS);
         u128::from(apart.min(DAY_MS - apart).unsigned_abs()) <= LIKELY_HOURS.as_millis()
+            && since.since(*at) <= LIKELY_FROM
     };
     let neighbours = (question.neighbours)(since);
     let count = |all: &mut dyn Iterator<Item = Cause>, of: Cause| {
@@ -1075,7 +1116,7 @@ mod tests {
                 commons: &[],
                 lineage: &[],
                 neighbours: &|_| next_door.to_vec(),
-                now: hour(1_000),
+                now: hour(240),
             };
             let before: Vec<_> = before.iter().map(|(at, of)| (hour(*at), *of)).collect();
             match likely(&question, &before, hour(240))? {
@@ -1095,6 +1136,9 @@ mod tests {
         ];
         assert_eq!(guess(&cuts, &[]), Some((power, 62)));
         assert_eq!(guess(&cuts[..2], &[]), None, "twice is too few");
+        let earlier = |(at, of): &(i64, Cause)| (at - 26 * 24, *of);
+        let old: Vec<_> = cuts.iter().map(earlier).collect();
+        assert_eq!(guess(&old, &[]), None, "most of it is too long ago");
         assert_eq!(guess(&cuts, &[uplink, uplink]), None, "nobody can tell");
         assert_eq!(guess(&[], &[power]), Some((power, 57)));
         assert_eq!(guess(&cuts[..1], &[uplink, uplink]), Some((uplink, 63)));

@@ -104,6 +104,11 @@ impl Agent {
         }
     }
 
+    /// Whether its clock may be off by more than what counts as simultaneous.
+    pub(super) fn is_off(&self, params: &Params) -> bool {
+        Duration::from_millis(self.lag_ms.unsigned_abs()) > params.roam_window
+    }
+
     /// Takes in when it spoke; `true` if its runs did more than go on.
     pub(super) fn heard(&mut self, heartbeat: &Heartbeat, run: &Run, arrival: UnixMillis) -> bool {
         let lag = arrival.0.saturating_sub(heartbeat.at.0);

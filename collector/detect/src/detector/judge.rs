@@ -7,15 +7,23 @@ use crate::incident::{
     Cause, Evidence, Facts, Incident, Reconciling, Relapse, RevisionReason, ScopeKind, reconcile,
 };
 use crate::link::Past;
-use crate::office::{self, Found, Hit, Judgement, Observer, Outage, Pattern, Question};
+use crate::office::{self, Found, Hit, Judgement, Observer, Onset, Pattern, Question};
 use crate::params::Params;
 use denyut_proto::{OfficeCode, UnixMillis};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
 
-/// A common cause that hit an office: the office's onset, the number of its incident, and when most had recovered.
-type Parent = (UnixMillis, u64, Option<UnixMillis>);
+/// A common cause that hit an office.
+struct Parent {
+    /// When the office went down by it, and was well again.
+    onset: UnixMillis,
+    until: Option<UnixMillis>,
+    /// Its incident.
+    number: u64,
+    /// When most of its offices had recovered.
+    over: Option<UnixMillis>,
+}
 
 /// Onsets within this are seen by one look for common causes.
 const LOOK_APART: Duration = Duration::from_secs(60);
@@ -43,15 +51,17 @@ fn call(
     if let Some(paged) = incident.paged_ms {
         // Something that stands for long must not hide what breaks beside it later; if that is a common cause's, it is what is left behind.
         let due = |(since, from): &(UnixMillis, UnixMillis)| {
-            let is_its =
-                |parent: &&Parent| (parent.0..parent.0 + params.common_join).contains(since);
+            let is_its = |parent: &&Parent| {
+                (parent.onset..parent.onset + params.common_join).contains(since)
+                    && parent.until.is_none_or(|until| *since <= until)
+            };
             // What is learned late waits for a common cause too.
             let told = incident.revisions.iter().find(|one| one.at_ms == *since);
             let from = told.map_or(*from, |told| {
                 (told.recorded_ms + params.common_wait).max(*from)
             });
             match parents.iter().find(is_its) {
-                Some((_, _, over)) => over.map(|over| (over + LEFT_BEHIND).max(from)),
+                Some(parent) => parent.over.map(|over| (over + LEFT_BEHIND).max(from)),
                 None => Some(from),
             }
         };
@@ -68,8 +78,8 @@ fn call(
         Some(number) => {
             let over = parents
                 .iter()
-                .find(|(_, of, _)| *of == number)
-                .and_then(|(_, _, over)| *over);
+                .find(|parent| parent.number == number)
+                .and_then(|parent| parent.over);
             over.map(|over| over + LEFT_BEHIND)
                 .filter(|_| found.facts.cause.pages())
         }
@@ -138,24 +148,6 @@ fn page(
     called
 }
 
-/// When an office went down that had been well for a while: what flaps anyway is no news.
-fn onsets(params: &Params, outages: &[Outage]) -> Vec<UnixMillis> {
-    // Of those that stand alone, and of those beside another.
-    let mut ended = [None, None];
-    let mut all = Vec::new();
-    for outage in outages {
-        let ended = &mut ended[usize::from(outage.beside)];
-        let is_news = ended.is_none_or(|until: Option<UnixMillis>| {
-            until.is_some_and(|until| outage.from >= until + params.rejoin)
-        });
-        if is_news {
-            all.push(outage.from);
-        }
-        *ended = Some(outage.until);
-    }
-    all
-}
-
 /// Leaves those that last, and the newest of the others.
 fn limit(patterns: &mut Vec<Pattern>) {
     let mut surplus = patterns.len().saturating_sub(PATTERNS_MAX);
@@ -180,8 +172,8 @@ fn adopt(
         let began = incident.facts.opened_ms..incident.facts.opened_ms + rejoin;
         let parent = parents
             .iter()
-            .find(|(onset, ..)| began.contains(onset) && *onset <= end);
-        let number = parent.map(|(_, number, _)| *number);
+            .find(|parent| began.contains(&parent.onset) && parent.onset <= end);
+        let number = parent.map(|parent| parent.number);
         if incident.parent != number && !incident.retracted && incident.facts.opened_ms >= horizon {
             incident.parent = number;
             changed.insert(i);
@@ -194,9 +186,9 @@ impl Detector {
     pub(super) fn recall(&mut self) {
         let mut times = BTreeSet::new();
         for (code, office) in &self.offices {
-            let onsets = onsets(&self.setup.params, &office.sight.outages);
-            self.scopes.set_onsets(code, &[], &onsets);
-            times.extend(onsets.into_iter().map(|at| (at, code.clone())));
+            self.scopes.set_onsets(code, &[], &office.sight.onsets);
+            let onsets = office.sight.onsets.iter();
+            times.extend(onsets.map(|onset| (onset.at, code.clone())));
         }
         times.retain(|(at, code)| self.scopes.may_be(&self.setup.params, code, *at));
         self.look(times.into_iter().map(|(at, _)| at).collect());
@@ -205,7 +197,6 @@ impl Detector {
             self.pair(code);
             self.rove(code);
         }
-        self.touched.retain(|code| !self.waiting.contains(code));
     }
 
     /// Looks again at the common causes, and at what may be one.
@@ -318,19 +309,17 @@ impl Detector {
         self.regency(code).filter(is_silent).cloned().collect()
     }
 
-    /// Notes the outages of an office; returns the onsets that are new or gone and may be of a common cause.
-    fn set_outages(&mut self, code: &OfficeCode, outages: Vec<Outage>) -> Vec<UnixMillis> {
+    /// Notes the onsets of an office; returns those that are new or gone and may be of a common cause.
+    fn set_onsets(&mut self, code: &OfficeCode, onsets: Vec<Onset>) -> Vec<UnixMillis> {
         let office = self.offices.entry(code.clone()).or_default();
-        let before = onsets(&self.setup.params, &office.sight.outages);
-        let changed = self
-            .scopes
-            .set_onsets(code, &before, &onsets(&self.setup.params, &outages));
-        self.commons_changed |= office.sight.outages != outages
+        let before = std::mem::take(&mut office.sight.onsets);
+        let changed = self.scopes.set_onsets(code, &before, &onsets);
+        self.commons_changed |= before != onsets
             && self
                 .commons
                 .iter()
                 .any(|common| common.offices.contains_key(code));
-        office.sight.outages = outages;
+        office.sight.onsets = onsets;
         let params = &self.setup.params;
         let was = |at: UnixMillis| {
             self.commons
@@ -354,13 +343,14 @@ impl Detector {
         let mut times = BTreeSet::new();
         for code in fresh {
             self.forget(&code, now);
-            let outages =
-                self.with_question(&code, now, |question| office::judge(question).outages);
-            let before = self.offices.get(&code).map(|office| &office.sight.outages);
-            if before.is_some_and(|before| *before != outages) {
+            let judgement = self.with_question(&code, now, office::judge);
+            let office = self.offices.entry(code.clone()).or_default();
+            let sight = &mut office.sight;
+            if sight.outages != judgement.outages || sight.onsets != judgement.onsets {
+                sight.outages = judgement.outages;
                 self.swung.insert(code.clone());
+                times.extend(self.set_onsets(&code, judgement.onsets));
             }
-            times.extend(self.set_outages(&code, outages));
             self.noted.insert(code);
         }
         self.look(times);
@@ -413,7 +403,7 @@ impl Detector {
                 // What a common cause explains is no turn.
                 self.pair(&code);
                 self.rove(&code);
-                self.touched.insert(code);
+                self.touch_related([code]);
             }
         }
     }
@@ -437,12 +427,10 @@ impl Detector {
 
     /// What hit them: the central service if that is all that failed at most of them.
     fn common_cause(&self, common: &Common) -> Cause {
-        let outage = |(code, onset): (&OfficeCode, &UnixMillis)| self.outage(code, *onset);
-        let central = common
-            .offices
-            .iter()
-            .filter_map(outage)
-            .filter(|outage| outage.central)
+        let onsets = common.offices.iter();
+        let central = onsets
+            .filter_map(|(code, at)| self.onset(code, *at))
+            .filter(|onset| onset.central)
             .count();
         if central * 2 > common.offices.len() {
             Cause::Central
@@ -451,13 +439,9 @@ impl Detector {
         }
     }
 
-    fn outage(&self, code: &OfficeCode, onset: UnixMillis) -> Option<&Outage> {
-        self.offices
-            .get(code)?
-            .sight
-            .outages
-            .iter()
-            .find(|outage| outage.from == onset)
+    fn onset(&self, code: &OfficeCode, at: UnixMillis) -> Option<&Onset> {
+        let mut onsets = self.offices.get(code)?.sight.onsets.iter();
+        onsets.find(|onset| onset.at == at)
     }
 
     /// Judges one office.
@@ -585,7 +569,7 @@ impl Detector {
         known_from
     }
 
-    /// The common causes that hit an office: its onset, their number, and when most had recovered.
+    /// The common causes that hit an office, of which there are incidents.
     fn parents(&self, code: &OfficeCode) -> Vec<Parent> {
         let of = |common: &Common| {
             let onset = *common.offices.get(code)?;
@@ -593,7 +577,12 @@ impl Detector {
                 .common_incidents
                 .iter()
                 .find(|incident| !incident.retracted && incident.facts.opened_ms == common.from)?;
-            Some((onset, incident.number, incident.facts.resolved_ms))
+            Some(Parent {
+                onset,
+                until: self.onset(code, onset)?.until,
+                number: incident.number,
+                over: incident.facts.resolved_ms,
+            })
         };
         self.commons.iter().filter_map(of).collect()
     }
@@ -670,14 +659,14 @@ impl Detector {
             if let Some(office) = self.offices.get_mut(&code) {
                 office.hits = hits;
             }
-            self.touched.insert(code);
+            self.touch_related([code]);
         }
     }
 
     fn common_facts(&self, common: &Common) -> Facts {
         let mut ends: Vec<UnixMillis> = Vec::new();
         for (code, onset) in &common.offices {
-            ends.extend(self.outage(code, *onset).and_then(|outage| outage.until));
+            ends.extend(self.onset(code, *onset).and_then(|onset| onset.until));
         }
         ends.sort_unstable();
         // Over when four of five have recovered.

@@ -60,6 +60,7 @@ impl std::fmt::Debug for Sent {
 struct Life {
     server: Vec<Range<i64>>,
     uplink: Vec<Range<i64>>,
+    dns: Vec<Range<i64>>,
     gateway: Vec<Range<i64>>,
     power: Vec<Range<i64>>,
     off: Vec<Range<i64>>,
@@ -67,10 +68,11 @@ struct Life {
     /// The card that the server shows.
     card: Option<u8>,
 }
-const ROLES: [(&str, Role); 3] = [
+const ROLES: [(&str, Role); 4] = [
     ("gateway", Role::Gateway),
     ("server", Role::Server),
     ("uplink", Role::Uplink),
+    ("dns", Role::Dns),
 ];
 /// The heartbeats of an agent, each arriving when it was made; without a gateway or a way out what it sees arrives when that is back.
 fn live(office: &str, agent: &str, seconds: i64, life: &Life) -> Vec<Sent> {
@@ -98,6 +100,7 @@ fn live(office: &str, agent: &str, seconds: i64, life: &Life) -> Vec<Sent> {
         let gateway = within(&life.gateway, t).is_some();
         let uplink = gateway || within(&life.uplink, t).is_some();
         let server = gateway || within(&life.server, t).is_some();
+        let dns = within(&life.dns, t).is_some();
         let sample = |bad: bool| Sample {
             at: at(t),
             outcome: if bad {
@@ -106,7 +109,7 @@ fn live(office: &str, agent: &str, seconds: i64, life: &Life) -> Vec<Sent> {
                 Outcome::Ok { rtt_us: 900 }
             },
         };
-        let bad = [gateway, server, uplink];
+        let bad = [gateway, server, uplink, dns];
         let says_goodbye = within(&life.off, t + EVERY).is_some();
         let first = t == 0;
         let card = life.card.filter(|_| !server && std::mem::take(&mut shows));
@@ -809,11 +812,16 @@ fn many_that_fail_together_are_one_common_cause() {
 fn what_is_dead_for_long_hides_no_common_cause() {
     let hour = 3_600;
     let life = |i: usize, left: i64| Life {
-        // At most of them the server is dead since long; then the way out of all fails.
+        // At most of them the server is dead since long, and then the names too, or time and again; then the way out of all fails.
         server: if i < 5 {
             vec![600 + 900 * i64::try_from(i).expect("small")..8 * hour]
         } else {
             vec![]
+        },
+        dns: match i {
+            0..2 => vec![3 * hour / 2..8 * hour],
+            2..4 => (60..100).map(|n| n * 150..n * 150 + 60).collect(),
+            _ => vec![],
         },
         uplink: vec![3 * hour..4 * hour + left],
         ..Life::default()
@@ -891,6 +899,61 @@ fn offices_that_take_turns_are_named() {
 }
 
 #[test]
+fn a_clock_that_turns_out_right_tells_of_turns_at_once() {
+    let hour = 3_600;
+    let swap = |odd: i64| Life {
+        server: (0..8)
+            .map(|i| (2 * i + odd) * hour + 600..(2 * i + 1 + odd) * hour + 600)
+            .collect(),
+        ..Life::default()
+    };
+    let named = |delayed_until: i64| {
+        let mut world = World::new(setup());
+        let mut sent = live("36.73.02", "a-1", 20 * hour, &swap(0));
+        for mut one in live("36.73.03", "a-2", 20 * hour, &swap(1)) {
+            if one.heartbeat.at < at(delayed_until) {
+                one.arrival = one.arrival + Duration::from_secs(70);
+            }
+            sent.push(one);
+        }
+        world.play(sent);
+        let sight = &world.kept.sights[&"36.73.02".parse().expect("a code")];
+        let with = sight.patterns.iter().filter_map(|one| one.with.clone());
+        with.map(|code| code.to_string()).collect::<Vec<_>>()
+    };
+    let nobody: [&str; 0] = [];
+    assert_eq!(named(20 * hour), nobody, "it may be off by as much");
+    assert_eq!(named(19 * hour), ["36.73.03"]);
+}
+
+#[test]
+fn what_breaks_after_the_end_of_a_common_cause_is_its_own() {
+    let hour = 3_600;
+    let offices: Vec<_> = (0..7)
+        .map(|i| (format!("36.73.0{}", i + 1), format!("a-{i}")))
+        .collect();
+    let lives = offices.iter().enumerate().map(|(i, (code, agent))| {
+        let mut life = Life {
+            uplink: vec![3 * hour..3 * hour + 120],
+            ..Life::default()
+        };
+        if i == 0 {
+            life.server = vec![600..8 * hour];
+            life.dns = vec![3 * hour + 200..8 * hour];
+        }
+        (code.as_str(), agent.as_str(), life)
+    });
+    let world = played(&lives.collect::<Vec<_>>(), 4 * hour);
+    let of_names = world.pages.iter().filter(|page| page.1 > 3 * hour);
+    let of_names: Vec<i64> = of_names.map(|page| page.1).collect();
+    assert!(
+        matches!(of_names[..], [second] if second < 3 * hour + 400),
+        "{:?}",
+        world.pages
+    );
+}
+
+#[test]
 fn what_a_neighbour_has_is_a_guess_of_a_silence() {
     let dark = |length: i64| Life {
         power: vec![3_600..3_600 + length],
@@ -902,8 +965,12 @@ fn what_a_neighbour_has_is_a_guess_of_a_silence() {
             ("36.73.03", "a-2", dark(9_000)),
         ];
         let open = |(_, facts): &&(_, Facts)| facts.cause == Cause::Unreachable;
-        let truth = played(&lives, 7_200).truth();
+        let world = played(&lives, 7_200);
+        let truth = world.truth();
         let (_, facts) = truth.iter().find(open).expect("is silent");
+        let incident = world.kept.incidents.values().find(|one| one.is_open());
+        let said = incident.map(|one| one.revisions.len());
+        assert_eq!(said, Some(1), "a better guess is no news");
         facts.evidence.iter().find_map(|one| match one {
             Evidence::Likely {
                 cause, neighbours, ..

@@ -68,7 +68,7 @@ impl Detector {
                 None => self.pairs.remove(&pair),
             };
             if before != turns {
-                self.touched.insert(other);
+                self.touch_related([other]);
             }
         }
     }
@@ -108,7 +108,7 @@ impl Detector {
                 None => self.rovers.remove(member),
             };
             if before != turns && member != code {
-                self.touched.insert(member.clone());
+                self.touch_related([member.clone()]);
             }
         }
     }
@@ -124,11 +124,8 @@ impl Detector {
 
     /// Whether the clocks of an office's agents may be off by more than what counts as simultaneous.
     fn is_uncertain(&self, office: &Office) -> bool {
-        let window = self.setup.params.roam_window;
-        let off = |at: &usize| {
-            Duration::from_millis(self.watchers[*at].agent.lag_ms.unsigned_abs()) > window
-        };
-        office.watchers.iter().any(off)
+        let is_off = |at: &usize| self.watchers[*at].agent.is_off(&self.setup.params);
+        office.watchers.iter().any(is_off)
     }
 
     /// Takes in what an agent's targets showed; `true` if it may tell of a move.
