@@ -127,6 +127,11 @@ impl Archive for Stored<'_> {
         Ok(found)
     }
 
+    fn incident(&self, number: u64) -> anyhow::Result<Incident> {
+        let incident: Option<Incident> = get_json(self.state, &keys::incident(number))?;
+        incident.with_context(|| format!("the state lacks the incident {number}"))
+    }
+
     fn kept_from(&self) -> UnixMillis {
         self.history.kept_from()
     }
@@ -539,12 +544,7 @@ impl Worker {
     /// Another incident of the same office that is open.
     fn is_open_elsewhere(&self, incident: &Incident) -> Option<u64> {
         let office = incident.office.as_ref()?;
-        let open = self
-            .detector
-            .incidents_of(office)
-            .iter()
-            .find(|other| other.is_open());
-        open.map(|other| other.number)
+        self.detector.open_of(office).map(|other| other.number)
     }
 }
 

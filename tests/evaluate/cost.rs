@@ -2,6 +2,7 @@
 
 use crate::office::ROLES;
 use crate::score::{BASELINES, judge};
+use anyhow::Context;
 use clap::Args;
 use denyut_detect::detector::Sight;
 use denyut_detect::link::Fold;
@@ -16,13 +17,19 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// An archive for what never comes late.
-struct Nothing;
+/// An archive of incidents, for samples that never come late.
+#[derive(Default)]
+struct Incidents(BTreeMap<u64, Incident>);
 
-impl Archive for Nothing {
+impl Archive for Incidents {
     fn fold(&self, _: &LinkId, _: i64) -> anyhow::Result<Option<(i64, Fold)>> {
         Ok(None)
     }
+    fn incident(&self, number: u64) -> anyhow::Result<Incident> {
+        let incident = self.0.get(&number).cloned();
+        incident.with_context(|| format!("there is no incident {number}"))
+    }
+
     fn kept_from(&self) -> UnixMillis {
         UnixMillis(i64::MIN)
     }
@@ -38,14 +45,21 @@ impl Archive for Nothing {
     }
 }
 
+/// Of ten seconds, for which a server is down, and of a month.
+const ROUNDS_DOWN: i64 = 12;
+const ROUNDS_OF_MONTH: i64 = 259_200;
+
 #[derive(Args)]
 pub(crate) struct Cost {
     /// Links, six to an office
     #[arg(long, default_value_t = 50_000)]
     links: usize,
-    /// Minutes of every ten seconds that are played
-    #[arg(long, default_value_t = 30)]
+    /// Minutes of every ten seconds that are played, up to 34 days
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(i64).range(1..=48_960))]
     minutes: i64,
+    /// Two minutes without the server, so often in a month at each office; recorded histories have it about once
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(i64).range(1..=1_000))]
+    failures: i64,
     /// Every way out fails at once for the five minutes after the tenth
     #[arg(long)]
     burst: bool,
@@ -107,16 +121,19 @@ impl Cost {
                 }],
             });
         }
+        // Each office is down once in so many times.
+        let apart = ROUNDS_OF_MONTH / ROUNDS_DOWN / self.failures;
         let (mut taken, mut ticked, mut samples) = (Duration::ZERO, Duration::ZERO, 0_u64);
         let mut longest = Duration::ZERO;
+        let nothing = Incidents::default();
         for round in 0..self.minutes * 6 {
             for (i, (office, agent)) in codes.iter().enumerate() {
                 let now = UnixMillis(
                     start + round * 10_000 + i64::try_from(i * 10_000 / offices.max(1))?,
                 );
                 heartbeat.at = now;
-                // One link in 500 is down for a while each half hour.
-                let bad = (i + usize::try_from(round)? / 12) % 500 == 0;
+                let turn = i64::try_from(i)? * apart / i64::try_from(offices)?;
+                let bad = (turn + round / ROUNDS_DOWN) % apart == 0;
                 let burst = self.burst && (60..90).contains(&round);
                 for (n, target) in heartbeat.samples.iter_mut().enumerate() {
                     let noise =
@@ -138,12 +155,12 @@ impl Cost {
                     arrival: now,
                 };
                 let began = Instant::now();
-                std::hint::black_box(detector.step(&event, &Nothing)?);
+                std::hint::black_box(detector.step(&event, &nothing)?);
                 taken += began.elapsed();
                 samples += names.len() as u64;
                 if i % (offices / 10).max(1) == 0 {
                     let began = Instant::now();
-                    while detector.step(&Event::Tick { now }, &Nothing)?.more {}
+                    while detector.step(&Event::Tick { now }, &nothing)?.more {}
                     ticked += began.elapsed();
                     longest = longest.max(began.elapsed());
                 }
@@ -153,7 +170,7 @@ impl Cost {
         let bytes = (resident()? - before) as f64 / links;
         println!(
             "{links:.0} links, {samples} samples, {} incidents",
-            detector.incidents().count()
+            detector.held_count()
         );
         println!("{:.3} s in the longest tick", longest.as_secs_f64());
         report(taken, ticked, samples, bytes);
@@ -267,7 +284,7 @@ impl RecordedRun {
                     heartbeat: &heartbeat,
                     arrival: now,
                 };
-                detector.step(&event, &Nothing)?;
+                detector.step(&event, &found.incidents)?;
             }
             found.tick(&mut detector, now)?;
             at_s += self.interval;
@@ -291,7 +308,7 @@ impl RecordedRun {
 /// What the detector made of a recorded history.
 #[derive(Default)]
 struct Found {
-    incidents: BTreeMap<u64, Incident>,
+    incidents: Incidents,
     sights: BTreeMap<OfficeCode, Sight>,
     pages: usize,
 }
@@ -299,9 +316,9 @@ struct Found {
 impl Found {
     fn tick(&mut self, detector: &mut Detector, now: UnixMillis) -> anyhow::Result<()> {
         loop {
-            let step = detector.step(&Event::Tick { now }, &Nothing)?;
+            let step = detector.step(&Event::Tick { now }, &self.incidents)?;
             self.pages += step.pages.len();
-            self.incidents.extend(step.incidents);
+            self.incidents.0.extend(step.incidents);
             for code in step.sights {
                 self.sights.extend(
                     detector
@@ -317,9 +334,8 @@ impl Found {
 
     fn numbers(&self, recorded: &Recorded, days: f64, groups: usize) -> Vec<(String, f64)> {
         let real = || {
-            self.incidents
-                .values()
-                .filter(|incident| !incident.retracted)
+            let incidents = self.incidents.0.values();
+            incidents.filter(|incident| !incident.retracted)
         };
         let of = |kind: PatternKind| {
             self.sights

@@ -2,6 +2,7 @@
 
 use crate::office::{Arrived, at};
 use crate::scenes::Scene;
+use anyhow::Context;
 use denyut_detect::calendar::Hours;
 use denyut_detect::detector::Sight;
 use denyut_detect::incident::{Cause, Evidence};
@@ -14,7 +15,6 @@ use std::time::{Duration, Instant};
 
 /// What came of it.
 pub(crate) struct Played {
-    /// All incidents, those that were taken back too.
     pub(crate) incidents: BTreeMap<u64, Incident>,
     /// Which incident was called for, and when.
     pub(crate) pages: Vec<(u64, i64)>,
@@ -36,7 +36,10 @@ pub(crate) struct Played {
 pub(crate) struct Memory {
     samples: BTreeMap<LinkId, BTreeMap<i64, Sample>>,
     folds: BTreeMap<(LinkId, i64), Fold>,
+    /// Whether samples and folds are kept: something comes late.
     keeps: bool,
+    /// All, those that were taken back too.
+    pub(crate) incidents: BTreeMap<u64, Incident>,
 }
 
 impl Archive for Memory {
@@ -47,6 +50,11 @@ impl Archive for Memory {
             .range(range)
             .next_back()
             .map(|((_, day), fold)| (*day, fold.clone())))
+    }
+
+    fn incident(&self, number: u64) -> anyhow::Result<Incident> {
+        let incident = self.incidents.get(&number).cloned();
+        incident.with_context(|| format!("there is no incident {number}"))
     }
 
     fn kept_from(&self) -> UnixMillis {
@@ -116,7 +124,7 @@ impl Player {
                 .guesses
                 .extend(guess.map(|guess| (*number, guess)));
         }
-        self.played.incidents.extend(step.incidents);
+        self.memory.incidents.extend(step.incidents);
         if self.memory.keeps {
             self.memory.folds.extend(step.folds);
         }
@@ -208,5 +216,6 @@ pub(crate) fn play(scene: &mut Scene) -> anyhow::Result<Played> {
         player.take(second, &Event::Tick { now: at(second) })?;
     }
     player.played.roaming = player.detector.roaming();
+    player.played.incidents = player.memory.incidents;
     Ok(player.played)
 }

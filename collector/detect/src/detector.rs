@@ -17,6 +17,7 @@ use crate::office::{Hit, Onset, Outage, Pattern};
 use crate::params::Params;
 use crate::presence::{Run, Runs, grace};
 use crate::roam::Turns;
+use crate::settled::Settled;
 use crate::thing::{self, Move, Sightings};
 use agent::{Behind, Watcher};
 use denyut_proto::{AgentId, BootId, Heartbeat, Identity, LinkId, OfficeCode, Sample, UnixMillis};
@@ -43,6 +44,8 @@ const LATE_WAIT: (Duration, Duration) = (Duration::from_secs(10), Duration::from
 const BEHIND: Duration = Duration::from_secs(60);
 /// What ended before this is let go; longer than samples are kept by default, and than a relapse may take.
 pub(crate) const KEPT: Duration = Duration::from_secs(36 * 86_400);
+/// An incident that is over is held in short when none of its office's changed for this: by then the archive has it.
+const SETTLES: Duration = Duration::from_secs(3_600);
 /// An office that is left behind by the recovery of a common cause is called for after this.
 const LEFT_BEHIND: Duration = Duration::from_secs(1_800);
 /// What more agents than this saw is no one thing.
@@ -145,6 +148,9 @@ pub trait Archive {
     /// The fold of a link as it was before the first sample of a UTC day of which all samples are kept: of the last such day up to `day`, else of the first
     /// after it.
     fn fold(&self, link: &LinkId, day: i64) -> anyhow::Result<Option<(i64, Fold)>>;
+
+    /// The incident of this number.
+    fn incident(&self, number: u64) -> anyhow::Result<Incident>;
 
     /// Samples before this are not kept.
     fn kept_from(&self) -> UnixMillis;
@@ -259,7 +265,10 @@ pub struct Sight {
 struct Office {
     /// Places in `watchers`, in the order of their ids.
     watchers: Vec<usize>,
+    /// Those that go on, or are over and changed lately; and when one of them last did (arrival time).
     incidents: Vec<Incident>,
+    changed: UnixMillis,
+    settled: Vec<Settled>,
     sight: Sight,
     hits: Vec<Hit>,
     maintenance: Vec<(UnixMillis, UnixMillis)>,
@@ -410,7 +419,12 @@ impl Detector {
             match &incident.office {
                 Some(code) => {
                     let code = code.clone();
-                    detector.office(&code).incidents.push(incident);
+                    let office = detector.office(&code);
+                    match Settled::of(&incident) {
+                        Some(settled) => office.settled.push(settled),
+                        None if incident.retracted => {}
+                        None => office.incidents.push(incident),
+                    }
                 }
                 None => detector.common_incidents.push(incident),
             }
@@ -430,6 +444,7 @@ impl Detector {
     fn take_up(&mut self) {
         for office in self.offices.values_mut() {
             office.incidents.sort_by_key(|incident| incident.number);
+            office.settled.sort_by_key(|settled| settled.number);
         }
         self.common_incidents
             .sort_by_key(|incident| incident.number);
@@ -536,24 +551,24 @@ impl Detector {
         Some(&self.offices.get(code)?.sight)
     }
 
-    /// All incidents that are held: the open ones, and those that may yet be judged again.
-    pub fn incidents(&self) -> impl Iterator<Item = &Incident> {
-        self.offices
-            .values()
-            .flat_map(|office| &office.incidents)
-            .chain(&self.common_incidents)
+    /// The open incident of an office.
+    pub fn open_of(&self, office: &OfficeCode) -> Option<&Incident> {
+        let mut incidents = self.offices.get(office)?.incidents.iter();
+        incidents.find(|incident| incident.is_open())
     }
 
-    /// Those of an office, ascending by number.
-    pub fn incidents_of(&self, office: &OfficeCode) -> &[Incident] {
-        self.offices
-            .get(office)
-            .map_or(&[], |office| &office.incidents)
+    /// How many incidents are held: the open ones, and those that may yet be judged again.
+    pub fn held_count(&self) -> usize {
+        let of = |office: &Office| office.incidents.len() + office.settled.len();
+        self.offices.values().map(of).sum::<usize>() + self.common_incidents.len()
     }
 
     /// How many incidents are open.
     pub fn open_count(&self) -> usize {
-        self.incidents()
+        self.offices
+            .values()
+            .flat_map(|office| &office.incidents)
+            .chain(&self.common_incidents)
             .filter(|incident| incident.is_open())
             .count()
     }
@@ -821,7 +836,7 @@ impl Detector {
         }
         self.note_touched(now);
         while let Some(code) = self.touched.pop_first() {
-            self.judge(&code, now, step);
+            self.judge(&code, now, archive, step)?;
             if step.incidents.len() >= CHANGED_PER_STEP || step.len() >= 3 * CHANGED_PER_STEP {
                 step.more = true;
                 return Ok(());

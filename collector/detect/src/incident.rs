@@ -4,6 +4,7 @@
 //! against what was said before. Numbers never change: what differs becomes a revision with its reason.
 
 use crate::presence::Why;
+use crate::settled::Settled;
 use denyut_proto::{AgentId, BootId, OfficeCode, Role, TargetName, UnixMillis};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -39,7 +40,7 @@ pub struct Incident {
 }
 
 /// What is true of an incident: a function of what is known, however and whenever that came.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Hash, Serialize, Deserialize, ToSchema)]
 pub struct Facts {
     /// Event time at which the first trouble began.
     #[schema(value_type = i64)]
@@ -203,7 +204,7 @@ impl Cause {
 }
 
 /// One reason for a cause.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "what", rename_all = "snake_case")]
 pub enum Evidence {
     /// A target failed.
@@ -283,7 +284,18 @@ pub enum Evidence {
 
 /// What kind of trouble.
 #[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    ToSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum TroubleKind {
@@ -301,7 +313,7 @@ pub enum TroubleKind {
 }
 
 /// One link that is down, or one agent that is silent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 pub struct Trouble {
     /// What it is.
     #[serde(default)]
@@ -337,7 +349,7 @@ impl Trouble {
 }
 
 /// A repair that did not hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 pub struct Relapse {
     /// The first relapse is 1.
     pub count: u32,
@@ -354,7 +366,7 @@ pub struct Relapse {
 }
 
 /// The offices that a common cause hit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 pub struct Scope {
     /// What its offices have in common.
     pub kind: ScopeKind,
@@ -742,9 +754,11 @@ pub struct Reconciling<'a> {
     pub why: RevisionReason,
 }
 
-/// Makes `known` say what is derived; returns the places in `known` of what changed. New ones are numbered from `last_number` on.
+/// Makes `known` say what is derived; returns the places in `known` of what changed. New ones are numbered from `last_number` on. Of those that are
+/// `settled` nothing is derived: they stay.
 pub fn reconcile(
     known: &mut Vec<Incident>,
+    settled: &[Settled],
     with: Reconciling<'_>,
     last_number: &mut u64,
 ) -> Vec<usize> {
@@ -815,7 +829,9 @@ pub fn reconcile(
         let parent = of.and_then(|of| {
             let is_it =
                 |incident: &&Incident| !incident.retracted && incident.facts.opened_ms == of;
-            known.iter().find(is_it).map(|incident| incident.number)
+            let settled = settled.iter().find(|settled| settled.opened_ms == of);
+            let known = known.iter().find(is_it).map(|incident| incident.number);
+            known.or(settled.map(|settled| settled.number))
         });
         // One that is out of sight stays what it was.
         if of.is_some() == known[i].relapse_of.is_some()

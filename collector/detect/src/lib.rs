@@ -23,6 +23,7 @@ pub mod params;
 pub mod presence;
 pub mod recorded;
 pub mod roam;
+pub mod settled;
 pub mod thing;
 
 pub use detector::{

@@ -225,7 +225,7 @@ pub struct Gap {
 }
 
 /// Why an agent was not there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Why {
     /// The machine started anew, and nobody had stopped it.

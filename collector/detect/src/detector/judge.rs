@@ -1,6 +1,6 @@
 //! What is true of the offices that were touched, and of what they have in common.
 
-use super::{Detector, LEFT_BEHIND, Office, PATTERNS_MAX, Step, horizon};
+use super::{Archive, Detector, LEFT_BEHIND, Office, PATTERNS_MAX, SETTLES, Step, horizon};
 use crate::common::{Common, Seen, WIDEST};
 use crate::detector::agent::Presence;
 use crate::incident::{
@@ -9,6 +9,7 @@ use crate::incident::{
 use crate::link::Past;
 use crate::office::{self, Found, Hit, Judgement, Observer, Onset, Pattern, Question};
 use crate::params::Params;
+use crate::settled::Settled;
 use denyut_proto::{OfficeCode, UnixMillis};
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -41,6 +42,7 @@ fn call(
     found: &Found,
     i: usize,
     incidents: &[Incident],
+    settled: &[Settled],
     parents: &[Parent],
     now: UnixMillis,
 ) -> Call {
@@ -97,13 +99,11 @@ fn call(
     }
     // Flapping is called for once.
     let called = |since: UnixMillis| {
-        incidents.iter().any(|other| {
-            other.paged_ms.is_some()
-                && other
-                    .facts
-                    .resolved_ms
-                    .is_none_or(|at| at + params.rejoin >= since)
-        })
+        let lasts = |end: Option<UnixMillis>| end.is_none_or(|at| at + params.rejoin >= since);
+        let mut open = incidents.iter();
+        let mut over = settled.iter();
+        open.any(|other| other.paged_ms.is_some() && lasts(other.facts.resolved_ms))
+            || over.any(|other| other.paged && lasts(Some(other.resolved_ms)))
     };
     if found.flapping_since.is_some_and(called) {
         Call::No
@@ -117,10 +117,11 @@ fn page(
     params: &Params,
     suspicious: bool,
     judgement: &mut Judgement,
-    incidents: &mut [Incident],
+    office: &mut Office,
     parents: &[Parent],
     now: UnixMillis,
 ) -> Vec<usize> {
+    let (incidents, settled) = (&mut office.incidents, &office.settled);
     let mut called = Vec::new();
     for found in &judgement.incidents {
         let is_it = |incident: &Incident| {
@@ -134,7 +135,7 @@ fn page(
             judgement.review = Some(judgement.review.map_or(later, |before| before.min(later)));
             continue;
         }
-        match call(params, found, i, incidents, parents, now) {
+        match call(params, found, i, incidents, settled, parents, now) {
             Call::Now => {
                 incidents[i].paged_ms = Some(now);
                 called.push(i);
@@ -159,6 +160,18 @@ fn limit(patterns: &mut Vec<Pattern>) {
     patterns.truncate(2 * PATTERNS_MAX);
 }
 
+/// The common cause that an incident of this time began with.
+fn parent_of(
+    opened: UnixMillis,
+    end: UnixMillis,
+    parents: &[Parent],
+    rejoin: Duration,
+) -> Option<u64> {
+    let began = opened..opened + rejoin;
+    let is_its = |parent: &&Parent| began.contains(&parent.onset) && parent.onset <= end;
+    parents.iter().find(is_its).map(|parent| parent.number)
+}
+
 /// Incidents that began with a common cause are its.
 fn adopt(
     incidents: &mut [Incident],
@@ -169,15 +182,62 @@ fn adopt(
 ) {
     for (i, incident) in incidents.iter_mut().enumerate() {
         let end = incident.facts.resolved_ms.unwrap_or(UnixMillis(i64::MAX));
-        let began = incident.facts.opened_ms..incident.facts.opened_ms + rejoin;
-        let parent = parents
-            .iter()
-            .find(|parent| began.contains(&parent.onset) && parent.onset <= end);
-        let number = parent.map(|parent| parent.number);
+        let number = parent_of(incident.facts.opened_ms, end, parents, rejoin);
         if incident.parent != number && !incident.retracted && incident.facts.opened_ms >= horizon {
             incident.parent = number;
             changed.insert(i);
         }
+    }
+}
+
+impl Office {
+    /// Takes up again what is settled and no longer all that is true; returns what is true beside what is settled.
+    fn wake(
+        &mut self,
+        judgement: &Judgement,
+        parents: &[Parent],
+        rejoin: Duration,
+        horizon: UnixMillis,
+        archive: &dyn Archive,
+    ) -> anyhow::Result<Vec<Facts>> {
+        let mut derived: Vec<&Facts> = judgement.incidents.iter().map(|one| &one.facts).collect();
+        let mut woken = Vec::new();
+        self.settled.retain(|settled| {
+            let parent = parent_of(settled.opened_ms, settled.resolved_ms, parents, rejoin);
+            let place = derived.iter().position(|facts| settled.says(facts));
+            let stays = match place {
+                Some(_) => settled.opened_ms < horizon || settled.parent == parent,
+                // What it came from is let go.
+                None => {
+                    settled.opened_ms < horizon
+                        && !derived.iter().any(|facts| settled.overlaps(facts))
+                }
+            };
+            if !stays {
+                woken.push(settled.number);
+            } else if let Some(place) = place {
+                derived.remove(place);
+            }
+            stays
+        });
+        for number in woken {
+            self.incidents.push(archive.incident(number)?);
+        }
+        self.incidents.sort_by_key(|incident| incident.number);
+        Ok(derived.into_iter().cloned().collect())
+    }
+
+    /// Holds in short what is over, if nothing changed for long.
+    fn settle(&mut self, now: UnixMillis) {
+        if now < self.changed + SETTLES {
+            return;
+        }
+        self.settled
+            .extend(self.incidents.iter().filter_map(Settled::of));
+        self.settled.sort_by_key(|settled| settled.number);
+        self.incidents.retain(Incident::is_open);
+        self.incidents.shrink_to_fit();
+        self.settled.shrink_to_fit();
     }
 }
 
@@ -238,11 +298,14 @@ impl Detector {
         });
         // Of the oldest relapses the earlier incidents are no longer held.
         let out_of_sight = horizon(now) + self.setup.params.relapse_within;
-        let lineage: Vec<(UnixMillis, Relapse)> = office
-            .incidents
-            .iter()
-            .filter(|incident| !incident.retracted && incident.facts.opened_ms < out_of_sight)
-            .filter_map(|incident| Some((incident.facts.opened_ms, incident.facts.relapse?)))
+        let real = office.incidents.iter().filter(|one| !one.retracted);
+        let relapses = real.map(|incident| (incident.facts.opened_ms, incident.facts.relapse));
+        let settled = office.settled.iter();
+        let lineage: Vec<(UnixMillis, Relapse)> = settled
+            .map(|settled| (settled.opened_ms, settled.relapse.as_deref().copied()))
+            .chain(relapses)
+            .filter(|(opened, _)| *opened < out_of_sight)
+            .filter_map(|(opened, relapse)| Some((opened, relapse?)))
             .filter(|(_, relapse)| relapse.of_ms < horizon(now))
             .collect();
         let neighbours = |at: UnixMillis| self.neighbours(code, at);
@@ -260,15 +323,18 @@ impl Detector {
 
     /// When an office was silent, or cut off, and why.
     fn explained(&self, code: &OfficeCode) -> Vec<(UnixMillis, Cause)> {
-        let incidents = self
-            .offices
-            .get(code)
-            .map_or(&[][..], |office| &office.incidents);
-        incidents
-            .iter()
-            .filter(|incident| !incident.retracted && incident.facts.cause.explains())
-            .map(|incident| (incident.facts.opened_ms, incident.facts.cause))
-            .collect()
+        let Some(office) = self.offices.get(code) else {
+            return Vec::new();
+        };
+        let real = office.incidents.iter().filter(|one| !one.retracted);
+        let settled = office.settled.iter();
+        let mut all: Vec<(UnixMillis, Cause)> = settled
+            .map(|settled| (settled.opened_ms, settled.cause))
+            .chain(real.map(|incident| (incident.facts.opened_ms, incident.facts.cause)))
+            .filter(|(_, cause)| cause.explains())
+            .collect();
+        all.sort_unstable();
+        all
     }
 
     fn regency<'a>(&'a self, code: &'a OfficeCode) -> impl Iterator<Item = &'a OfficeCode> {
@@ -358,8 +424,10 @@ impl Detector {
 
     /// These offices may be seen otherwise by what is known of another. One that waits for what its agents deliver is judged with it.
     pub(super) fn touch_related(&mut self, codes: impl IntoIterator<Item = OfficeCode>) {
-        let waiting = &self.waiting;
-        let ready = codes.into_iter().filter(|code| !waiting.contains(code));
+        let (waiting, noted) = (&self.waiting, &self.noted);
+        let codes = codes.into_iter();
+        // One that is judged in this tick all the same is judged to its end.
+        let ready = codes.filter(|code| !waiting.contains(code) || noted.contains(code));
         self.touched.extend(ready);
     }
 
@@ -445,7 +513,13 @@ impl Detector {
     }
 
     /// Judges one office.
-    pub(super) fn judge(&mut self, code: &OfficeCode, now: UnixMillis, step: &mut Step) {
+    pub(super) fn judge(
+        &mut self,
+        code: &OfficeCode,
+        now: UnixMillis,
+        archive: &dyn Archive,
+        step: &mut Step,
+    ) -> anyhow::Result<()> {
         let horizon = self.forget(code, now);
         let swung = self.swung.remove(code);
         let mut judgement = self.with_question(code, now, office::judge);
@@ -461,11 +535,6 @@ impl Detector {
             .patterns
             .sort_by_key(|pattern| (pattern.from_ms, pattern.kind, pattern.scale));
         limit(&mut judgement.patterns);
-        let derived = judgement
-            .incidents
-            .iter()
-            .map(|found| found.facts.clone())
-            .collect();
         let why = if self.why == RevisionReason::Redetected {
             self.why
         } else {
@@ -474,8 +543,11 @@ impl Detector {
         let parents: Vec<Parent> = self.parents(code);
         let explained = self.explained(code);
         let Some(office) = self.offices.get_mut(code) else {
-            return;
+            return Ok(());
         };
+        let rejoin = self.setup.params.rejoin;
+        office.settle(now);
+        let derived = office.wake(&judgement, &parents, rejoin, horizon, archive)?;
         let with = Reconciling {
             office: Some(code),
             derived,
@@ -483,14 +555,18 @@ impl Detector {
             now,
             why,
         };
-        let mut changed: BTreeSet<usize> =
-            reconcile(&mut office.incidents, with, &mut self.last_number)
-                .into_iter()
-                .collect();
+        let mut changed: BTreeSet<usize> = reconcile(
+            &mut office.incidents,
+            &office.settled,
+            with,
+            &mut self.last_number,
+        )
+        .into_iter()
+        .collect();
         adopt(
             &mut office.incidents,
             &parents,
-            self.setup.params.rejoin,
+            rejoin,
             horizon,
             &mut changed,
         );
@@ -498,22 +574,27 @@ impl Detector {
             &self.setup.params,
             self.suspicious,
             &mut judgement,
-            &mut office.incidents,
+            office,
             &parents,
             now,
         ) {
             step.pages.push(office.incidents[i].number);
             changed.insert(i);
         }
-        for i in changed {
-            let incident = &office.incidents[i];
+        for i in &changed {
+            let incident = &office.incidents[*i];
             step.incidents.insert(incident.number, incident.clone());
+        }
+        if !changed.is_empty() {
+            office.changed = now;
+            // Not a part of its sight: after a restart all is settled.
+            self.reviews.insert((now + SETTLES, code.clone()));
         }
         if self.explained(code) != explained {
             self.touch_related(self.silent_neighbours(code));
         }
         let Some(office) = self.offices.get_mut(code) else {
-            return;
+            return Ok(());
         };
         let sight = &mut office.sight;
         if let Some(before) = sight.review {
@@ -526,6 +607,7 @@ impl Detector {
             sight.review = judgement.review;
             step.sights.push(code.clone());
         }
+        Ok(())
     }
 
     /// Why an incident that nothing speaks for any more was none.
@@ -563,6 +645,7 @@ impl Detector {
         office
             .incidents
             .retain(|incident| Self::is_revisable(incident, now));
+        office.settled.retain(|one| one.resolved_ms >= horizon);
         for (identity, at) in unseen {
             self.unsee(identity, at);
         }
@@ -609,7 +692,7 @@ impl Detector {
         };
         let known = &mut self.common_incidents;
         known.retain(|incident| Self::is_revisable(incident, now));
-        let mut changed: BTreeSet<usize> = reconcile(known, with, &mut self.last_number)
+        let mut changed: BTreeSet<usize> = reconcile(known, &[], with, &mut self.last_number)
             .into_iter()
             .collect();
         for (i, incident) in known.iter_mut().enumerate() {

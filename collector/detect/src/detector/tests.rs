@@ -176,6 +176,7 @@ fn targets() -> Vec<Target> {
 struct Memory {
     samples: BTreeMap<LinkId, BTreeSet<Sample>>,
     folds: BTreeMap<(LinkId, i64), Fold>,
+    incidents: BTreeMap<u64, Incident>,
 }
 
 impl Archive for Memory {
@@ -186,6 +187,11 @@ impl Archive for Memory {
             .range(range)
             .next_back()
             .map(|((_, day), fold)| (*day, fold.clone())))
+    }
+
+    fn incident(&self, number: u64) -> anyhow::Result<Incident> {
+        let incident = self.incidents.get(&number).cloned();
+        Ok(incident.expect("it was kept"))
     }
 
     fn kept_from(&self) -> UnixMillis {
@@ -301,6 +307,7 @@ impl World {
             );
         }
         self.kept.incidents.extend(step.incidents.clone());
+        self.memory.incidents.extend(step.incidents.clone());
         for code in &step.sights {
             let sight = self.detector.sight(code).expect("is known");
             self.kept.sights.insert(code.clone(), sight.clone());
@@ -681,6 +688,40 @@ fn one_of_two_agents_that_fails_is_not_the_office() {
     );
     assert_eq!(world.summary(), [(Cause::Agent, 590, Some(900))]);
     assert_eq!(world.pages, []);
+}
+
+#[test]
+fn what_is_settled_is_revised_by_what_comes_late() {
+    let hour = 3_600;
+    let server = |down: Range<i64>| Life {
+        server: vec![down],
+        ..Life::default()
+    };
+    let mut sent = live("36.73.02", "a-1", 4 * hour, &server(600..700));
+    // It saw the same, and for longer, and tells when that is long over.
+    let life = Life {
+        off: vec![1_100..1_200],
+        ..server(650..900)
+    };
+    for mut one in live("36.73.02", "a-2", 1_200, &life) {
+        one.arrival = at(3 * hour);
+        sent.push(one);
+    }
+    let mut world = World::new(setup());
+    world.play(sent);
+    let real = world.kept.incidents.values().filter(|one| !one.retracted);
+    let real: Vec<_> = real.collect();
+    let troubles: Vec<_> = real.iter().map(|one| one.facts.troubles.len()).collect();
+    assert_eq!(troubles, [2]);
+    assert_eq!(
+        (real[0].number, real[0].facts.resolved_ms),
+        (1, Some(at(900)))
+    );
+    let said: Vec<_> = real[0].revisions.iter().map(|one| one.kind).collect();
+    let [RevisionKind::Open, RevisionKind::Resolve, after @ ..] = &said[..] else {
+        panic!("what was said before is kept: {said:?}");
+    };
+    assert!(!after.is_empty());
 }
 
 #[test]
