@@ -48,6 +48,8 @@ impl Archive for Incidents {
 /// Of ten seconds, for which a server is down, and of a month.
 const ROUNDS_DOWN: i64 = 12;
 const ROUNDS_OF_MONTH: i64 = 259_200;
+/// In failures: a prime, so that those of one regency are spread over the month.
+const NEIGHBOURS_APART: i64 = 1_597;
 
 #[derive(Args)]
 pub(crate) struct Cost {
@@ -132,7 +134,7 @@ impl Cost {
                     start + round * 10_000 + i64::try_from(i * 10_000 / offices.max(1))?,
                 );
                 heartbeat.at = now;
-                let turn = i64::try_from(i)? * apart / i64::try_from(offices)?;
+                let turn = i64::try_from(i)? * NEIGHBOURS_APART;
                 let bad = (turn + round / ROUNDS_DOWN) % apart == 0;
                 let burst = self.burst && (60..90).contains(&round);
                 for (n, target) in heartbeat.samples.iter_mut().enumerate() {
