@@ -144,7 +144,9 @@ async fn a_past_that_comes_late_is_told_in_incidents_with_lineage_and_can_be_jud
     let all = || async {
         let all = incidents(&collector).await;
         let judged = all.iter().filter(|one| one["resolved_ms"].is_i64()).count();
-        (judged == 9).then_some(all)
+        // A common cause is said first, and by whom it is part of right after.
+        let parts = all.iter().filter(|one| one["parent"].is_u64()).count();
+        (judged == 9 && parts == 5).then_some(all)
     };
     let all = eventually(
         "three incidents at one office, and a shared one of five",
