@@ -218,9 +218,9 @@ impl Drop for Dnsmasq {
     }
 }
 
-#[test]
-fn dns() {
-    // A free port: bound once, then left to dnsmasq, which cannot choose by itself.
+/// Starts one on a port that is free when it is looked at; none if somebody else took it meanwhile, over UDP or TCP.
+async fn start_dnsmasq() -> Option<(Dnsmasq, u16)> {
+    // Bound once, then left to dnsmasq, which cannot choose by itself.
     let port = UdpSocket::bind("127.0.0.1:0")
         .and_then(|s| s.local_addr())
         .expect("an address")
@@ -243,18 +243,29 @@ fn dns() {
         .stderr(Stdio::null())
         .spawn()
         .expect("dnsmasq is installed (Debian: dnsmasq-base)");
-    let _dnsmasq = Dnsmasq(dnsmasq);
-    let server = format!("dns://127.0.0.1:{port}");
+    let mut dnsmasq = Dnsmasq(dnsmasq);
+    let name = format!("dns://127.0.0.1:{port}/ok.test");
+    for _ in 0..50 {
+        if reason(&name, &["--timeout", "500ms"]) == "ok" {
+            return Some((dnsmasq, port));
+        }
+        if dnsmasq.0.try_wait().expect("can be asked").is_some() {
+            return None;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    None
+}
+
+#[test]
+fn dns() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .expect("a runtime");
-    let answers = || async { (reason(&format!("{server}/ok.test"), &[]) == "ok").then_some(()) };
-    runtime.block_on(eventually(
-        "dnsmasq answers",
-        Duration::from_secs(10),
-        answers,
-    ));
+    let started = eventually("dnsmasq answers", Duration::from_secs(30), start_dnsmasq);
+    let (_dnsmasq, port) = runtime.block_on(started);
+    let server = format!("dns://127.0.0.1:{port}");
     assert_eq!(
         reason(&format!("{server}/nothing.test"), &[]),
         "dns_nxdomain"
