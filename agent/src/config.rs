@@ -1,22 +1,24 @@
 //! The agent's configuration: what the user wrote, and what the program needs.
 
-use anyhow::{Context, anyhow, bail};
+use crate::connect::{Shown, Trust};
+use anyhow::{Context, anyhow};
 use denyut_proto::{AgentId, Invalid, Target, TargetSpec, parse_duration, read_targets};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde::Deserialize;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tonic::transport::{Certificate, ClientTlsConfig, Identity, Uri};
+use tonic::transport::Uri;
 
 /// The file as written. Unknown keys are refused: a misspelt one must not be lost in silence.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    agent: String,
+    agent: Option<String>,
     data_dir: PathBuf,
     heartbeat: Option<String>,
     probe_ca: Option<PathBuf>,
+    #[serde(default)]
     collector: CollectorSection,
     #[serde(default)]
     spool: SpoolSection,
@@ -24,10 +26,10 @@ struct File {
     target: Vec<TargetSpec>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CollectorSection {
-    addresses: Vec<String>,
+    addresses: Option<Vec<String>>,
     ca: Option<PathBuf>,
     certificate: Option<PathBuf>,
     key: Option<PathBuf>,
@@ -45,23 +47,30 @@ struct SpoolSection {
 /// What the program runs by: checked, with units in the types.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
-    pub(crate) agent: AgentId,
-    /// Spool, last configuration from the collector, status socket.
+    /// Who the agent is, where the file says so; else it is what it joined as.
+    pub(crate) named: Option<Named>,
+    /// Spool, identity, last configuration from the collector, status socket.
     pub(crate) data_dir: PathBuf,
     /// The longest time between two heartbeats (1 s to 1 h).
     pub(crate) heartbeat: Duration,
     /// A certificate authority that HTTPS targets may be signed by, beside the public ones; PEM.
     pub(crate) probe_ca: Option<PathBuf>,
-    /// Tried in this order, round and round, until one answers.
-    pub(crate) collectors: Vec<Uri>,
     /// The longest wait before the next try to connect (1 s to 10 min).
     pub(crate) reconnect_max: Duration,
-    /// Present exactly when a collector is reached by https.
-    pub(crate) tls: Option<TlsFiles>,
     /// Bound of the spool on disk, in bytes.
     pub(crate) spool_max: u64,
     /// The targets of this file; the collector may add to them.
     pub(crate) targets: Vec<Target>,
+}
+
+/// An agent that did not join: who keeps the collector's authority made its certificate.
+#[derive(Debug, Clone)]
+pub(crate) struct Named {
+    pub(crate) agent: AgentId,
+    /// Tried in this order, round and round, until one answers.
+    pub(crate) collectors: Vec<Uri>,
+    /// Present exactly when a collector is reached by https.
+    pub(crate) tls: Option<TlsFiles>,
 }
 
 /// PEM files for mutual TLS with the collector.
@@ -99,7 +108,7 @@ impl Config {
     /// The same for who runs the agent, and so must be able to read its key; who only asks for its status need not.
     pub(crate) fn load_to_run(path: &Path) -> anyhow::Result<Self> {
         let config = Self::load(path)?;
-        if let Some(tls) = &config.tls {
+        if let Some(tls) = config.named.as_ref().and_then(|named| named.tls.as_ref()) {
             tls.load()
                 .with_context(|| format!("the configuration {} is not valid", path.display()))?;
         }
@@ -109,7 +118,7 @@ impl Config {
 
 impl TlsFiles {
     /// Reads the files. They are read at each connection, so that renewed ones are used without a restart.
-    pub(crate) fn load(&self) -> anyhow::Result<ClientTlsConfig> {
+    pub(crate) fn load(&self) -> anyhow::Result<(Trust, Shown)> {
         let read = |field: &str, path: &PathBuf| {
             std::fs::read(path)
                 .with_context(|| format!("`collector.{field}`: cannot read {}", path.display()))
@@ -119,29 +128,27 @@ impl TlsFiles {
             read("certificate", &self.certificate)?,
             read("key", &self.key)?,
         );
-        for (field, path, bytes) in [
-            ("ca", &self.ca, &ca),
-            ("certificate", &self.certificate, &certificate),
-        ] {
-            if CertificateDer::pem_slice_iter(bytes)
-                .next()
-                .is_none_or(|found| found.is_err())
-            {
-                bail!(
-                    "`collector.{field}`: {} holds no PEM certificate",
-                    path.display()
-                );
-            }
-        }
-        if PrivateKeyDer::from_pem_slice(&key).is_err() {
-            bail!(
+        let certificates = |field: &str, path: &PathBuf, bytes: &[u8]| {
+            let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
+            found
+                .ok()
+                .filter(|found| !found.is_empty())
+                .with_context(|| {
+                    format!(
+                        "`collector.{field}`: {} holds no PEM certificate",
+                        path.display()
+                    )
+                })
+        };
+        let authorities = certificates("ca", &self.ca, &ca)?;
+        let chain = certificates("certificate", &self.certificate, &certificate)?;
+        let key = PrivateKeyDer::from_pem_slice(&key).ok().with_context(|| {
+            format!(
                 "`collector.key`: {} holds no PEM private key",
                 self.key.display()
-            );
-        }
-        Ok(ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(ca))
-            .identity(Identity::from_pem(certificate, key)))
+            )
+        })?;
+        Ok((Trust::Authorities(authorities), (chain, key)))
     }
 }
 
@@ -191,24 +198,62 @@ impl TryFrom<File> for Config {
                 "write 1s to 10m",
             ));
         }
-        let collectors = collectors(&file.collector)?;
-        let tls = tls_files(&file.collector, &collectors)?;
+        let named = named(file.agent.as_deref(), &file.collector)?;
         Ok(Self {
-            agent: file.agent.parse()?,
+            named,
             data_dir: file.data_dir,
             heartbeat,
             probe_ca: file.probe_ca,
-            collectors,
             reconnect_max,
-            tls,
             spool_max: spool_mib << 20,
             targets: read_targets(file.target)?,
         })
     }
 }
 
-fn collectors(section: &CollectorSection) -> Result<Vec<Uri>, Invalid> {
-    if section.addresses.is_empty() {
+/// Who the agent is by the file, if it says so.
+fn named(agent: Option<&str>, section: &CollectorSection) -> Result<Option<Named>, Invalid> {
+    let fix = "set both, or neither: then the machine joins by `denyut-agent join`";
+    match (agent, &section.addresses) {
+        (Some(agent), Some(addresses)) => {
+            let agent = agent.parse()?;
+            let collectors = collectors(section, addresses)?;
+            let tls = tls_files(section, &collectors)?;
+            Ok(Some(Named {
+                agent,
+                collectors,
+                tls,
+            }))
+        }
+        (None, None) => {
+            let files = [&section.ca, &section.certificate, &section.key];
+            if files.iter().any(|file| file.is_some()) {
+                return Err(Invalid::new(
+                    "collector.ca / certificate / key",
+                    "(set)",
+                    "they are for an agent that is named by `agent`",
+                    "remove them: a machine that joins has its own",
+                ));
+            }
+            Ok(None)
+        }
+        (Some(_), None) => Err(Invalid::new(
+            "collector.addresses",
+            "(missing)",
+            "`agent` is set, and nothing says where its collector is",
+            fix,
+        )),
+        (None, Some(_)) => Err(Invalid::new(
+            "agent",
+            "(missing)",
+            "`collector.addresses` is set, and nothing says who the agent is",
+            fix,
+        )),
+    }
+}
+
+fn collectors(section: &CollectorSection, addresses: &[String]) -> Result<Vec<Uri>, Invalid> {
+    if addresses.is_empty() {
         return Err(Invalid::new(
             "collector.addresses",
             "[]",
@@ -217,7 +262,7 @@ fn collectors(section: &CollectorSection) -> Result<Vec<Uri>, Invalid> {
         ));
     }
     let mut collectors = Vec::new();
-    for (i, text) in section.addresses.iter().enumerate() {
+    for (i, text) in addresses.iter().enumerate() {
         let bad = |problem: &str, fix: &str| {
             Invalid::new(format!("collector.addresses[{i}]"), text, problem, fix)
         };

@@ -6,8 +6,11 @@ macro_rules! println {
 }
 
 mod config;
+mod connect;
+mod identity;
 mod machine;
 mod marks;
+mod membership;
 mod observe;
 mod probe;
 mod schedule;
@@ -23,7 +26,7 @@ use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -55,6 +58,17 @@ enum Command {
     Run {
         #[command(flatten)]
         file: ConfigFile,
+    },
+    /// Make this machine an agent, by an invitation from `denyut-collector token create`
+    Join {
+        /// The invitation: one word that begins with https://; `-` reads it from the input, where no other user of the machine sees it
+        #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
+        invitation: String,
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Even if it is an agent already; it will be another
+        #[arg(long)]
+        again: bool,
     },
     /// Read the configuration, say what it means, and stop
     CheckConfig {
@@ -127,6 +141,11 @@ fn main() -> ExitCode {
 async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run { file } => run(Config::load_to_run(&file.config)?).await?,
+        Command::Join {
+            invitation,
+            file,
+            again,
+        } => join(&invitation, &Config::load(&file.config)?, again).await?,
         Command::CheckConfig { file } => check_config(&file.config)?,
         Command::Probe {
             target,
@@ -149,49 +168,58 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
 
 /// Log, data folder, spool, probes, stream; then wait for the signal and stop in the reverse order.
 async fn run(config: Config) -> anyhow::Result<()> {
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("DENYUT_LOG")
-                .unwrap_or_else(|_| "info,surge_ping=error".into()),
-        )
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_writer(std::io::stderr)
-        .init();
-    info!(version = env!("CARGO_PKG_VERSION"), agent = %config.agent, "denyut-agent starts");
+    start_log();
 
     let _lock = claim_data_dir(&config.data_dir)?;
-    let spool = spool::Spool::open(&config.data_dir.join("spool"), config.spool_max)?;
-    let boot = BootId::of(machine::boot_id()?, spool.id());
-    let prober = Arc::new(probe::Prober::new(config.probe_ca.as_deref())?);
-    let (revision, given) = stream::kept_configuration(&config);
-    let icmp_fix = probe::icmp_permission();
-    if let Some(fix) = &icmp_fix {
-        warn!("{fix}");
-    }
-
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
     let status = Arc::new(Mutex::new(status::Status {
-        agent: config.agent.to_string(),
         version: env!("CARGO_PKG_VERSION"),
-        boot: boot.to_string(),
-        spool: Some(spool.range()),
-        icmp_fix,
         ..Default::default()
     }));
-    let first = spool.range().next;
-    let spooled = watch::Sender::new(spool.range().next - 1);
-    let spool = Arc::new(Mutex::new(spool));
-    // Orders come from one collector, a few a minute at most; a full queue makes its stream wait.
-    let (orders, orders_rx) = mpsc::channel(16);
-    let (stop_observing, stop_streaming) = (CancellationToken::new(), CancellationToken::new());
-
+    let stop_streaming = CancellationToken::new();
     let listener = status::bind(&config.data_dir)?;
     let status_task = tokio::spawn(status::serve(
         listener,
         Arc::clone(&status),
         stop_streaming.clone(),
     ));
+    let access = tokio::select! {
+        access = access(&config, &status) => access?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    let agent = access.agent();
+    let spool = spool::Spool::open(&config.data_dir.join("spool"), config.spool_max)?;
+    let boot = BootId::of(machine::boot_id()?, spool.id());
+    let prober = Arc::new(probe::Prober::new(config.probe_ca.as_deref())?);
+    let (revision, given) = stream::kept_configuration(&config.data_dir);
+    let icmp_fix = probe::icmp_permission();
+    if let Some(fix) = &icmp_fix {
+        warn!("{fix}");
+    }
+
+    let known = |status: &mut status::Status| {
+        status.agent = agent.to_string();
+        status.boot = boot.to_string();
+        status.spool = Some(spool.range());
+        status.icmp_fix = icmp_fix;
+        status.connection.last_error = None;
+    };
+    known(&mut status.lock().unwrap_or_else(PoisonError::into_inner));
+    let first = spool.range().next;
+    let spooled = watch::Sender::new(spool.range().next - 1);
+    let spool = Arc::new(Mutex::new(spool));
+    // Orders come from one collector, a few a minute at most; a full queue makes its stream wait.
+    let (orders, orders_rx) = mpsc::channel(16);
+    let stop_observing = CancellationToken::new();
+    if let stream::Access::Joined(held) = &access {
+        tokio::spawn(held.clone().keep_certified(stop_streaming.clone()));
+    }
     let observer = observe::Observer {
-        agent: config.agent.clone(),
+        agent,
         boot,
         interval: config.heartbeat,
         own: config.targets.clone(),
@@ -203,7 +231,9 @@ async fn run(config: Config) -> anyhow::Result<()> {
     };
     let mut observer_task = tokio::spawn(observer.run(orders_rx, stop_observing.clone()));
     let streamer = stream::Streamer {
-        config,
+        access,
+        data_dir: config.data_dir,
+        reconnect_max: config.reconnect_max,
         boot,
         first,
         spool,
@@ -214,10 +244,6 @@ async fn run(config: Config) -> anyhow::Result<()> {
     };
     let mut stream_task = tokio::spawn(streamer.run(stop_streaming.clone()));
 
-    let (mut terminate, mut interrupt) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
     tokio::select! {
         _ = terminate.recv() => info!("SIGTERM: stopping"),
         _ = interrupt.recv() => info!("interrupted: stopping"),
@@ -240,13 +266,80 @@ async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// To stderr; `DENYUT_LOG` filters it.
+fn start_log() {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("DENYUT_LOG")
+                .unwrap_or_else(|_| "info,surge_ping=error".into()),
+        )
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_writer(std::io::stderr)
+        .init();
+    info!(version = env!("CARGO_PKG_VERSION"), "denyut-agent starts");
+}
+
+/// How often it is looked whether the machine has joined.
+const JOINED_YET: Duration = Duration::from_secs(2);
+
+/// As whom the agent speaks: as its file says, or as what it joined; waits for that.
+async fn access(config: &Config, status: &Mutex<status::Status>) -> anyhow::Result<stream::Access> {
+    if let Some(named) = &config.named {
+        return Ok(stream::Access::Named(named.clone()));
+    }
+    let mut said = false;
+    loop {
+        if let Some(identity) = identity::Identity::read(&config.data_dir)? {
+            info!(agent = %identity.agent, until = %identity.until, "this machine is this agent");
+            let held = membership::Held::new(identity, &config.data_dir);
+            return Ok(stream::Access::Joined(held));
+        }
+        if !said {
+            said = true;
+            warn!("{NOT_JOINED}");
+            let mut status = status.lock().unwrap_or_else(PoisonError::into_inner);
+            status.connection.last_error = Some(NOT_JOINED.to_owned());
+        }
+        tokio::time::sleep(JOINED_YET).await;
+    }
+}
+
+const NOT_JOINED: &str = "this machine has not joined a collector; paste the line that `denyut-collector token create` prints there";
+
+async fn join(invitation: &str, config: &Config, again: bool) -> anyhow::Result<()> {
+    if let Some(named) = &config.named {
+        bail!(
+            "the configuration names this agent {}; remove `agent` and `collector.addresses` to let it join",
+            named.agent
+        );
+    }
+    let invitation: denyut_proto::Invitation = if invitation == "-" {
+        let mut line = String::new();
+        // More than any invitation: what follows is none.
+        let input = std::io::Read::take(std::io::stdin(), 1_024);
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(input), &mut line)
+            .context("cannot read the invitation from the input")?;
+        line.parse()?
+    } else {
+        invitation.parse()?
+    };
+    make_data_dir(&config.data_dir)?;
+    let (identity, answer) = membership::join(&config.data_dir, &invitation, again).await?;
+    println!(
+        "This machine is {} of office {} {}.",
+        identity.agent, answer.office, answer.office_name
+    );
+    if claim_data_dir(&config.data_dir).is_ok() {
+        println!("Start the agent: it speaks from then on.");
+    } else if again {
+        println!("Restart the agent: until then it speaks as what it was.");
+    }
+    Ok(())
+}
+
 /// Makes the data folder and locks it: two agents on one spool would give one sequence two meanings.
 fn claim_data_dir(path: &Path) -> anyhow::Result<File> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o750)
-        .create(path)
-        .with_context(|| format!("`data_dir`: cannot make the folder {}", path.display()))?;
+    make_data_dir(path)?;
     let lock = File::create(path.join("lock")).with_context(|| {
         format!(
             "`data_dir`: cannot write in {}; give this user the right to",
@@ -265,16 +358,31 @@ fn claim_data_dir(path: &Path) -> anyhow::Result<File> {
     }
 }
 
+fn make_data_dir(path: &Path) -> anyhow::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o750)
+        .create(path)
+        .with_context(|| format!("`data_dir`: cannot make the folder {}", path.display()))
+}
+
 fn check_config(path: &Path) -> anyhow::Result<()> {
     let config = Config::load_to_run(path)?;
     probe::Prober::new(config.probe_ca.as_deref())?;
     println!("{} is valid.", path.display());
-    println!(
-        "agent {} reports at least every {:?} to:",
-        config.agent, config.heartbeat
-    );
-    for uri in &config.collectors {
-        println!("  {uri}");
+    if let Some(named) = &config.named {
+        println!(
+            "agent {} reports at least every {:?} to:",
+            named.agent, config.heartbeat
+        );
+        for uri in &named.collectors {
+            println!("  {uri}");
+        }
+    } else {
+        println!(
+            "The machine reports at least every {:?}, as the agent that it joins as.",
+            config.heartbeat
+        );
     }
     println!(
         "It keeps up to {} MiB of heartbeats in {} while no collector can be reached.",

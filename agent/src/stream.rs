@@ -1,8 +1,10 @@
 //! From the spool to the collector: one stream, entries in ascending sequence, resumed after the last
 //! acknowledged one.
 
-use crate::config::{Config, TlsFiles};
+use crate::config::Named;
+use crate::connect::{self, CONNECT_TIMEOUT};
 use crate::machine;
+use crate::membership::Held;
 use crate::observe::Order;
 use crate::spool::{Spool, Spooled};
 use crate::status::Status;
@@ -11,34 +13,33 @@ use denyut_proto::wire::{
     self, AgentMessage, CollectorMessage, agent_message, collector_message, command,
     ingest_client::IngestClient,
 };
-use denyut_proto::{BootId, PROTOCOL, Target};
+use denyut_proto::{AgentId, BootId, PROTOCOL, Secret, Target};
 use prost::Message;
 use std::collections::VecDeque;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::{Channel, Uri};
 use tracing::{info, warn};
 
 /// Entries sent and not yet acknowledged, at most.
 pub(crate) const WINDOW: usize = 64;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Without an acknowledgement for this long, what was sent is sent again on a new stream.
 const ACK_TIMEOUT: Duration = Duration::from_secs(30);
-/// A dead path is noticed within the sum of these two.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const BACKOFF_BASE: Duration = Duration::from_secs(1);
 /// How long a proper stop waits for the last entries to be acknowledged.
 const DRAIN: Duration = Duration::from_secs(3);
 
 /// What the stream is made of.
 pub(crate) struct Streamer {
-    pub(crate) config: Config,
+    pub(crate) access: Access,
+    pub(crate) data_dir: PathBuf,
+    /// The longest wait before the next try to connect.
+    pub(crate) reconnect_max: Duration,
     pub(crate) boot: BootId,
     /// The first sequence that this process may have spooled.
     pub(crate) first: u64,
@@ -49,6 +50,46 @@ pub(crate) struct Streamer {
     pub(crate) status: Arc<Mutex<Status>>,
     /// Revision of the collector's configuration that the agent runs by; 0 for none.
     pub(crate) revision: u64,
+}
+
+/// As whom the agent speaks, and to whom.
+pub(crate) enum Access {
+    /// As the configuration names it.
+    Named(Named),
+    /// As what it joined.
+    Joined(Held),
+}
+
+impl Access {
+    pub(crate) fn agent(&self) -> AgentId {
+        match self {
+            Self::Named(named) => named.agent.clone(),
+            Self::Joined(held) => held.now().agent,
+        }
+    }
+
+    /// Where its collectors are; at least one.
+    fn collectors(&self) -> anyhow::Result<Vec<Uri>> {
+        match self {
+            Self::Named(named) => Ok(named.collectors.clone()),
+            Self::Joined(held) => Ok(vec![held.now().uri()?]),
+        }
+    }
+
+    async fn connect(&self, uri: &Uri) -> anyhow::Result<Channel> {
+        let tls = match self {
+            // Read each time, so that renewed files are used without a restart.
+            Self::Named(named) => match &named.tls {
+                Some(files) => {
+                    let (trust, shown) = files.load()?;
+                    Some(connect::tls(trust, Some(shown))?)
+                }
+                None => None,
+            },
+            Self::Joined(held) => Some(connect::tls_as(&held.now(), true)?),
+        };
+        connect::connect(uri, tls).await
+    }
 }
 
 /// How a session that began well came to its end.
@@ -64,10 +105,9 @@ impl Streamer {
         let mut which = 0;
         let mut last_said = String::new();
         loop {
-            let uri = self.config.collectors[which % self.config.collectors.len()].clone();
             let began = Instant::now();
             let ended = tokio::select! {
-                ended = self.session(&uri, &stop) => ended,
+                ended = self.session(which, &stop) => ended,
                 // While connecting nothing is to be drained; a running session sees `stop` itself.
                 () = async { stop.cancelled().await; tokio::time::sleep(DRAIN).await } => Ok(End::Stopped),
             };
@@ -88,18 +128,26 @@ impl Streamer {
             };
             let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
             let mut text = without_repeats(&causes);
-            if uri.scheme_str() == Some("https") && !welcomed {
-                text.push_str(
-                    " (if the network is fine: do `ca` and the collector's certificate fit, and `certificate` and the collector's `client_ca`?)",
-                );
+            if !welcomed {
+                match &self.access {
+                    Access::Named(Named { tls: Some(_), .. }) => text.push_str(
+                        " (if the network is fine: are `ca` and `certificate` of the collector's authority?)",
+                    ),
+                    // Its clock may be wrong, or it was away for long.
+                    Access::Joined(held) if text.contains("CertificateExpired") => {
+                        held.tell_over();
+                        text.push_str(" (this agent's certificate is over; it comes back by its key)");
+                    }
+                    _ => {}
+                }
             }
-            self.disconnected(&uri, &text);
+            self.disconnected(&text);
             // The same trouble every few seconds for weeks is one line, not a full disk.
             if text != last_said {
-                warn!(collector = %uri, error = %text, "no stream to the collector; samples wait in the spool");
+                warn!(error = %text, "no stream to the collector; samples wait in the spool");
                 last_said = text;
             }
-            let wait = full_jitter(failures, self.config.reconnect_max);
+            let wait = full_jitter(failures, self.reconnect_max);
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
@@ -107,8 +155,13 @@ impl Streamer {
         }
     }
 
-    async fn session(&mut self, uri: &Uri, stop: &CancellationToken) -> anyhow::Result<End> {
-        let channel = connect(uri, self.config.tls.as_ref()).await?;
+    /// A session with the collector whose turn it is.
+    async fn session(&mut self, which: usize, stop: &CancellationToken) -> anyhow::Result<End> {
+        let collectors = self.access.collectors()?;
+        let uri = &collectors[which % collectors.len()];
+        lock(&self.status).connection.collector = Some(uri.to_string());
+        let agent = self.access.agent();
+        let channel = self.access.connect(uri).await?;
         let (outgoing, outbound) = mpsc::channel(WINDOW + 1);
         let hello = AgentMessage {
             kind: Some(agent_message::Kind::Hello(self.hello())),
@@ -182,6 +235,9 @@ impl Streamer {
                             in_flight.retain(|seq| *seq > acked);
                             waiting_since = Instant::now();
                         }
+                        if self.access.agent() != agent {
+                            return Ok(End::Lost(anyhow!("this machine is another agent now")));
+                        }
                     }
                     Ok(None) => return Ok(End::Lost(anyhow!("the collector closed the stream"))),
                     Err(status) => return Ok(End::Lost(explain(status))),
@@ -217,12 +273,30 @@ impl Streamer {
                     Ok(name) => self.order(Order::ProbeNow(name)).await,
                     Err(error) => warn!(%error, "the collector sent a command that makes no sense"),
                 },
+                Some(command::Kind::JoinAnew(asked)) => self.join_anew(&asked.secret).await,
                 None => warn!("the collector sent a command that this version does not know"),
             },
             // From a newer collector, or out of place: nothing that stops the stream.
             Some(Kind::Welcome(_)) | None => {}
         }
         None
+    }
+
+    /// Another machine speaks as this agent: from the next session on this one is another.
+    async fn join_anew(&mut self, secret: &[u8]) {
+        let (Access::Joined(held), Ok(secret)) = (&self.access, secret.try_into()) else {
+            warn!("the collector asked to join anew, which makes no sense here");
+            return;
+        };
+        warn!("another machine speaks as this agent; this one joins anew");
+        match held.join_anew(Secret(secret)).await {
+            Ok(agent) => {
+                warn!(%agent, "this machine is this agent now");
+                lock(&self.status).agent = agent.to_string();
+                self.order(Order::Declare).await;
+            }
+            Err(error) => warn!(error = %format!("{error:#}"), "it could not join anew"),
+        }
     }
 
     async fn configure(&mut self, configuration: wire::Configuration) {
@@ -233,7 +307,7 @@ impl Streamer {
                 return;
             }
         };
-        let path = given_path(&self.config);
+        let path = given_path(&self.data_dir);
         let saved = tokio::task::spawn_blocking(move || {
             let new = path.with_extension("new");
             let bytes = configuration.encode_to_vec();
@@ -290,7 +364,7 @@ impl Streamer {
         let range = lock(&self.spool).range();
         wire::Hello {
             protocol: PROTOCOL,
-            agent: self.config.agent.to_string(),
+            agent: self.access.agent().to_string(),
             boot: self.boot.0.to_vec(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             machine: Some(machine::facts()),
@@ -333,20 +407,19 @@ impl Streamer {
         connection.last_error = None;
     }
 
-    fn disconnected(&self, uri: &Uri, error: &str) {
+    fn disconnected(&self, error: &str) {
         let connection = &mut lock(&self.status).connection;
         if connection.connected || connection.since_ms.is_none() {
             connection.since_ms = Some(machine::wall());
         }
         connection.connected = false;
-        connection.collector = Some(uri.to_string());
         connection.last_error = Some(error.to_owned());
     }
 }
 
 /// The collector's last configuration, as kept from an earlier run: its revision and targets.
-pub(crate) fn kept_configuration(config: &Config) -> (u64, Vec<Target>) {
-    let path = given_path(config);
+pub(crate) fn kept_configuration(data_dir: &Path) -> (u64, Vec<Target>) {
+    let path = given_path(data_dir);
     let Ok(bytes) = std::fs::read(&path) else {
         return (0, Vec::new());
     };
@@ -364,8 +437,8 @@ pub(crate) fn kept_configuration(config: &Config) -> (u64, Vec<Target>) {
     })
 }
 
-fn given_path(config: &Config) -> PathBuf {
-    config.data_dir.join("configuration")
+fn given_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("configuration")
 }
 
 fn targets_of(configuration: &wire::Configuration) -> Result<Vec<Target>, denyut_proto::Invalid> {
@@ -379,26 +452,12 @@ fn targets_of(configuration: &wire::Configuration) -> Result<Vec<Target>, denyut
     Ok(targets)
 }
 
-async fn connect(uri: &Uri, tls: Option<&TlsFiles>) -> anyhow::Result<Channel> {
-    let mut endpoint = Endpoint::from(uri.clone())
-        .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true);
-    if let (Some("https"), Some(files)) = (uri.scheme_str(), tls) {
-        endpoint = endpoint
-            .tls_config(files.load()?)
-            .context("the TLS files for the collector do not fit together")?;
-    }
-    endpoint.connect().await.context("cannot connect")
-}
-
 /// The collector's own words, where it gave some.
 #[allow(
     clippy::needless_pass_by_value,
     reason = "the shape that map_err wants"
 )]
-fn explain(status: tonic::Status) -> anyhow::Error {
+pub(crate) fn explain(status: tonic::Status) -> anyhow::Error {
     match status.code() {
         // What tonic makes of a connection that broke: the causes say more than its own text.
         tonic::Code::Unknown | tonic::Code::Unavailable | tonic::Code::Internal
@@ -421,7 +480,7 @@ fn explain(status: tonic::Status) -> anyhow::Error {
 
 /// A random time up to `base · 2^(failures-1)`, at most `longest`: thousands of agents that lost one
 /// collector together do not come back together.
-fn full_jitter(failures: u32, longest: Duration) -> Duration {
+pub(crate) fn full_jitter(failures: u32, longest: Duration) -> Duration {
     let ceiling = BACKOFF_BASE
         .saturating_mul(2u32.saturating_pow(failures.saturating_sub(1)))
         .min(longest);

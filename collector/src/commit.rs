@@ -7,7 +7,7 @@
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use denyut_store::Store;
-use denyut_store::log::{AppendError, Appended, Body, Entry, Log, Position};
+use denyut_store::log::{AppendError, Appended, Body, Log, Position};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -23,11 +23,11 @@ const PACE: Duration = Duration::from_millis(100);
 /// From tick to tick.
 const TICK: Duration = Duration::from_secs(1);
 
-/// An entry on its way to the disk.
+/// Something on its way to the log.
 #[derive(Debug)]
 pub(crate) struct Request {
-    pub(crate) entry: Entry,
-    /// Told when the entry is durable, or why it was not taken.
+    pub(crate) body: Body,
+    /// Told when it is durable, or why it was not taken.
     pub(crate) done: oneshot::Sender<Result<Appended, String>>,
 }
 
@@ -126,11 +126,10 @@ impl Committer {
             refuse(group.into_iter().map(|request| request.done), reason);
             return Ok(());
         }
-        let (entries, waiting): (Vec<_>, Vec<_>) = group
+        let (mut bodies, waiting): (Vec<_>, Vec<_>) = group
             .into_iter()
-            .map(|request| (request.entry, request.done))
+            .map(|request| (request.body, request.done))
             .unzip();
-        let mut bodies: Vec<Body> = entries.into_iter().map(Body::Heartbeat).collect();
         if ticking {
             bodies.push(Body::Tick);
         }

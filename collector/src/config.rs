@@ -1,19 +1,19 @@
 //! The collector's configuration: what the user wrote, and what the program needs.
 
 use crate::calendar;
-use crate::registry::{Agent, Office, Registry};
+use crate::join::{Authority, Name};
+use crate::registry::{Office, Registry};
 use crate::sites;
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use denyut_detect::calendar::{Holidays, Hours, Maintenance};
 use denyut_detect::params::{Params, Value};
 use denyut_detect::{Setup, Site};
-use denyut_proto::{Invalid, OfficeCode, TargetSpec, parse_duration, read_targets};
+use denyut_proto::{Invalid, OfficeCode, TargetSpec, UnixMillis, parse_duration, read_targets};
 use denyut_store::history::Retention;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
 /// The file as written. Unknown keys are refused: a misspelt one must not be lost in silence.
 #[derive(Debug, Deserialize)]
@@ -60,9 +60,10 @@ struct MaintenanceSection {
 #[serde(deny_unknown_fields)]
 struct IngestSection {
     listen: String,
-    certificate: Option<PathBuf>,
-    key: Option<PathBuf>,
-    client_ca: Option<PathBuf>,
+    names: Option<Vec<String>>,
+    ca: Option<PathBuf>,
+    ca_key: Option<PathBuf>,
+    certificates: Option<String>,
     #[serde(default)]
     allow_plaintext_beyond_loopback: bool,
 }
@@ -116,8 +117,8 @@ pub(crate) struct Config {
     pub(crate) data_dir: PathBuf,
     /// Where agents connect.
     pub(crate) ingest: SocketAddr,
-    /// Present exactly when agents connect by mutual TLS.
-    pub(crate) tls: Option<TlsFiles>,
+    /// Present exactly when agents connect by TLS.
+    pub(crate) tls: Option<Tls>,
     /// Where people and programs ask.
     pub(crate) api: SocketAddr,
     /// How long what is kept. Samples older than `raw` are deleted, and refused when they arrive.
@@ -130,16 +131,19 @@ pub(crate) struct Config {
     pub(crate) setup: Setup,
 }
 
-/// PEM files for mutual TLS with agents.
+/// How agents connect by TLS.
 #[derive(Debug, Clone)]
-pub(crate) struct TlsFiles {
-    pub(crate) certificate: PathBuf,
-    pub(crate) key: PathBuf,
-    /// The authority that signs agents' certificates.
-    pub(crate) client_ca: PathBuf,
+pub(crate) struct Tls {
+    /// What agents call the collector by; at least one.
+    pub(crate) names: Vec<Name>,
+    /// The authority's certificate and key (PEM), if it is not of our own making.
+    pub(crate) authority: Option<(PathBuf, PathBuf)>,
+    /// How long an agent's certificate is good.
+    pub(crate) certificates: Duration,
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
+const WEEK: Duration = Duration::from_secs(7 * 86_400);
 
 impl Config {
     const DEFAULT_RAW: Duration = Duration::from_secs(35 * 86_400);
@@ -190,38 +194,32 @@ impl Config {
     /// The same for a collector that is to listen: what it names for that must be there too.
     pub(crate) fn load_to_serve(path: &Path) -> anyhow::Result<Self> {
         let config = Self::load(path)?;
-        if let Some(tls) = &config.tls {
+        if let Some(Tls {
+            authority: Some((certificate, key)),
+            ..
+        }) = &config.tls
+        {
             let invalid = || format!("the configuration {} is not valid", path.display());
-            tls.load().with_context(invalid)?;
+            Authority::read(certificate, key)
+                .context("`ingest.ca` and `ingest.ca_key`")
+                .with_context(invalid)?;
         }
         Ok(config)
     }
-}
 
-impl TlsFiles {
-    /// Reads the files.
-    pub(crate) fn load(&self) -> anyhow::Result<ServerTlsConfig> {
-        let read = |field: &str, path: &PathBuf, mark: &str| {
-            let bytes = std::fs::read(path)
-                .with_context(|| format!("`ingest.{field}`: cannot read {}", path.display()))?;
-            if !bytes
-                .windows(mark.len())
-                .any(|part| part == mark.as_bytes())
-            {
-                bail!(
-                    "`ingest.{field}`: {} holds no PEM {}",
-                    path.display(),
-                    mark.to_lowercase()
-                );
-            }
-            anyhow::Ok(bytes)
+    /// The authority that certifies agents, made if there is none; none where agents connect in plaintext.
+    pub(crate) fn authority(&self, now: UnixMillis) -> anyhow::Result<Option<Authority>> {
+        let Some(tls) = &self.tls else {
+            return Ok(None);
         };
-        let certificate = read("certificate", &self.certificate, "CERTIFICATE")?;
-        let key = read("key", &self.key, "PRIVATE KEY")?;
-        let client_ca = read("client_ca", &self.client_ca, "CERTIFICATE")?;
-        Ok(ServerTlsConfig::new()
-            .identity(Identity::from_pem(certificate, key))
-            .client_ca_root(Certificate::from_pem(client_ca)))
+        let folder = self.data_dir.join(denyut_store::AUTHORITY);
+        let authority = match &tls.authority {
+            Some((certificate, key)) => {
+                Authority::read(certificate, key).context("`ingest.ca` and `ingest.ca_key`")
+            }
+            None => Authority::open(&folder, now),
+        };
+        authority.map(|authority| Some(authority.certifying_for(tls.certificates)))
     }
 }
 
@@ -231,7 +229,7 @@ impl Config {
             return Err(Invalid::new("data_dir", "", "empty", "write an absolute path").into());
         }
         let ingest = address("ingest.listen", &file.ingest.listen)?;
-        let tls = tls_files(&file.ingest, ingest)?;
+        let tls = tls(&file.ingest, ingest, folder)?;
         let api = address("api.listen", &file.api.listen)?;
         if !api.ip().is_loopback() && !file.api.allow_plaintext_beyond_loopback {
             return Err(Invalid::new(
@@ -285,7 +283,7 @@ impl Config {
                 None => Holidays::default(),
             },
             maintenance: maintenance(file.maintenance)?,
-            agents: registry.agents.keys().cloned().collect(),
+            agents: registry.agents(),
             sites: registry
                 .offices
                 .iter()
@@ -412,29 +410,68 @@ fn address(field: &str, text: &str) -> Result<SocketAddr, Invalid> {
     })
 }
 
-fn tls_files(section: &IngestSection, listen: SocketAddr) -> Result<Option<TlsFiles>, Invalid> {
-    match (&section.certificate, &section.key, &section.client_ca) {
-        (Some(certificate), Some(key), Some(client_ca)) => Ok(Some(TlsFiles {
-            certificate: certificate.clone(),
-            key: key.clone(),
-            client_ca: client_ca.clone(),
-        })),
-        (None, None, None)
-            if listen.ip().is_loopback() || section.allow_plaintext_beyond_loopback =>
-        {
-            Ok(None)
+/// TLS unless it is only for this machine, or it was said that nobody can listen.
+fn tls(section: &IngestSection, listen: SocketAddr, folder: &Path) -> Result<Option<Tls>, Invalid> {
+    let authority = match (&section.ca, &section.ca_key) {
+        (Some(certificate), Some(key)) => Some((folder.join(certificate), folder.join(key))),
+        (None, None) => None,
+        _ => {
+            return Err(Invalid::new(
+                "ingest.ca / ca_key",
+                "(incomplete)",
+                "only one of the two is set",
+                "set both, or none: then the collector makes an authority itself",
+            ));
         }
-        (None, None, None) => Err(Invalid::new(
-            "ingest.listen",
-            listen,
-            "plaintext is only for loopback",
-            "set `certificate`, `key` and `client_ca`, or `allow_plaintext_beyond_loopback = true` if you know that nobody can listen",
-        )),
+    };
+    let mut names = Vec::new();
+    for (i, text) in section.names.iter().flatten().enumerate() {
+        names.push(name(&format!("ingest.names[{i}]"), text)?);
+    }
+    let plaintext = listen.ip().is_loopback() || section.allow_plaintext_beyond_loopback;
+    if names.is_empty() && authority.is_none() && plaintext {
+        return Ok(None);
+    }
+    if names.is_empty() {
+        if listen.ip().is_unspecified() {
+            return Err(Invalid::new(
+                "ingest.names",
+                "(missing)",
+                "agents connect by TLS, and nothing says what they call this collector",
+                "name what they reach it by: `names = [\"collector.example\", \"10.1.2.3\"]`",
+            ));
+        }
+        names.push(Name::Ip(listen.ip()));
+    }
+    let certificates = match &section.certificates {
+        Some(text) => parse_duration("ingest.certificates", text)?,
+        None => WEEK,
+    };
+    if certificates < Duration::from_secs(10) || certificates > WEEK * 52 {
+        return Err(Invalid::new(
+            "ingest.certificates",
+            section.certificates.clone().unwrap_or_default(),
+            "out of range",
+            "write 10s to 364days",
+        ));
+    }
+    Ok(Some(Tls {
+        names,
+        authority,
+        certificates,
+    }))
+}
+
+fn name(field: &str, text: &str) -> Result<Name, Invalid> {
+    use rustls::pki_types::ServerName;
+    match ServerName::try_from(text) {
+        Ok(ServerName::DnsName(name)) => Ok(Name::Dns(name.as_ref().to_lowercase())),
+        Ok(ServerName::IpAddress(address)) => Ok(Name::Ip(address.into())),
         _ => Err(Invalid::new(
-            "ingest.certificate / key / client_ca",
-            "(incomplete)",
-            "only some of the three are set",
-            "set all three, or none on loopback",
+            field,
+            text,
+            "neither a host name nor an address",
+            "write it like `collector.example` or `10.1.2.3`, without scheme and port",
         )),
     }
 }
@@ -568,6 +605,7 @@ fn office(section: &OfficeSection, name: String, at: &str) -> Result<Office, Inv
             pool: named("pool", &section.pool)?,
         },
         place,
+        targets: Vec::new(),
     })
 }
 
@@ -589,7 +627,7 @@ fn registry(
                 "write 1 to 100 bytes of text",
             ));
         }
-        let office = office(&section, name, at)?;
+        let mut office = office(&section, name, at)?;
         // An office's own targets win over the common ones by name.
         let mut targets = read_targets(section.target).map_err(|error| error.within(at))?;
         for target in &common {
@@ -598,6 +636,7 @@ fn registry(
             }
         }
         denyut_proto::Target::check_list(&targets).map_err(|error| error.within(at))?;
+        office.targets = targets;
         let agents = section
             .agents
             .into_iter()
@@ -608,18 +647,14 @@ fn registry(
                 ..error
             })?;
         for id in agents {
-            let agent = Agent {
-                office: code.clone(),
-                targets: targets.clone(),
-            };
-            if let Some(other) = registry.agents.insert(id.clone(), agent) {
-                return Err(Invalid::new(
+            registry.enter(&id, &code).map_err(|other| {
+                Invalid::new(
                     format!("{at}.agents"),
                     id,
-                    format!("this agent belongs to {} already", other.office),
+                    format!("this agent belongs to {other} already"),
                     "name each agent once",
-                ));
-            }
+                )
+            })?;
         }
         if registry.offices.insert(code.clone(), office).is_some() {
             return Err(Invalid::new(

@@ -1,6 +1,8 @@
 //! The door for the operator's own commands while the collector runs: a socket in the data folder that only its user can open. One line of
 //! JSON asks ([`Ask`]), one line answers: `ok …` or `error …`.
 
+use crate::ingest::Gate;
+use crate::join;
 use anyhow::{Context, bail};
 use denyut_store::Store;
 use serde::{Deserialize, Serialize};
@@ -25,6 +27,8 @@ const ASKED_WITHIN: Duration = Duration::from_secs(5);
 pub(crate) enum Ask {
     /// Make a backup in this folder.
     Backup(PathBuf),
+    /// Something with tokens and agents.
+    Join(join::command::Ask),
 }
 
 /// What the commands work on.
@@ -32,6 +36,9 @@ pub(crate) struct Control {
     pub(crate) store: Arc<Store>,
     pub(crate) processed: Arc<AtomicU64>,
     pub(crate) clock: Arc<crate::clock::Clock>,
+    pub(crate) gate: Arc<Gate>,
+    /// Where agents find the collector: `https://host:port`.
+    pub(crate) address: String,
     pub(crate) stop: CancellationToken,
 }
 
@@ -101,6 +108,23 @@ async fn answer(control: &Arc<Control>, stream: UnixStream) -> anyhow::Result<()
             })
             .await?
         }
+        Ok(Ask::Join(ask)) => {
+            let control = Arc::clone(control);
+            tokio::task::spawn_blocking(move || {
+                let members = control.gate.members.as_ref();
+                let members = members.context(join::command::PLAINTEXT)?;
+                let now = control.clock.read().now;
+                let answer = join::command::answer(
+                    ask,
+                    members,
+                    Some(&control.gate),
+                    &control.address,
+                    now,
+                )?;
+                Ok(serde_json::to_string(&answer)?)
+            })
+            .await?
+        }
         Err(error) => Err(error),
     };
     let said = match said {
@@ -164,7 +188,7 @@ fn check_target(data_dir: &Path, to: &Path) -> anyhow::Result<()> {
 
 /// Asks the collector that runs on `data_dir`.
 pub(crate) async fn ask(data_dir: &Path, ask: &Ask) -> anyhow::Result<String> {
-    let line = serde_json::to_string(ask).context("`--to` must be text (UTF-8)")?;
+    let line = serde_json::to_string(ask).context("a path must be text (UTF-8)")?;
     let path = path_of(data_dir);
     let stream = UnixStream::connect(&path).await.with_context(|| {
         format!(

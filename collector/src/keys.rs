@@ -2,8 +2,9 @@
 //!
 //! What changes with every heartbeat is packed (postcard, behind the version of its form); everything else is JSON.
 
+use crate::join::Fingerprint;
 use anyhow::Context;
-use denyut_proto::{AgentId, LinkId, OfficeCode};
+use denyut_proto::{AgentId, LinkId, OfficeCode, Secret};
 use denyut_store::state::{Change, State};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -17,6 +18,10 @@ pub(crate) const RUNS: &str = "runs/";
 pub(crate) const SIGHTINGS: &str = "sightings/";
 /// What an agent last said of itself when it connected: [`crate::registry::Introduction`].
 pub(crate) const INTRODUCTIONS: &str = "introduction/";
+/// Permissions to join, by the digest of their secret: [`crate::join::Token`].
+pub(crate) const TOKENS: &str = "token/";
+/// Machines that have joined, by agent: [`crate::join::Member`].
+pub(crate) const MEMBERS: &str = "member/";
 /// What the detector knows of a link: [`denyut_detect::Link`], packed.
 pub(crate) const LINKS: &str = "link/";
 /// When it was down: [`denyut_detect::link::Past`].
@@ -49,6 +54,14 @@ pub(crate) fn sightings(agent: &AgentId) -> String {
 
 pub(crate) fn introduction(agent: &AgentId) -> String {
     format!("{INTRODUCTIONS}{agent}")
+}
+
+pub(crate) fn token(secret: &Secret) -> String {
+    format!("{TOKENS}{}", Fingerprint::of(&secret.0))
+}
+
+pub(crate) fn member(agent: &AgentId) -> String {
+    format!("{MEMBERS}{agent}")
 }
 
 pub(crate) fn links_of(agent: &AgentId) -> String {

@@ -14,9 +14,11 @@ mod config;
 mod control;
 mod events;
 mod ingest;
+mod join;
 mod keeper;
 mod keys;
 mod metrics;
+mod operate;
 mod query;
 mod registry;
 mod rerun;
@@ -30,6 +32,7 @@ use commit::Room;
 use config::Config;
 use denyut_detect::params::length;
 use denyut_store::{Store, history, log, state};
+use join::Members;
 use std::fs::{DirBuilder, File};
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
@@ -112,6 +115,12 @@ enum Command {
         #[arg(long)]
         damaged: bool,
     },
+    /// Tokens: what machines join by
+    #[command(subcommand)]
+    Token(operate::Token),
+    /// Agents that have joined
+    #[command(subcommand)]
+    Agent(operate::Agent),
     /// Feed a recorded history through log, worker and detector, and print the incidents and who would be called: to try thresholds on
     /// a past
     Replay {
@@ -179,6 +188,8 @@ fn main() -> ExitCode {
             from,
             damaged,
         } => Config::load(&file.config).and_then(|config| care::restore(&config, &from, damaged)),
+        Command::Token(token) => operate::token(token),
+        Command::Agent(agent) => operate::agent(agent),
         Command::Replay { csv, config, json } => rerun::replay(&csv, config.as_deref(), json),
         Command::Redetect { file, from, apply } => {
             Config::load(&file.config).and_then(|config| rerun::redetect(config, &from, apply))
@@ -203,7 +214,7 @@ fn main() -> ExitCode {
     clippy::too_many_lines,
     reason = "the whole story of the process, start to stop"
 )]
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(mut config: Config) -> anyhow::Result<()> {
     start_log();
     raise_file_limit();
 
@@ -219,7 +230,16 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let state: Arc<dyn state::State> = Arc::clone(&store.state) as _;
     let metrics = Arc::new(metrics::Metrics::new());
     let bus = Arc::new(events::Bus::new());
+    let authority = config.authority(clock.read().now)?;
     let registry = Arc::new(config.registry);
+    let mut members = None;
+    if let Some(authority) = authority {
+        info!(fingerprint = %authority.fingerprint(), "the authority that agents know the collector by");
+        join::enter_all(&registry, &*state)?;
+        config.setup.agents = registry.agents();
+        let all = Members::open(Arc::clone(&state), Arc::clone(&registry), authority)?;
+        members = Some(Arc::new(all));
+    }
     let stop = CancellationToken::new();
     let replay_to = log.end();
 
@@ -252,6 +272,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 
     let gate = Arc::new(ingest::Gate {
         registry: Arc::clone(&registry),
+        members: members.clone(),
         log: Arc::clone(&log),
         history: Arc::clone(&history),
         state: Arc::clone(&state),
@@ -280,14 +301,22 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         stop: stop.clone(),
     });
     let mut api_task = tokio::spawn(api::serve(shared, api_listener));
-    let tls = config.tls.clone();
-    let mut ingest_task = tokio::spawn(async move {
-        ingest::serve(gate, ingest_listener, tls.as_ref(), api_address).await
-    });
+    let address = operate::address(config.tls.as_ref(), ingest_address);
+    let names = config.tls.map(|tls| tls.names).unwrap_or_default();
+    let is_tls = members.is_some();
+    let tls = members.map(|members| ingest::Tls { members, names });
+    let mut ingest_task = tokio::spawn(ingest::serve(
+        Arc::clone(&gate),
+        ingest_listener,
+        tls,
+        api_address,
+    ));
     let control = Arc::new(control::Control {
         store: Arc::clone(&store),
         processed: Arc::clone(&processed),
         clock: Arc::clone(&clock),
+        gate,
+        address,
         stop: stop.clone(),
     });
     let mut control_task = tokio::spawn(control::serve(control, config.data_dir));
@@ -303,11 +332,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let (stop_keeper, stopped) = watch::channel(());
     let mut keeper_tasks = keeper.start(&stopped);
 
-    let scheme = if config.tls.is_some() {
-        "https"
-    } else {
-        "http"
-    };
+    let scheme = if is_tls { "https" } else { "http" };
     info!(page = %api_address, agents = %ingest_address, "listening");
     println!("page http://{api_address}/ agents {scheme}://{ingest_address}");
 
@@ -520,10 +545,12 @@ fn describe_detection(setup: &denyut_detect::Setup) {
 
 fn check_config(path: &Path) -> anyhow::Result<()> {
     let config = Config::load_to_serve(path)?;
-    let how = if config.tls.is_some() {
-        "by mutual TLS"
-    } else {
-        "in plaintext"
+    let how = match &config.tls {
+        Some(tls) => {
+            let names: Vec<String> = tls.names.iter().map(join::Name::in_address).collect();
+            format!("by TLS, as {},", names.join(" or "))
+        }
+        None => "in plaintext".to_owned(),
     };
     println!("{} is valid.", path.display());
     println!("Agents connect {how} to {}.", config.ingest);
@@ -532,24 +559,23 @@ fn check_config(path: &Path) -> anyhow::Result<()> {
     println!("{}", config.describe_retention());
     describe_detection(&config.setup);
     for (code, office) in &config.registry.offices {
-        let of = |(_, agent): &(&_, &registry::Agent)| agent.office == *code;
-        let agents: Vec<_> = config.registry.agents.iter().filter(of).collect();
         println!("{code} {}:", office.name);
-        for (id, agent) in &agents {
-            let targets: Vec<&str> = agent.targets.iter().map(|t| t.name.as_str()).collect();
-            let given = if targets.is_empty() {
-                "its own targets only".into()
-            } else {
-                format!("given {}", targets.join(", "))
-            };
+        let targets: Vec<&str> = office.targets.iter().map(|t| t.name.as_str()).collect();
+        let given = if targets.is_empty() {
+            "its own targets only".into()
+        } else {
+            format!("given {}", targets.join(", "))
+        };
+        let agents = config.registry.agents_of(code);
+        for id in &agents {
             println!("  {id}: {given}");
         }
         if agents.is_empty() {
             println!("  no agent");
         }
     }
-    if config.registry.agents.is_empty() {
-        println!("Warning: no agent is registered; every one will be refused.");
+    if config.registry.agents().is_empty() {
+        println!("No agent is named; let machines join by `denyut-collector token create`.");
     }
     Ok(())
 }

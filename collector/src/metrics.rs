@@ -16,6 +16,9 @@ pub(crate) struct Metrics {
     pub(crate) duplicates: Counter,
     pub(crate) refused: Family<Field, Counter>,
     pub(crate) refused_hellos: Counter,
+    pub(crate) refused_members: Counter,
+    pub(crate) twins: Counter,
+    pub(crate) paced: Counter,
     pub(crate) broken_streams: Counter,
     pub(crate) unheard_acks: Counter,
     pub(crate) commit_seconds: Histogram,
@@ -64,6 +67,9 @@ impl Metrics {
             duplicates: Counter::default(),
             refused: Family::default(),
             refused_hellos: Counter::default(),
+            refused_members: Counter::default(),
+            twins: Counter::default(),
+            paced: Counter::default(),
             broken_streams: Counter::default(),
             unheard_acks: Counter::default(),
             // 0.2 ms to 3.3 s
@@ -112,6 +118,21 @@ impl Metrics {
             "refused_hellos",
             "Streams refused at their first message",
             self.refused_hellos.clone(),
+        );
+        registry.register(
+            "refused_members",
+            "Joins, renewals and returns that were refused",
+            self.refused_members.clone(),
+        );
+        registry.register(
+            "twins",
+            "Machines asked to join anew, as another speaks as the same agent",
+            self.twins.clone(),
+        );
+        registry.register(
+            "paced",
+            "Heartbeats after which a stream had to wait, as its agent says too much",
+            self.paced.clone(),
         );
         registry.register(
             "broken_streams",

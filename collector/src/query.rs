@@ -250,15 +250,12 @@ impl Query {
         let is_worked_on = is_now && incident.is_none();
         let mut agents = Vec::new();
         let mut links = Vec::new();
-        for (id, registered) in &self.registry.agents {
-            if registered.office != *code {
-                continue;
-            }
-            let agent: Option<Agent> = keys::get_packed(&*self.state, &keys::agent(id))?;
-            links.extend(self.links_of(code, id, agent.as_ref(), is_worked_on)?);
-            let said: Option<Introduction> = get_json(&*self.state, &keys::introduction(id))?;
+        for id in self.registry.agents_of(code) {
+            let agent: Option<Agent> = keys::get_packed(&*self.state, &keys::agent(&id))?;
+            links.extend(self.links_of(code, &id, agent.as_ref(), is_worked_on)?);
+            let said: Option<Introduction> = get_json(&*self.state, &keys::introduction(&id))?;
             agents.push(AgentView::of(
-                id.clone(),
+                id,
                 agent.as_ref(),
                 said.as_ref(),
                 is_worked_on,
@@ -496,11 +493,11 @@ impl Query {
         office: &OfficeCode,
     ) -> anyhow::Result<Vec<LinkId>> {
         let mut links = Vec::new();
-        for (id, agent) in &self.registry.agents {
-            if agent.office != *office || selector.agent.as_ref().is_some_and(|agent| agent != id) {
+        for id in self.registry.agents_of(office) {
+            if selector.agent.as_ref().is_some_and(|agent| *agent != id) {
                 continue;
             }
-            let (known, _) = keys::scan_packed::<Link>(&*self.state, &keys::links_of(id))?;
+            let (known, _) = keys::scan_packed::<Link>(&*self.state, &keys::links_of(&id))?;
             for (key, link) in known {
                 let id = keys::parse_link(keys::LINKS, &key)?;
                 let target = selector

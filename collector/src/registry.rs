@@ -4,13 +4,21 @@ use denyut_detect::Site;
 use denyut_proto::{AgentId, Invalid, OfficeCode, Target, UnixMillis, wire};
 use prost::Message;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
-/// All offices and agents that are known.
+/// All offices, and the agents that may speak for them.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     pub(crate) offices: BTreeMap<OfficeCode, Office>,
-    pub(crate) agents: BTreeMap<AgentId, Agent>,
+    roster: RwLock<Roster>,
+}
+
+/// Agents and offices, both ways.
+#[derive(Debug, Default)]
+struct Roster {
+    offices: BTreeMap<AgentId, OfficeCode>,
+    agents: BTreeMap<OfficeCode, BTreeSet<AgentId>>,
 }
 
 /// One site that hosts agents.
@@ -23,18 +31,12 @@ pub(crate) struct Office {
     pub(crate) site: Site,
     /// Latitude and longitude in degrees.
     pub(crate) place: Option<(f64, f64)>,
-}
-
-/// One registered agent.
-#[derive(Debug)]
-pub(crate) struct Agent {
-    pub(crate) office: OfficeCode,
-    /// What it is told to probe, beside the targets of its own file.
+    /// What its agents are told to probe, beside the targets of their own files.
     pub(crate) targets: Vec<Target>,
 }
 
-impl Agent {
-    /// What it is told. The revision is a checksum of the targets, never 0: it changes exactly when they do.
+impl Office {
+    /// What its agents are told. The revision is a checksum of the targets, never 0: it changes exactly when they do.
     pub(crate) fn configuration(&self) -> wire::Configuration {
         let mut configuration = wire::Configuration {
             revision: 0,
@@ -44,6 +46,53 @@ impl Agent {
         std::hash::Hasher::write(&mut hash, &configuration.encode_to_vec());
         configuration.revision = std::hash::Hasher::finish(&hash).max(1);
         configuration
+    }
+}
+
+impl Registry {
+    /// From now on this agent speaks for this office; an error, and the office, if it does for one already.
+    pub(crate) fn enter(&self, agent: &AgentId, office: &OfficeCode) -> Result<(), OfficeCode> {
+        let mut roster = self.roster.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(other) = roster.offices.get(agent) {
+            return Err(other.clone());
+        }
+        roster.offices.insert(agent.clone(), office.clone());
+        let of_office = roster.agents.entry(office.clone()).or_default();
+        of_office.insert(agent.clone());
+        Ok(())
+    }
+
+    /// This agent speaks for nobody any more.
+    pub(crate) fn leave(&self, agent: &AgentId) {
+        let mut roster = self.roster.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(office) = roster.offices.remove(agent)
+            && let Some(of_office) = roster.agents.get_mut(&office)
+        {
+            of_office.remove(agent);
+        }
+    }
+
+    /// The office that an agent speaks for.
+    pub(crate) fn office_of(&self, agent: &AgentId) -> Option<(OfficeCode, &Office)> {
+        let roster = self.read();
+        let code = roster.offices.get(agent)?;
+        Some((code.clone(), self.offices.get(code)?))
+    }
+
+    /// The agents of an office, ascending.
+    pub(crate) fn agents_of(&self, office: &OfficeCode) -> Vec<AgentId> {
+        let roster = self.read();
+        let agents = roster.agents.get(office).into_iter().flatten();
+        agents.cloned().collect()
+    }
+
+    /// All agents.
+    pub(crate) fn agents(&self) -> BTreeSet<AgentId> {
+        self.read().offices.keys().cloned().collect()
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Roster> {
+        self.roster.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -290,7 +290,7 @@ fn line(incident: &Incident, name: &str) -> String {
 }
 
 /// Judges the collector's own past again, by this version and the thresholds of its configuration; prints what would change, and keeps it if `apply`.
-pub(crate) fn redetect(config: Config, from: &str, apply: bool) -> anyhow::Result<()> {
+pub(crate) fn redetect(mut config: Config, from: &str, apply: bool) -> anyhow::Result<()> {
     let date: Result<jiff::Timestamp, _> = from.parse();
     let day: Result<jiff::civil::Date, _> = from.parse();
     let from = match (date, day) {
@@ -307,6 +307,10 @@ pub(crate) fn redetect(config: Config, from: &str, apply: bool) -> anyhow::Resul
     let data_dir = existing(&config.data_dir)?;
     let _lock = claim_data_dir(data_dir).context("this needs the collector stopped")?;
     let store = Store::open(data_dir, Clock::start().read().now)?;
+    if config.tls.is_some() {
+        crate::join::enter_all(&config.registry, &*store.state)?;
+        config.setup.agents = config.registry.agents();
+    }
     let worker = worker(&store, config.setup)?;
     let processed = worker.processed();
     let changed = worker.redetect(from, apply)?;

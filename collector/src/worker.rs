@@ -407,6 +407,7 @@ impl Worker {
             Body::Tick => self
                 .detector
                 .step(&Event::Tick { now: arrival }, &archive)?,
+            Body::Dismissed(agent) => self.detector.step(&Event::Dismissed { agent }, &archive)?,
             Body::Heartbeat(entry) => match entry.heartbeat() {
                 Ok(heartbeat) => {
                     self.history

@@ -11,6 +11,7 @@ pub mod sample;
 pub mod target;
 
 pub mod identity;
+pub mod invitation;
 
 pub mod heartbeat;
 
@@ -24,6 +25,7 @@ pub use heartbeat::{Goodbye, Heartbeat, TargetSamples};
 pub use identity::{Identity, MAX_SHOWN, Shown};
 pub use ids::{AgentId, BootId, LinkId, OfficeCode, TargetName};
 pub use invalid::Invalid;
+pub use invitation::{Invitation, Secret};
 pub use sample::{Failure, Outcome, Reason, Sample};
 pub use target::{HttpExpectation, Probe, Role, Target, TargetSpec, parse_duration, read_targets};
 pub use time::UnixMillis;

@@ -175,15 +175,14 @@ fn a_missing_certificate_file_is_named() {
     );
     says(&said, &["`probe_ca`", "/nowhere.pem", "No such file"]);
     let dir = tempfile::tempdir().expect("tempdir");
-    let keys =
-        "certificate = \"/nowhere.pem\"\nkey = \"/nowhere.key\"\nclient_ca = \"/nowhere-ca.pem\"\n";
+    let keys = "ca = \"/nowhere.pem\"\nca_key = \"/nowhere.key\"\n";
     let config = format!(
         "data_dir = \"{}\"\n{}",
         dir.path().display(),
         COLLECTOR.replace("[api]", &format!("{keys}[api]"))
     );
     let said = refusal("denyut-collector", "serve", &config);
-    says(&said, &["/nowhere.pem", "No such file"]);
+    says(&said, &["`ingest.ca`", "/nowhere.pem", "No such file"]);
 }
 
 #[test]

@@ -173,7 +173,7 @@ async fn bad_streams_end_with_a_reason() {
         (
             hello("nobody", BOOT),
             Code::PermissionDenied,
-            "unknown agent; add it to `agents`",
+            "unknown agent; let it join (`denyut-collector token create`), or add it to `agents`",
         ),
         (
             hello("No Body", BOOT),
@@ -291,7 +291,7 @@ async fn an_unknown_agent_keeps_its_samples_and_says_why() {
             .as_str()?
             .to_owned();
         error
-            .contains("unknown agent; add it to `agents`")
+            .contains("unknown agent; let it join (`denyut-collector token create`), or add it to `agents`")
             .then_some(())
     };
     eventually("the agent is told", Duration::from_secs(10), told).await;
@@ -411,11 +411,8 @@ async fn an_agent_cannot_speak_with_another_agents_certificate() {
     let tls = tempfile::tempdir().expect("tempdir");
     let folder = tls.path().display();
     let authority = Authority::new(tls.path());
-    authority.server("collector", "127.0.0.1".parse().expect("an address"));
     authority.agent("a-2");
-    let keys = format!(
-        "certificate = \"{folder}/collector.pem\"\nkey = \"{folder}/collector.key\"\nclient_ca = \"{folder}/ca.pem\""
-    );
+    let keys = format!("ca = \"{folder}/ca.pem\"\nca_key = \"{folder}/ca.key\"");
     let collector = Collector::start_at("127.0.0.1:0", &keys, REGISTRY).await;
     let config = |agent: &str| {
         format!(

@@ -6,6 +6,7 @@ mod care;
 mod deploy;
 mod detection;
 mod durability;
+mod join;
 mod moved;
 mod offices;
 mod page;

@@ -128,13 +128,14 @@ fn outages_are_seen_explained_and_ended_at_the_right_times() {
 async fn scenario(net: &Net) {
     let tls = tempfile::tempdir().expect("tempdir");
     let authority = Authority::new(tls.path());
-    authority.server("collector", "10.100.0.1".parse().expect("an address"));
     authority.agent("office-1");
     authority.agent("office-2");
     let folder = tls.path().display();
     let collector = Collector::start_at(
         "10.100.0.1:7443",
-        &format!("certificate = \"{folder}/collector.pem\"\nkey = \"{folder}/collector.key\"\nclient_ca = \"{folder}/ca.pem\""),
+        &format!(
+            "names = [\"10.100.0.1\"]\nca = \"{folder}/ca.pem\"\nca_key = \"{folder}/ca.key\""
+        ),
         "[[office]]\ncode = \"36.73.01\"\nname = \"Serang\"\nagents = [\"office-1\"]\n\
          [[office]]\ncode = \"36.73.02\"\nname = \"Cipocok Jaya\"\nagents = [\"office-2\"]\n",
     )

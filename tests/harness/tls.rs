@@ -13,16 +13,27 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Makes one; its certificate is `ca.pem` in `folder`.
+    /// Makes one; its certificate and key are `ca.pem` and `ca.key` in `folder`.
     pub fn new(folder: &Path) -> Self {
         let mut parameters = CertificateParams::new(Vec::new()).expect("parameters");
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
         let certificate = parameters.self_signed(&key).expect("signs");
         fs::write(folder.join("ca.pem"), certificate.pem()).expect("writes");
+        fs::write(folder.join("ca.key"), key.serialize_pem()).expect("writes");
         Self {
             folder: folder.to_owned(),
             issuer: Issuer::new(parameters, key),
+        }
+    }
+
+    /// The one whose `ca.pem` and `ca.key` are in `of`; what it signs goes to `folder`.
+    pub fn open(of: &Path, folder: &Path) -> Self {
+        let read = |name: &str| fs::read_to_string(of.join(name)).expect("reads");
+        let key = KeyPair::from_pem(&read("ca.key")).expect("a key");
+        Self {
+            folder: folder.to_owned(),
+            issuer: Issuer::from_ca_cert_pem(&read("ca.pem"), key).expect("a certificate"),
         }
     }
 

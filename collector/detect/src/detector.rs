@@ -69,6 +69,11 @@ pub enum Event<'a> {
         /// When the collector took it.
         arrival: UnixMillis,
     },
+    /// An agent was shut out: nobody expects it any more, and what it saw ended with its last word.
+    Dismissed {
+        /// Who.
+        agent: &'a AgentId,
+    },
     /// The collector was listening at this time.
     Tick {
         /// Its time.
@@ -435,7 +440,7 @@ impl Detector {
                 .extend(sight.review.map(|at| (at, code.clone())));
             detector.office(&code).sight = sight;
         }
-        detector.dismiss();
+        detector.dismiss_unknown();
         detector.take_up();
         detector
     }
@@ -469,23 +474,40 @@ impl Detector {
     }
 
     /// Agents that are registered no more are expected no more.
-    fn dismiss(&mut self) {
+    fn dismiss_unknown(&mut self) {
         let registered = &self.setup.agents;
         if registered.is_empty() {
             return;
         }
-        for watcher in self
-            .watchers
-            .iter_mut()
-            .filter(|watcher| !registered.contains(&watcher.id))
-        {
-            watcher.agent.presence = Presence::Closed;
-            watcher.agent.behind = None;
-            let last = watcher.agent.last_at;
-            for (_, link) in &mut watcher.links {
-                link.end(&self.setup.params, last);
-            }
+        let gone = self.watchers.iter_mut();
+        for watcher in gone.filter(|watcher| !registered.contains(&watcher.id)) {
+            watcher.dismiss(&self.setup.params);
         }
+    }
+
+    fn dismiss(&mut self, agent: &AgentId, step: &mut Step) {
+        let Some(at) = self.index.get(agent).copied() else {
+            return;
+        };
+        let watcher = &mut self.watchers[at];
+        watcher.dismiss(&self.setup.params);
+        for (target, _) in &watcher.links {
+            let id = LinkId {
+                agent: agent.clone(),
+                target: target.clone(),
+            };
+            step.links.push(id.clone());
+            step.pasts.push(id);
+        }
+        step.agents.push(agent.clone());
+        let (code, last) = (watcher.agent.office.clone(), watcher.agent.last_at);
+        step.findings.push(Finding::Agent {
+            office: code.clone(),
+            agent: agent.clone(),
+            to: Presence::Closed,
+            at: last,
+        });
+        self.touch(code);
     }
 
     /// A detector that knows nothing yet.
@@ -707,6 +729,7 @@ impl Detector {
         let mut step = Step::default();
         match event {
             Event::Tick { now } => self.tick(*now, archive, &mut step)?,
+            Event::Dismissed { agent } => self.dismiss(agent, &mut step),
             Event::Heartbeat {
                 office,
                 agent,

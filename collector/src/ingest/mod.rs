@@ -1,34 +1,43 @@
 //! Where agents speak: checks who they are and what they say, hands it to the log, and acknowledges what is
 //! durable.
 
+mod caller;
 mod door;
+mod pace;
+mod twins;
 
-pub(crate) use door::serve;
+pub(crate) use caller::Caller;
+pub(crate) use door::{Tls, serve};
 
 use crate::clock::Clock;
 use crate::commit::Request;
+use crate::join::Members;
 use crate::keys;
 use crate::metrics::{Field, Metrics};
-use crate::registry::{Agent, Introduction, Registry};
+use crate::registry::{Introduction, Office, Registry};
+use anyhow::{Context, anyhow};
 use denyut_proto::wire::{
     self, AgentMessage, CollectorMessage, agent_message, collector_message, ingest_server::Ingest,
 };
 use denyut_proto::{
-    AgentId, BootId, Heartbeat, Invalid, MAX_HEARTBEAT_BYTES, PROTOCOL, TargetName, UnixMillis,
+    AgentId, BootId, Heartbeat, Invalid, MAX_HEARTBEAT_BYTES, OfficeCode, PROTOCOL, TargetName,
+    UnixMillis,
 };
 use denyut_store::history::History;
-use denyut_store::log::{Appended, Entry, Log};
+use denyut_store::log::{Appended, Body, Entry, Log};
 use denyut_store::state::{Change, State};
+use pace::Pace;
 use prost::Message;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request as Call, Response, Status, Streaming};
 use tracing::{info, warn};
+use twins::Twins;
 
 /// The first message must be there within this.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
@@ -46,12 +55,16 @@ const STREAMS_PER_CONNECTION: u32 = 4;
 pub(crate) const AHEAD_MAX: Duration = Duration::from_secs(5 * 60);
 /// Times of a heartbeat whose clock was off by more than this are corrected; less is left as it was told.
 const CLOCK_OFF_MS: u64 = 60_000;
+/// Whether an agent has a newer certificate is looked at so often.
+const RECERTIFIED: Duration = Duration::from_secs(3_600);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the service is made of; one for all streams.
 pub(crate) struct Gate {
     pub(crate) registry: Arc<Registry>,
+    /// Who has joined; present exactly when agents connect by TLS.
+    pub(crate) members: Option<Arc<Members>>,
     pub(crate) log: Arc<dyn Log>,
     pub(crate) history: Arc<dyn History>,
     pub(crate) state: Arc<dyn State>,
@@ -61,16 +74,46 @@ pub(crate) struct Gate {
     /// Samples older than this are refused.
     pub(crate) oldest: Duration,
     /// Each agent's current stream.
-    pub(crate) connected: Mutex<HashMap<AgentId, Connected>>,
+    pub(crate) connected: Mutex<Connections>,
     pub(crate) stop: CancellationToken,
 }
 
+/// The agents' current streams.
+#[derive(Default)]
+pub(crate) struct Connections {
+    streams: HashMap<AgentId, Connected>,
+    twins: Twins,
+}
+
 /// An agent's current stream.
-pub(crate) struct Connected {
+struct Connected {
     id: u64,
+    boot: BootId,
     send: mpsc::Sender<Result<CollectorMessage, Status>>,
-    /// Ends it: a newer one of the same agent is there.
-    superseded: CancellationToken,
+    /// Ends it, and says why.
+    cut: watch::Sender<Option<Cut>>,
+}
+
+/// Why a stream that was well is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    /// A newer one of the same agent is there.
+    Superseded,
+    /// An operator shut the agent out.
+    Revoked,
+}
+
+impl Cut {
+    fn status(self) -> Status {
+        match self {
+            Self::Superseded => Status::aborted(
+                "another stream of this agent is open; is its identity used on two machines?",
+            ),
+            Self::Revoked => Status::permission_denied(
+                "this agent was revoked; if that was a mistake, join again with a new token (`denyut-agent join`)",
+            ),
+        }
+    }
 }
 
 /// Why a command did not go out.
@@ -101,7 +144,8 @@ impl Gate {
             })),
         };
         let connected = self.connected();
-        let stream = connected.get(agent).ok_or(CommandError::NotConnected)?;
+        let stream = connected.streams.get(agent);
+        let stream = stream.ok_or(CommandError::NotConnected)?;
         stream
             .send
             .try_send(Ok(message(collector_message::Kind::Command(command))))
@@ -111,7 +155,77 @@ impl Gate {
             })
     }
 
-    fn connected(&self) -> MutexGuard<'_, HashMap<AgentId, Connected>> {
+    /// Two machines speak as this agent: this one is asked to join as another, if it joined at all.
+    async fn tell_apart(
+        &self,
+        speaker: &Speaker<'_>,
+        send: &mpsc::Sender<Result<CollectorMessage, Status>>,
+    ) -> Result<(), Status> {
+        let joined = self.members.as_ref();
+        let joined = joined.filter(|all| all.get(&speaker.agent).is_some());
+        let Some(members) = joined.cloned() else {
+            return Ok(());
+        };
+        let (agent, now) = (speaker.agent.clone(), self.clock.read().now);
+        let secret = tokio::task::spawn_blocking(move || members.invite_twin(&agent, now));
+        let secret = match secret.await {
+            Ok(Ok(secret)) => secret,
+            Ok(Err(refused)) => {
+                warn!(agent = %speaker.agent, %refused, "a twin cannot be asked to join anew");
+                return Ok(());
+            }
+            Err(_) => return Err(Status::internal("it panicked")),
+        };
+        warn!(agent = %speaker.agent, boot = %speaker.boot, "two machines speak as this agent; the later one is asked to join anew");
+        self.metrics.twins.inc();
+        let command = wire::Command {
+            kind: Some(wire::command::Kind::JoinAnew(wire::JoinAnew {
+                secret: secret.0.to_vec(),
+            })),
+        };
+        tell(send, collector_message::Kind::Command(command)).await
+    }
+
+    /// Ends the stream of an agent that was revoked, and expects it no more. Blocks until that is on the disk.
+    pub(crate) fn dismiss(&self, agent: &AgentId) -> anyhow::Result<()> {
+        if let Some(stream) = self.connected().streams.get(agent) {
+            stream.cut.send_replace(Some(Cut::Revoked));
+        }
+        // What it has said until then comes before.
+        let began = Instant::now();
+        while self.connected().streams.contains_key(agent) && began.elapsed() < FAREWELL {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let (done, durable) = oneshot::channel();
+        let body = Body::Dismissed(agent.clone());
+        self.commits
+            .blocking_send(Request { body, done })
+            .ok()
+            .context("the collector stops")?;
+        let taken = durable.blocking_recv().context("the collector stops")?;
+        taken.map(|_| ()).map_err(|reason| anyhow!(reason))
+    }
+
+    /// Returns when the agent's certificate is over and it has no newer one.
+    async fn uncertified(&self, speaker: &Speaker<'_>) {
+        let Some(mut until) = speaker.certified_until else {
+            return std::future::pending().await;
+        };
+        loop {
+            let now = self.clock.read().now;
+            let newest = self
+                .members
+                .as_ref()
+                .and_then(|all| all.get(&speaker.agent));
+            until = until.max(newest.map_or(until, |member| member.certified_until));
+            if now >= until {
+                return;
+            }
+            tokio::time::sleep(until.since(now).min(RECERTIFIED)).await;
+        }
+    }
+
+    fn connected(&self) -> MutexGuard<'_, Connections> {
         self.connected
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -176,7 +290,7 @@ impl Gate {
         }
         self.check_times(&heartbeat, shift_ms, now)?;
         Ok(Entry {
-            office: speaker.office.office.clone(),
+            office: speaker.code.clone(),
             agent: speaker.agent.clone(),
             boot,
             seq: entry.seq,
@@ -234,7 +348,10 @@ struct Speaker<'a> {
     boot: BootId,
     /// When that boot's uptime was zero, by the agent's clock now, or by ours if the agent's is wrong.
     epoch: UnixMillis,
-    office: &'a Agent,
+    code: OfficeCode,
+    office: &'a Office,
+    /// When its certificate is over; none in plaintext.
+    certified_until: Option<UnixMillis>,
 }
 
 /// The service as tonic calls it.
@@ -248,14 +365,13 @@ impl Ingest for Service {
         &self,
         call: Call<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::StreamStream>, Status> {
-        let identity = door::peer_identity(&call)?;
-        let peer = call.remote_addr();
+        let caller = Caller::of(&call)?;
+        let peer = Caller::address(&call);
         let (send, outbound) = mpsc::channel(OUTBOUND);
         let gate = Arc::clone(&self.0);
         // Ends with the connection, or with the gate's token.
         tokio::spawn(async move {
-            let Err(status) = converse(&gate, identity, peer, call.into_inner(), &send).await
-            else {
+            let Err(status) = converse(&gate, &caller, peer, call.into_inner(), &send).await else {
                 return;
             };
             gate.metrics.broken_streams.inc();
@@ -282,7 +398,7 @@ fn named(peer: Option<SocketAddr>) -> String {
 
 async fn converse(
     gate: &Arc<Gate>,
-    identity: Option<AgentId>,
+    caller: &Caller,
     peer: Option<SocketAddr>,
     mut inbound: Streaming<AgentMessage>,
     send: &mpsc::Sender<Result<CollectorMessage, Status>>,
@@ -299,7 +415,7 @@ async fn converse(
             "the first message must be a Hello",
         ));
     };
-    let (speaker, introduction) = greet(gate, identity.as_ref(), &hello).inspect_err(|_| {
+    let (speaker, introduction) = greet(gate, caller, &hello).inspect_err(|_| {
         gate.metrics.refused_hellos.inc();
     })?;
 
@@ -307,13 +423,8 @@ async fn converse(
     let held = gate.log.held(&speaker.agent, speaker.boot);
     let welcome = wire::Welcome {
         protocol: PROTOCOL,
-        office: speaker.office.office.to_string(),
-        office_name: gate
-            .registry
-            .offices
-            .get(&speaker.office.office)
-            .map(|office| office.name.clone())
-            .unwrap_or_default(),
+        office: speaker.code.to_string(),
+        office_name: speaker.office.name.clone(),
         wall_ms: gate.clock.read().now.0,
         durable: held.of_boot,
         known: held.any,
@@ -326,8 +437,11 @@ async fn converse(
         tell(send, collector_message::Kind::Configuration(configuration)).await?;
     }
 
-    let registration = Registration::new(gate, &speaker.agent, send.clone());
-    info!(agent = %speaker.agent, office = %speaker.office.office, peer = %named(peer), version = %introduction.version,
+    let registration = Registration::new(gate, &speaker.agent, speaker.boot, send.clone());
+    if registration.is_later_twin {
+        gate.tell_apart(&speaker, send).await?;
+    }
+    info!(agent = %speaker.agent, office = %speaker.code, peer = %named(peer), version = %introduction.version,
         boot = %speaker.boot, waiting = introduction.waiting, dropped = introduction.dropped, "an agent connected");
     gate.remember(&speaker.agent, introduction).await;
     let (verdicts, verdicts_rx) = mpsc::channel(UNACKED);
@@ -348,9 +462,8 @@ async fn converse(
     // Whatever they wait for, a peer that does not read among it.
     let ended = tokio::select! {
         ended = both => ended,
-        () = registration.superseded.cancelled() => {
-            Err(Status::aborted("another stream of this agent is open; is its identity used on two machines?"))
-        }
+        cut = registration.cut() => Err(cut.status()),
+        () = gate.uncertified(&speaker) => Err(Status::unauthenticated("the agent's certificate is over, and it got no new one")),
         () = gate.stop.cancelled() => Err(Status::unavailable("the collector stops")),
     };
     info!(agent = %speaker.agent, "an agent left");
@@ -360,7 +473,7 @@ async fn converse(
 /// Checks the Hello: the version, the name, that it is registered, and that the certificate says the same.
 fn greet<'a>(
     gate: &'a Gate,
-    identity: Option<&AgentId>,
+    caller: &Caller,
     hello: &wire::Hello,
 ) -> Result<(Speaker<'a>, Introduction), Status> {
     let invalid = |error: Invalid| Status::invalid_argument(error.within("hello").to_string());
@@ -371,18 +484,8 @@ fn greet<'a>(
         )));
     }
     let agent: AgentId = hello.agent.parse().map_err(invalid)?;
-    if let Some(identity) = identity
-        && *identity != agent
-    {
-        return Err(Status::permission_denied(format!(
-            "`hello.agent` = `{agent}`: the certificate is `{identity}`'s; set `agent` to that, or use {agent}'s certificate"
-        )));
-    }
-    let office = gate.registry.agents.get(&agent).ok_or_else(|| {
-        Status::permission_denied(format!(
-            "`hello.agent` = `{agent}`: unknown agent; add it to `agents` of its [[office]] in the collector's configuration and restart the collector"
-        ))
-    })?;
+    let (code, office, certified_until) =
+        caller.speaks_as(&agent, &gate.registry, gate.members.as_deref())?;
     let boot = hello.boot[..].try_into().map_err(invalid)?;
     let now = gate.clock.read().now;
     let introduction = Introduction::of(hello, now).map_err(invalid)?;
@@ -395,7 +498,9 @@ fn greet<'a>(
         agent,
         boot,
         epoch: wall - Duration::from_millis(hello.uptime_ms),
+        code,
         office,
+        certified_until,
     };
     Ok((speaker, introduction))
 }
@@ -406,6 +511,7 @@ async fn read_entries(
     mut inbound: Streaming<AgentMessage>,
     verdicts: mpsc::Sender<Verdict>,
 ) -> Result<(), Status> {
+    let mut pace = Pace::new(Instant::now());
     loop {
         let entry = match inbound.message().await? {
             None => return Ok(()),
@@ -428,7 +534,8 @@ async fn read_entries(
         let verdict = match gate.check(speaker, &entry, reading.now) {
             Ok(entry) => {
                 let (done, durable) = oneshot::channel();
-                if gate.commits.send(Request { entry, done }).await.is_err() {
+                let body = Body::Heartbeat(entry);
+                if gate.commits.send(Request { body, done }).await.is_err() {
                     return Err(Status::unavailable("the collector stops"));
                 }
                 Verdict::Pending(seq, durable)
@@ -447,6 +554,11 @@ async fn read_entries(
         };
         if verdicts.send(verdict).await.is_err() {
             return Ok(()); // the other half says why
+        }
+        let wait = pace.take(Instant::now());
+        if !wait.is_zero() {
+            gate.metrics.paced.inc();
+            tokio::time::sleep(wait).await;
         }
     }
 }
@@ -500,51 +612,72 @@ struct Registration<'a> {
     gate: &'a Gate,
     agent: AgentId,
     id: u64,
-    superseded: CancellationToken,
+    cut: watch::Receiver<Option<Cut>>,
+    /// Another machine speaks as this agent, and did before.
+    is_later_twin: bool,
 }
 
 impl<'a> Registration<'a> {
     fn new(
         gate: &'a Gate,
         agent: &AgentId,
+        boot: BootId,
         send: mpsc::Sender<Result<CollectorMessage, Status>>,
     ) -> Self {
-        let superseded = CancellationToken::new();
+        let now = gate.clock.read().now;
+        let (sender, cut) = watch::channel(None);
         let mut connected = gate.connected();
-        let id = connected.get(agent).map_or(0, |old| {
-            old.superseded.cancel();
-            old.id + 1
+        let Connections { streams, twins } = &mut *connected;
+        let (id, is_later_twin) = streams.get(agent).map_or((0, false), |old| {
+            old.cut.send_replace(Some(Cut::Superseded));
+            (old.id + 1, twins.took_over(agent, old.boot, boot, now))
         });
         let stream = Connected {
             id,
+            boot,
             send,
-            superseded: superseded.clone(),
+            cut: sender,
         };
-        connected.insert(agent.clone(), stream);
+        streams.insert(agent.clone(), stream);
         gate.metrics
             .streams
-            .set(i64::try_from(connected.len()).unwrap_or(i64::MAX));
+            .set(i64::try_from(streams.len()).unwrap_or(i64::MAX));
         Self {
             gate,
             agent: agent.clone(),
             id,
-            superseded,
+            cut,
+            is_later_twin,
+        }
+    }
+
+    /// Returns when the stream is to be ended, and why.
+    async fn cut(&self) -> Cut {
+        let mut cut = self.cut.clone();
+        loop {
+            if let Some(cut) = *cut.borrow_and_update() {
+                return cut;
+            }
+            if cut.changed().await.is_err() {
+                // Nobody is left who could.
+                std::future::pending::<()>().await;
+            }
         }
     }
 }
 
 impl Drop for Registration<'_> {
     fn drop(&mut self) {
-        let mut connected = self.gate.connected();
-        if connected
+        let streams = &mut self.gate.connected().streams;
+        if streams
             .get(&self.agent)
             .is_some_and(|stream| stream.id == self.id)
         {
-            connected.remove(&self.agent);
+            streams.remove(&self.agent);
         }
         self.gate
             .metrics
             .streams
-            .set(i64::try_from(connected.len()).unwrap_or(i64::MAX));
+            .set(i64::try_from(streams.len()).unwrap_or(i64::MAX));
     }
 }

@@ -3,7 +3,7 @@
 //! # Form, version 1
 //!
 //! A backup is a folder: `raw/ minute/ hour/ day/` hold the blocks (hard links where that is possible: blocks never change), `log/` all
-//! segments, `state.dump` the state, and `backup.json` is written last: without it the backup is not whole. What was in no block yet is made again from
+//! segments, `authority/` what the collector certifies its agents with, if it made that itself, `state.dump` the state, and `backup.json` is written last: without it the backup is not whole. What was in no block yet is made again from
 //! the log when the restored store is opened.
 //!
 //! ```text
@@ -14,7 +14,7 @@ use crate::engine::Engine;
 use crate::history::column::{Reader, put_varint};
 use crate::history::ledger::Ledger;
 use crate::log::{Log, Position, sync_folder};
-use crate::store::{SERIAL, Store};
+use crate::store::{AUTHORITY, SERIAL, Store};
 use crate::verify::{Report, verify_files};
 use anyhow::{Context, bail, ensure};
 use denyut_proto::UnixMillis;
@@ -27,7 +27,7 @@ const VERSION: u32 = 1;
 const MANIFEST: &str = "backup.json";
 const DUMP: &str = "state.dump";
 /// Folders of a backup.
-const FOLDERS: [&str; 5] = ["log", "raw", "minute", "hour", "day"];
+const FOLDERS: [&str; 6] = ["log", "raw", "minute", "hour", "day", AUTHORITY];
 /// Operations of one batch when the state is put back.
 const BATCH: usize = 256;
 
@@ -100,6 +100,7 @@ impl Store {
             files.push((name, fs::metadata(&copy)?.len()));
         }
         drop(quiet);
+        files.extend(self.copy_authority(to).with_context(cannot)?);
         for folder in FOLDERS {
             sync_folder(&to.join(folder)).with_context(cannot)?;
         }
@@ -115,6 +116,24 @@ impl Store {
     }
 
     /// All keys of the state and the links, as one moment saw them; `from` is where a restored store replays the log from.
+    /// The authority's files, which only their owner may read, as the copies.
+    fn copy_authority(&self, to: &Path) -> anyhow::Result<Vec<(String, u64)>> {
+        let mut files = Vec::new();
+        let folder = self.folder().join(AUTHORITY);
+        if !folder.exists() {
+            return Ok(files);
+        }
+        for entry in fs::read_dir(&folder)? {
+            let path = entry?.path();
+            let name = format!("{AUTHORITY}/{}", file_name(&path)?);
+            fs::copy(&path, to.join(&name))?;
+            let file = File::open(to.join(&name))?;
+            file.sync_all()?;
+            files.push((name, file.metadata()?.len()));
+        }
+        Ok(files)
+    }
+
     fn dump_state(&self, from: Position) -> anyhow::Result<Vec<u8>> {
         let mut out = Vec::new();
         let mut put = |tree: &str, key: &[u8], value: &[u8]| {
@@ -219,7 +238,7 @@ pub fn restore(from: &Path, to: &Path) -> anyhow::Result<Manifest> {
             }
         }
     }
-    for part in ["log", "state", "recent", "raw", "minute", "hour", "day"] {
+    for part in FOLDERS.into_iter().chain(["state", "recent"]) {
         ensure!(
             !to.join(part).exists(),
             "`data_dir`: {} is there; restore into a folder without a store",

@@ -22,7 +22,7 @@ pub mod verify;
 
 pub use backup::{Manifest, restore, verify_backup};
 pub use replay::{replay, threads};
-pub use store::Store;
+pub use store::{AUTHORITY, Store};
 
 /// Renames a file or folder so that nobody takes it for whole.
 pub(crate) fn quarantine(path: &std::path::Path) -> anyhow::Result<std::path::PathBuf> {

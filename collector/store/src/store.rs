@@ -16,6 +16,8 @@ use tracing::{error, info};
 
 /// Key of the store's [`Place`].
 pub(crate) const PLACE: &str = "place";
+/// Folder of what the collector certifies its agents with, if it made that itself: beside the store, and a part of its backups.
+pub const AUTHORITY: &str = "authority";
 /// File that holds the serial of the last checkpoint, beside the state: a state that went back cannot say so itself.
 pub(crate) const SERIAL: &str = "checkpoint";
 

@@ -243,6 +243,16 @@ impl Watcher {
         failed.chain((!goes_on).then_some(process)).min()
     }
 
+    /// Nobody expects it any more, and what it saw ended with its last word.
+    pub(super) fn dismiss(&mut self, params: &Params) {
+        self.agent.presence = Presence::Closed;
+        self.agent.behind = None;
+        let last = self.agent.last_at;
+        for (_, link) in &mut self.links {
+            link.end(params, last);
+        }
+    }
+
     fn id(&self, target: &TargetName) -> LinkId {
         LinkId {
             agent: self.id.clone(),

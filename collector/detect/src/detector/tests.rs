@@ -737,6 +737,28 @@ fn what_stands_for_long_does_not_hide_what_breaks_later() {
 }
 
 #[test]
+fn an_agent_that_is_shut_out_is_missed_no_more() {
+    let life = Life {
+        server: vec![600..9_000],
+        ..Life::default()
+    };
+    let mut world = one(life, 1_200);
+    let agent = "a-1".parse().expect("an id");
+    world.take(&Event::Dismissed { agent: &agent });
+    for _ in 0..3_600 {
+        world.second += 1;
+        let now = at(world.second);
+        world.take(&Event::Tick { now });
+    }
+    assert_eq!(world.summary(), [(Cause::Server, 600, Some(1_190))]);
+    assert_eq!(world.pages, [(1, 690)]);
+    world.restart();
+    let now = at(world.second + 60);
+    world.take(&Event::Tick { now });
+    assert_eq!(world.summary(), [(Cause::Server, 600, Some(1_190))]);
+}
+
+#[test]
 fn an_agent_that_is_registered_no_more_is_missed_no_more() {
     let mut world = World::new(setup());
     let gone = live(

@@ -468,6 +468,7 @@ impl Log for EmbeddedLog {
         let mut out = Vec::with_capacity(bodies.len());
         let bytes = |body: &Body| match body {
             Body::Tick => 1,
+            Body::Dismissed(agent) => agent.as_str().len() + 8,
             Body::Heartbeat(entry) => entry.heartbeat.len() + 24,
         };
         let mut group = GroupWriter::new(arrival, bodies.iter().map(bytes).sum::<usize>() + 16);
@@ -475,6 +476,13 @@ impl Log for EmbeddedLog {
         for body in bodies {
             let record = match &body {
                 Body::Tick => StoredRecord::default(),
+                Body::Dismissed(agent) => StoredRecord {
+                    opens: Some(StoredSession {
+                        agent: agent.to_string(),
+                        ..StoredSession::default()
+                    }),
+                    ..StoredRecord::default()
+                },
                 Body::Heartbeat(entry) => {
                     let Some((session, opens)) = seen.insert(entry, position) else {
                         out.push(Appended::Duplicate);
@@ -606,7 +614,7 @@ impl Recent {
     fn push(&mut self, new: Vec<(Position, Arc<Record>)>) {
         let bytes = |record: &Record| match &record.body {
             Body::Heartbeat(entry) => entry.heartbeat.len(),
-            Body::Tick => 0,
+            Body::Tick | Body::Dismissed(_) => 0,
         };
         for (position, record) in new {
             self.bytes += bytes(&record);

@@ -36,6 +36,8 @@ pub enum Body {
     /// Time passed and the collector was listening. What follows from silence follows from these, and so is
     /// the same whenever the log is replayed.
     Tick,
+    /// An agent was shut out: nobody expects it any more.
+    Dismissed(AgentId),
 }
 
 /// A heartbeat and its identity.

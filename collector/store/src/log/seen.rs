@@ -160,6 +160,9 @@ impl Seen {
     /// Notes what a group appended.
     pub(super) fn replay(&mut self, first: Position, group: &[StoredRecord]) -> anyhow::Result<()> {
         for (position, record) in (first..).zip(group) {
+            if record.session == 0 {
+                continue;
+            }
             if let Some(opens) = &record.opens {
                 self.restore_one(opens)?;
             }

@@ -15,7 +15,7 @@
 //! ```text
 //! group  = arrival zigzag · record*
 //! record = session·2 + opens varint · [length varint · StoredSession] · seq varint · shift zigzag · length varint · heartbeat
-//!          a tick is session 0 alone
+//!          a tick is session 0 alone; an agent that is dismissed is session 0 that opens, with the agent in its StoredSession, and no more
 //! ```
 //!
 //! A record names its (office, agent, boot) by a session's number, which is given once in
@@ -80,7 +80,7 @@ impl Header {
     }
 }
 
-/// A record as stored; a tick has session 0.
+/// A record as stored; a tick, and an agent that is dismissed, have session 0.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct StoredRecord {
     pub(super) session: u32,
@@ -116,13 +116,13 @@ impl GroupWriter {
             out,
             u64::from(record.session) << 1 | u64::from(record.opens.is_some()),
         );
-        if record.session == 0 {
-            return;
-        }
         if let Some(opens) = &record.opens {
             let opens = opens.encode_to_vec();
             put_varint(out, opens.len() as u64);
             out.extend_from_slice(&opens);
+        }
+        if record.session == 0 {
+            return;
         }
         put_varint(out, record.seq);
         put_varint(out, zigzag(record.shift_ms));
@@ -149,11 +149,11 @@ pub(super) fn read_group(unpacked: &Bytes) -> anyhow::Result<(UnixMillis, Vec<St
             session: u32::try_from(session >> 1)?,
             ..StoredRecord::default()
         };
+        if opens {
+            let length = read.count(unpacked.len())?;
+            record.opens = Some(StoredSession::decode(read.take(length)?)?);
+        }
         if record.session != 0 {
-            if opens {
-                let length = read.count(unpacked.len())?;
-                record.opens = Some(StoredSession::decode(read.take(length)?)?);
-            }
             record.seq = read.varint()?;
             record.shift_ms = unzigzag(read.varint()?);
             let length = read.count(unpacked.len())?;
@@ -391,7 +391,9 @@ pub(super) fn record(
     arrival: UnixMillis,
     session: Option<&Session>,
 ) -> anyhow::Result<Record> {
-    let body = if stored.session == 0 {
+    let body = if let (0, Some(dismissed)) = (stored.session, &stored.opens) {
+        Body::Dismissed(dismissed.agent.parse()?)
+    } else if stored.session == 0 {
         Body::Tick
     } else {
         let session =

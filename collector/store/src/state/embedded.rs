@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// The state in a database.
 #[derive(Debug)]
 pub struct EmbeddedState {
+    engine: Arc<Engine>,
     tree: sled::Tree,
     /// Between checking what a change expects and writing it, nobody else writes.
     writing: Mutex<()>,
@@ -17,6 +18,7 @@ impl EmbeddedState {
     /// Opens the state's tree, making it if needed.
     pub fn open(engine: &Arc<Engine>) -> anyhow::Result<Self> {
         Ok(Self {
+            engine: Arc::clone(engine),
             tree: engine.tree("state").context("cannot open the state")?,
             writing: Mutex::new(()),
         })
@@ -94,6 +96,10 @@ impl State for EmbeddedState {
             .apply_batch(batch)
             .context("cannot write the state")
             .map_err(StateError::Store)
+    }
+
+    fn sync(&self) -> anyhow::Result<()> {
+        self.engine.sync()
     }
 }
 

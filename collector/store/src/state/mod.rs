@@ -57,6 +57,9 @@ pub trait State: Send + Sync {
 
     /// Changes all of it, or nothing.
     fn apply(&self, change: Change) -> Result<(), StateError>;
+
+    /// Returns when everything that was changed before the call is durable.
+    fn sync(&self) -> anyhow::Result<()>;
 }
 
 /// Reads a JSON value.

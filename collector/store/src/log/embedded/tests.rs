@@ -114,7 +114,7 @@ fn an_agent_that_moves_keeps_its_sequences() {
             office: "36.73.03".parse().expect("a code"),
             ..entry
         }),
-        Body::Tick => Body::Tick,
+        other => other,
     };
     assert_eq!(
         log.append(at(2), vec![moved(1), moved(2)])
@@ -293,5 +293,23 @@ proptest! {
         prop_assert!(after.len() + 2 >= before.len(), "{} of {}", after.len(), before.len());
         prop_assert!(after.iter().all(|record| before.contains(record)));
         prop_assert_eq!(log.end(), 24);
+    }
+}
+
+#[test]
+fn who_is_dismissed_is_read_again_and_opens_no_session() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let log = open(dir.path());
+    let dismissed = || Body::Dismissed("a-1".parse().expect("an id"));
+    let bodies = vec![entry(1, 1), dismissed(), entry(1, 2), dismissed()];
+    log.append(at(1), bodies.clone()).expect("appends");
+    for log in [log, open(dir.path())] {
+        let read = log.read(1, 9).expect("reads");
+        let read: Vec<Body> = read.iter().map(|(_, record)| record.body.clone()).collect();
+        assert_eq!(read, bodies);
+        assert_eq!(
+            log.append(at(2), vec![entry(1, 2)]).expect("appends"),
+            [Appended::Duplicate]
+        );
     }
 }

@@ -1,0 +1,10 @@
+//! How machines become agents, and stay so: an operator makes a token, a machine spends it and gets a certificate, and renews that before it is over.
+
+mod authority;
+pub(crate) mod command;
+mod members;
+mod service;
+
+pub(crate) use authority::{Authority, Fingerprint, Name, SERVER_FOR, SPIFFE};
+pub(crate) use members::{Member, Members, Refused, enter_all};
+pub(crate) use service::Service;
