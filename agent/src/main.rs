@@ -283,7 +283,10 @@ fn start_log() {
 const JOINED_YET: Duration = Duration::from_secs(2);
 
 /// As whom the agent speaks: as its file says, or as what it joined; waits for that.
-async fn access(config: &Config, status: &Mutex<status::Status>) -> anyhow::Result<stream::Access> {
+async fn access(
+    config: &Config,
+    status: &Arc<Mutex<status::Status>>,
+) -> anyhow::Result<stream::Access> {
     if let Some(named) = &config.named {
         return Ok(stream::Access::Named(named.clone()));
     }
@@ -291,7 +294,7 @@ async fn access(config: &Config, status: &Mutex<status::Status>) -> anyhow::Resu
     loop {
         if let Some(identity) = identity::Identity::read(&config.data_dir)? {
             info!(agent = %identity.agent, until = %identity.until, "this machine is this agent");
-            let held = membership::Held::new(identity, &config.data_dir);
+            let held = membership::Held::new(identity, &config.data_dir, status);
             return Ok(stream::Access::Joined(held));
         }
         if !said {

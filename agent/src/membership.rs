@@ -3,6 +3,7 @@
 use crate::connect::{self, Trust};
 use crate::identity::{Candidate, Identity};
 use crate::machine;
+use crate::status::Status;
 use crate::stream::{explain, full_jitter};
 use anyhow::{Context, bail};
 use denyut_proto::wire::membership_client::MembershipClient;
@@ -26,17 +27,29 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
 pub(crate) struct Held {
     identity: Arc<Mutex<Identity>>,
     data_dir: PathBuf,
+    status: Arc<Mutex<Status>>,
     /// The collector says that the certificate is over.
     over: Arc<Notify>,
 }
 
 impl Held {
-    pub(crate) fn new(identity: Identity, data_dir: &Path) -> Self {
-        Self {
-            identity: Arc::new(Mutex::new(identity)),
+    pub(crate) fn new(identity: Identity, data_dir: &Path, status: &Arc<Mutex<Status>>) -> Self {
+        let held = Self {
+            identity: Arc::new(Mutex::new(identity.clone())),
             data_dir: data_dir.to_owned(),
+            status: Arc::clone(status),
             over: Arc::default(),
-        }
+        };
+        held.note(identity);
+        held
+    }
+
+    /// From now on it is this.
+    fn note(&self, identity: Identity) {
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        status.agent = identity.agent.to_string();
+        status.certified_until_ms = Some(identity.until);
+        *self.lock() = identity;
     }
 
     /// As it is now.
@@ -95,7 +108,7 @@ impl Held {
         let (to_write, data_dir) = (identity.clone(), self.data_dir.clone());
         tokio::task::spawn_blocking(move || to_write.write(&data_dir)).await??;
         let agent = identity.agent.clone();
-        *self.lock() = identity;
+        self.note(identity);
         Ok(agent)
     }
 
@@ -128,7 +141,7 @@ impl Held {
         let (to_write, data_dir) = (renewed.clone(), self.data_dir.clone());
         tokio::task::spawn_blocking(move || to_write.write(&data_dir)).await??;
         let until = renewed.until;
-        *self.lock() = renewed;
+        self.note(renewed);
         Ok(until)
     }
 }

@@ -19,6 +19,8 @@ pub(crate) struct Status {
     pub(crate) agent: String,
     pub(crate) version: &'static str,
     pub(crate) boot: String,
+    /// When the certificate of an agent that joined is over.
+    pub(crate) certified_until_ms: Option<UnixMillis>,
     pub(crate) connection: Connection,
     pub(crate) spool: Option<Range>,
     pub(crate) gateway: Option<String>,
@@ -173,6 +175,7 @@ pub(crate) async fn ask(data_dir: &Path) -> anyhow::Result<serde_json::Value> {
 struct Document {
     agent: String,
     version: String,
+    certified_until_ms: Option<UnixMillis>,
     connection: DocumentConnection,
     spool: Option<DocumentSpool>,
     gateway: Option<String>,
@@ -218,11 +221,14 @@ pub(crate) fn for_people(document: serde_json::Value) -> anyhow::Result<String> 
     let since = |at: Option<UnixMillis>| at.map_or_else(|| "-".into(), |at| at.to_string());
     let connection = &status.connection;
     let mut out = String::new();
-    writeln!(
-        out,
-        "agent      {} (version {})",
-        status.agent, status.version
-    )?;
+    let agent = match status.agent.as_str() {
+        "" => "none yet",
+        agent => agent,
+    };
+    writeln!(out, "agent      {agent} (version {})", status.version)?;
+    if let Some(until) = status.certified_until_ms {
+        writeln!(out, "certified  until {until}; renewed by itself")?;
+    }
     if connection.connected {
         let office = format!(
             "{} {}",

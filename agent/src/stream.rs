@@ -292,7 +292,6 @@ impl Streamer {
         match held.join_anew(Secret(secret)).await {
             Ok(agent) => {
                 warn!(%agent, "this machine is this agent now");
-                lock(&self.status).agent = agent.to_string();
                 self.order(Order::Declare).await;
             }
             Err(error) => warn!(error = %format!("{error:#}"), "it could not join anew"),

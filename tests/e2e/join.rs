@@ -209,7 +209,8 @@ async fn certificates_are_renewed_and_one_that_is_over_is_no_end() {
     let collector = collector("certificates = \"12s\"\n").await;
     let mut agent = Agent::start(None, "[collector]\nreconnect_max = \"1s\"");
     join(&agent, &invite(&collector, &[]), &[]);
-    let since = connected(&agent, true).await["connection"]["since_ms"].clone();
+    let first = connected(&agent, true).await;
+    let since = first["connection"]["since_ms"].clone();
     let renewed = || async {
         collector
             .log()
@@ -221,6 +222,8 @@ async fn certificates_are_renewed_and_one_that_is_over_is_no_end() {
     tokio::time::sleep(Duration::from_secs(6)).await;
     let status = connected(&agent, true).await;
     assert_eq!(status["connection"]["since_ms"], since);
+    let until = |status: &Value| status["certified_until_ms"].as_i64().expect("a time");
+    assert!(until(&status) > until(&first));
     // Away for longer than its certificate is good.
     agent.kill();
     tokio::time::sleep(Duration::from_secs(13)).await;

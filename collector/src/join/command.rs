@@ -76,11 +76,10 @@ pub(crate) fn answer(
         Ask::Members => Ok(Answer::Members(members.list().into_iter().collect())),
         Ask::Revoke(agent) => {
             let revoked = members.revoke(&agent, now)?;
-            for one in gate
-                .into_iter()
-                .flat_map(|gate| revoked.iter().map(move |one| (gate, one)))
-            {
-                one.0.dismiss(one.1)?;
+            if let Some(gate) = gate {
+                for one in &revoked {
+                    gate.dismiss(one)?;
+                }
             }
             Ok(Answer::Revoked(revoked))
         }
