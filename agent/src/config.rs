@@ -1,6 +1,7 @@
 //! The agent's configuration: what the user wrote, and what the program needs.
 
 use crate::connect::{Shown, Trust};
+use crate::system;
 use anyhow::{Context, anyhow};
 use denyut_proto::{AgentId, Invalid, Target, TargetSpec, parse_duration, read_targets};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
@@ -15,7 +16,7 @@ use tonic::transport::Uri;
 #[serde(deny_unknown_fields)]
 struct File {
     agent: Option<String>,
-    data_dir: PathBuf,
+    data_dir: Option<PathBuf>,
     heartbeat: Option<String>,
     probe_ca: Option<PathBuf>,
     #[serde(default)]
@@ -168,11 +169,12 @@ impl TryFrom<File> for Config {
             ));
         }
         // A socket's path may have 107 bytes on Linux.
-        let path = file.data_dir.as_os_str();
+        let data_dir = file.data_dir.unwrap_or_else(system::default_data_dir);
+        let path = data_dir.as_os_str();
         if path.is_empty() || path.len() > 90 {
             return Err(Invalid::new(
                 "data_dir",
-                file.data_dir.display(),
+                data_dir.display(),
                 "empty, or too long for the status socket in it",
                 "write an absolute path of at most 90 bytes",
             ));
@@ -201,7 +203,7 @@ impl TryFrom<File> for Config {
         let named = named(file.agent.as_deref(), &file.collector)?;
         Ok(Self {
             named,
-            data_dir: file.data_dir,
+            data_dir,
             heartbeat,
             probe_ca: file.probe_ca,
             reconnect_max,

@@ -3,15 +3,15 @@
 //! All of it is one file in the data folder that only its owner may read, written whole or not at all.
 
 use crate::machine;
+use crate::system;
 use anyhow::{Context, anyhow, ensure};
 use denyut_proto::{AgentId, UnixMillis, wire};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use tonic::transport::Uri;
 
@@ -163,20 +163,11 @@ impl Identity {
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&new)?;
-            let owner = fs::metadata(data_dir)?;
-            // An administrator joins for the service's own user.
-            if file.metadata()?.uid() != owner.uid() {
-                fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
-            }
+            let mut file = system::private_file(&new)?;
             file.write_all(&serde_json::to_vec(self)?)?;
             file.sync_all()?;
             fs::rename(&new, &path)?;
-            fs::File::open(data_dir)?.sync_all()
+            system::sync_folder(data_dir)
         };
         write().with_context(|| format!("cannot write {}", path.display()))
     }

@@ -13,25 +13,24 @@ mod marks;
 mod membership;
 mod observe;
 mod probe;
+mod pulse;
+mod run;
 mod schedule;
+#[cfg(windows)]
+mod service;
 mod spool;
 mod status;
 mod stream;
+mod system;
 
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use config::Config;
-use denyut_proto::{BootId, HttpExpectation, Invalid, Outcome, Probe, Role, Target};
-use std::fs::{DirBuilder, File};
-use std::os::unix::fs::DirBuilderExt;
+use denyut_proto::{HttpExpectation, Invalid, Outcome, Probe, Role, Target};
+use run::{claim_data_dir, make_data_dir};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
 
 /// Prints a line; ends the program if nobody takes it.
 fn say(line: std::fmt::Arguments<'_>) {
@@ -98,6 +97,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// The agent as a service of Windows
+    #[cfg(windows)]
+    Service {
+        #[command(subcommand)]
+        action: service::Action,
+    },
     /// Print the version
     Version,
 }
@@ -105,7 +110,7 @@ enum Command {
 #[derive(clap::Args)]
 struct ConfigFile {
     /// The configuration file
-    #[arg(long, value_name = "FILE", default_value = "/etc/denyut/agent.toml")]
+    #[arg(long, value_name = "FILE", default_value_os_t = system::default_config())]
     config: PathBuf,
 }
 
@@ -119,17 +124,15 @@ fn main() -> ExitCode {
         eprintln!("error: a TLS provider was installed before main");
         return ExitCode::FAILURE;
     }
-    let done = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")
-        .and_then(|runtime| {
-            let done = runtime.block_on(dispatch(arguments.command));
-            // A name look-up that nobody answers may still block a thread.
-            runtime.shutdown_background();
-            done
-        });
-    match done {
+    // The service manager starts its work on a thread of its own.
+    #[cfg(windows)]
+    if let Command::Service {
+        action: service::Action::Run { file },
+    } = arguments.command
+    {
+        return service::run(file.config);
+    }
+    match block_on(dispatch(arguments.command)) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -138,9 +141,25 @@ fn main() -> ExitCode {
     }
 }
 
+/// On a runtime of its own.
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let done = runtime.block_on(work);
+    // A name look-up that nobody answers may still block a thread.
+    runtime.shutdown_background();
+    done
+}
+
 async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run { file } => run(Config::load_to_run(&file.config)?).await?,
+        Command::Run { file } => {
+            let config = Config::load_to_run(&file.config)?;
+            run::log_to_stderr();
+            run::run(config, system::Requests::listen()?).await?;
+        }
         Command::Join {
             invitation,
             file,
@@ -161,153 +180,12 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
                 println!("{}", status::for_people(document)?.trim_end());
             }
         }
+        #[cfg(windows)]
+        Command::Service { action } => service::act(action).await?,
         Command::Version => println!("denyut-agent {}", env!("CARGO_PKG_VERSION")),
     }
     Ok(ExitCode::SUCCESS)
 }
-
-/// Log, data folder, spool, probes, stream; then wait for the signal and stop in the reverse order.
-async fn run(config: Config) -> anyhow::Result<()> {
-    start_log();
-
-    let _lock = claim_data_dir(&config.data_dir)?;
-    let (mut terminate, mut interrupt) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
-    let status = Arc::new(Mutex::new(status::Status {
-        version: env!("CARGO_PKG_VERSION"),
-        ..Default::default()
-    }));
-    let stop_streaming = CancellationToken::new();
-    let listener = status::bind(&config.data_dir)?;
-    let status_task = tokio::spawn(status::serve(
-        listener,
-        Arc::clone(&status),
-        stop_streaming.clone(),
-    ));
-    let access = tokio::select! {
-        access = access(&config, &status) => access?,
-        _ = terminate.recv() => return Ok(()),
-        _ = interrupt.recv() => return Ok(()),
-    };
-    let agent = access.agent();
-    let spool = spool::Spool::open(&config.data_dir.join("spool"), config.spool_max)?;
-    let boot = BootId::of(machine::boot_id()?, spool.id());
-    let prober = Arc::new(probe::Prober::new(config.probe_ca.as_deref())?);
-    let (revision, given) = stream::kept_configuration(&config.data_dir);
-    let icmp_fix = probe::icmp_permission();
-    if let Some(fix) = &icmp_fix {
-        warn!("{fix}");
-    }
-
-    let known = |status: &mut status::Status| {
-        status.agent = agent.to_string();
-        status.boot = boot.to_string();
-        status.spool = Some(spool.range());
-        status.icmp_fix = icmp_fix;
-        status.connection.last_error = None;
-    };
-    known(&mut status.lock().unwrap_or_else(PoisonError::into_inner));
-    let first = spool.range().next;
-    let spooled = watch::Sender::new(spool.range().next - 1);
-    let spool = Arc::new(Mutex::new(spool));
-    // Orders come from one collector, a few a minute at most; a full queue makes its stream wait.
-    let (orders, orders_rx) = mpsc::channel(16);
-    let stop_observing = CancellationToken::new();
-    if let stream::Access::Joined(held) = &access {
-        tokio::spawn(held.clone().keep_certified(stop_streaming.clone()));
-    }
-    let observer = observe::Observer {
-        agent,
-        boot,
-        interval: config.heartbeat,
-        own: config.targets.clone(),
-        given,
-        prober,
-        spool: Arc::clone(&spool),
-        spooled: spooled.clone(),
-        status: Arc::clone(&status),
-    };
-    let mut observer_task = tokio::spawn(observer.run(orders_rx, stop_observing.clone()));
-    let streamer = stream::Streamer {
-        access,
-        data_dir: config.data_dir,
-        reconnect_max: config.reconnect_max,
-        boot,
-        first,
-        spool,
-        spooled,
-        orders,
-        status,
-        revision,
-    };
-    let mut stream_task = tokio::spawn(streamer.run(stop_streaming.clone()));
-
-    tokio::select! {
-        _ = terminate.recv() => info!("SIGTERM: stopping"),
-        _ = interrupt.recv() => info!("interrupted: stopping"),
-        ended = &mut observer_task => bail!("the observer ended by itself: {ended:?}"),
-        ended = &mut stream_task => bail!("the stream ended by itself: {ended:?}"),
-    }
-    // First the goodbye goes to the spool, then the spool to the collector as far as it can.
-    stop_observing.cancel();
-    if let Err(error) = observer_task.await {
-        error!(%error, "the observer ended badly");
-    }
-    stop_streaming.cancel();
-    if let Err(error) = stream_task.await {
-        error!(%error, "the stream ended badly");
-    }
-    if let Err(error) = status_task.await {
-        error!(%error, "the status socket ended badly");
-    }
-    info!("denyut-agent stopped");
-    Ok(())
-}
-
-/// To stderr; `DENYUT_LOG` filters it.
-fn start_log() {
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("DENYUT_LOG")
-                .unwrap_or_else(|_| "info,surge_ping=error".into()),
-        )
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_writer(std::io::stderr)
-        .init();
-    info!(version = env!("CARGO_PKG_VERSION"), "denyut-agent starts");
-}
-
-/// How often it is looked whether the machine has joined.
-const JOINED_YET: Duration = Duration::from_secs(2);
-
-/// As whom the agent speaks: as its file says, or as what it joined; waits for that.
-async fn access(
-    config: &Config,
-    status: &Arc<Mutex<status::Status>>,
-) -> anyhow::Result<stream::Access> {
-    if let Some(named) = &config.named {
-        return Ok(stream::Access::Named(named.clone()));
-    }
-    let mut said = false;
-    loop {
-        if let Some(identity) = identity::Identity::read(&config.data_dir)? {
-            info!(agent = %identity.agent, until = %identity.until, "this machine is this agent");
-            let held = membership::Held::new(identity, &config.data_dir, status);
-            return Ok(stream::Access::Joined(held));
-        }
-        if !said {
-            said = true;
-            warn!("{NOT_JOINED}");
-            let mut status = status.lock().unwrap_or_else(PoisonError::into_inner);
-            status.connection.last_error = Some(NOT_JOINED.to_owned());
-        }
-        tokio::time::sleep(JOINED_YET).await;
-    }
-}
-
-const NOT_JOINED: &str = "this machine has not joined a collector; paste the line that `denyut-collector token create` prints there";
 
 async fn join(invitation: &str, config: &Config, again: bool) -> anyhow::Result<()> {
     if let Some(named) = &config.named {
@@ -338,35 +216,6 @@ async fn join(invitation: &str, config: &Config, again: bool) -> anyhow::Result<
         println!("Restart the agent: until then it speaks as what it was.");
     }
     Ok(())
-}
-
-/// Makes the data folder and locks it: two agents on one spool would give one sequence two meanings.
-fn claim_data_dir(path: &Path) -> anyhow::Result<File> {
-    make_data_dir(path)?;
-    let lock = File::create(path.join("lock")).with_context(|| {
-        format!(
-            "`data_dir`: cannot write in {}; give this user the right to",
-            path.display()
-        )
-    })?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(std::fs::TryLockError::WouldBlock) => bail!(
-            "`data_dir` = `{}`: another denyut-agent runs on it; stop that one or give this one a folder of its own",
-            path.display()
-        ),
-        Err(std::fs::TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("`data_dir`: cannot lock {}", path.display()))
-        }
-    }
-}
-
-fn make_data_dir(path: &Path) -> anyhow::Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o750)
-        .create(path)
-        .with_context(|| format!("`data_dir`: cannot make the folder {}", path.display()))
 }
 
 fn check_config(path: &Path) -> anyhow::Result<()> {

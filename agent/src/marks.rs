@@ -3,9 +3,10 @@
 //! A thing that is carried to another office shows the same there. So it is told where it is: with its first answer in this
 //! process, with the first after it gave none for a while, and when a target shows something else.
 
+use crate::system;
 use denyut_proto::{Identity, MAX_SHOWN, Shown, TargetName};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// Told and untold.
@@ -101,54 +102,16 @@ impl Marks {
     }
 }
 
-/// The network card's address of a host on one of the machine's own networks, as the kernel knows it; IPv4 only. Linux; the
-/// Windows counterpart comes with the Windows service.
+/// The network card's address of a host on one of the machine's own networks; IPv4 only.
 pub(crate) fn card_of(ip: IpAddr) -> Option<Identity> {
     let IpAddr::V4(ip) = ip else { return None };
-    let table = std::fs::read_to_string("/proc/net/arp").ok()?;
-    parse_arp(&table, ip).map(Identity::Mac)
-}
-
-/// `ATF_COM`: the entry is complete.
-const COMPLETE: u32 = 0x2;
-
-/// From `/proc/net/arp`: `address hardware-type flags hardware-address mask device`; of an Ethernet card that is one thing's own.
-fn parse_arp(table: &str, ip: Ipv4Addr) -> Option<[u8; 6]> {
-    table.lines().skip(1).find_map(|line| {
-        let columns: Vec<&str> = line.split_whitespace().collect();
-        let hex = |i: usize| u32::from_str_radix(columns.get(i)?.strip_prefix("0x")?, 16).ok();
-        let is_it = columns.first()?.parse() == Ok(ip) && hex(1)? == 1;
-        if !is_it || hex(2)? & COMPLETE == 0 {
-            return None;
-        }
-        let mut bytes = columns
-            .get(3)?
-            .split(':')
-            .map(|byte| u8::from_str_radix(byte, 16).ok());
-        let mac: [u8; 6] = std::array::from_fn(|_| bytes.next().flatten().unwrap_or(0));
-        // Neither nobody's nor a group's.
-        (mac != [0; 6] && mac[0] & 1 == 0).then_some(mac)
-    })
+    system::neighbour(ip).map(Identity::Mac)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_neighbour_is_found_in_the_kernels_table() {
-        let table = "IP address       HW type     Flags       HW address            Mask     Device\n\
-            10.0.0.9         0x1         0x0         00:00:00:00:00:00     *        eth0\n\
-            10.0.0.7         0x1         0x2         02:42:0a:00:00:07     *        eth0\n\
-            10.0.0.8         0x1         0x2         01:00:5e:00:00:08     *        eth0\n";
-        let of = |last| parse_arp(table, Ipv4Addr::new(10, 0, 0, last));
-        assert_eq!(of(7), Some([0x02, 0x42, 0x0a, 0, 0, 7]));
-        assert_eq!((of(9), of(8), of(1)), (None, None, None));
-        assert_eq!(
-            parse_arp("header\ngarbage in the table", Ipv4Addr::LOCALHOST),
-            None
-        );
-    }
+    use std::net::Ipv4Addr;
 
     #[test]
     fn it_is_told_when_it_appears_and_when_it_is_another() {

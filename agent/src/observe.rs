@@ -5,10 +5,12 @@
 
 use crate::machine;
 use crate::marks::Marks;
-use crate::probe::{Prober, Told, default_gateway};
+use crate::probe::{Prober, Told};
+use crate::pulse::Pulse;
 use crate::schedule::Schedule;
 use crate::spool::Spool;
 use crate::status::Status;
+use crate::system::default_gateway;
 use denyut_proto::sample::Evidence;
 use denyut_proto::{
     AgentId, BootId, Goodbye, Heartbeat, Outcome, Sample, Target, TargetName, TargetSamples, wire,
@@ -18,9 +20,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 /// Probes that run at the same time, at most: as many as an agent may have targets.
@@ -39,6 +40,8 @@ pub(crate) enum Order {
     Declare,
     /// The collector sees this agent come from here.
     ComesFrom(IpAddr),
+    /// The machine goes to sleep: say goodbye, and go on.
+    Suspend,
 }
 
 /// Everything that can happen to the observer.
@@ -46,7 +49,7 @@ enum Event {
     Tick,
     Probed(Probed),
     Ordered(Order),
-    Stop,
+    Stop(Goodbye),
 }
 
 struct Probed {
@@ -78,6 +81,7 @@ pub(crate) struct Observer {
     /// Raised to the last spooled sequence.
     pub(crate) spooled: watch::Sender<u64>,
     pub(crate) status: Arc<Mutex<Status>>,
+    pub(crate) pulse: Pulse,
 }
 
 struct State {
@@ -100,7 +104,11 @@ struct State {
 
 impl Observer {
     /// Runs until `stop`, then spools a last heartbeat that says goodbye.
-    pub(crate) async fn run(mut self, mut orders: mpsc::Receiver<Order>, stop: CancellationToken) {
+    pub(crate) async fn run(
+        mut self,
+        mut orders: mpsc::Receiver<Order>,
+        mut stop: oneshot::Receiver<Goodbye>,
+    ) {
         let now = machine::uptime();
         let targets = self.merged();
         let mut state = State {
@@ -119,7 +127,8 @@ impl Observer {
             heartbeat_due: now,
         };
         self.show_targets(&state);
-        loop {
+        let goodbye = loop {
+            self.pulse.beat();
             self.spool_if_due(&mut state).await;
             let now = machine::uptime();
             let wake = state
@@ -128,7 +137,7 @@ impl Observer {
                 .map_or(state.heartbeat_due, |due| due.min(state.heartbeat_due));
             let event = tokio::select! {
                 biased;
-                () = stop.cancelled() => Event::Stop,
+                goodbye = &mut stop => Event::Stop(goodbye.unwrap_or(Goodbye::Stopped)),
                 Some(order) = orders.recv() => Event::Ordered(order),
                 Some(probed) = state.running.join_next() => match probed {
                     Ok(probed) => Event::Probed(probed),
@@ -161,11 +170,15 @@ impl Observer {
                         }
                     }
                 }
-                Event::Stop => break,
+                Event::Ordered(Order::Suspend) => {
+                    self.spool_heartbeat(&mut state, Some(Goodbye::Suspend), With::Samples)
+                        .await;
+                }
+                Event::Stop(goodbye) => break goodbye,
             }
-        }
+        };
         state.running.shutdown().await;
-        self.spool_heartbeat(&mut state, Some(Goodbye::Stopped), With::Samples)
+        self.spool_heartbeat(&mut state, Some(goodbye), With::Samples)
             .await;
     }
 

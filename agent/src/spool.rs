@@ -20,6 +20,7 @@
 //! - A segment is deleted when all of it was acknowledged at least [`KEEP_ACKED`] ago.
 //! - Damage elsewhere costs the rest of its segment, is counted as dropped and logged, and never blocks a start.
 
+use crate::system::sync_folder;
 use anyhow::Context;
 use denyut_proto::{BootId, MAX_HEARTBEAT_BYTES};
 use std::collections::VecDeque;
@@ -485,10 +486,6 @@ fn segment_files(folder: &Path) -> io::Result<Vec<u64>> {
 
 fn file_name(first: u64) -> String {
     format!("{first:020}.seg")
-}
-
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 fn read_or_draw_id(folder: &Path, fresh: bool) -> anyhow::Result<[u8; 16]> {

@@ -1,15 +1,14 @@
-//! What the running agent tells about itself, over a socket in its data folder: one JSON document per
-//! connection.
+//! What the running agent tells about itself, to who may read its data folder: one JSON document, on a line,
+//! per connection.
 
 use crate::spool::Range;
+use crate::system::{self, StatusDoor};
 use anyhow::{Context, bail};
 use denyut_proto::{Identity, Outcome, Target, TargetName, UnixMillis};
 use serde::{Deserialize, Serialize};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::{AsyncBufReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -93,40 +92,19 @@ impl Status {
     }
 }
 
-/// Where the socket of an agent with this data folder is.
-fn socket_path(data_dir: &Path) -> PathBuf {
-    data_dir.join("status.sock")
-}
-
-/// Opens the socket. The caller holds the data folder's lock, so one that is there is a dead agent's.
-pub(crate) fn bind(data_dir: &Path) -> anyhow::Result<UnixListener> {
-    let path = socket_path(data_dir);
-    let cannot = || format!("cannot open the status socket {}", path.display());
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(error).with_context(cannot);
-        }
-        _ => {}
-    }
-    let listener = UnixListener::bind(&path).with_context(cannot)?;
-    // The owner and the service's group.
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660)).with_context(cannot)?;
-    Ok(listener)
-}
-
 /// Answers each connection with the document, until `stop`.
 pub(crate) async fn serve(
-    listener: UnixListener,
+    mut door: StatusDoor,
     status: Arc<Mutex<Status>>,
     stop: CancellationToken,
 ) {
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
+            accepted = door.accept() => accepted,
         };
         let answered = match accepted {
-            Ok((connection, _)) => answer(connection, &status).await,
+            Ok(connection) => answer(connection, &status).await,
             Err(error) => {
                 // Too many open files, most likely: asking again at once would fill the disk with this line.
                 tokio::time::sleep(std::time::Duration::from_secs(1)).await;
@@ -139,8 +117,12 @@ pub(crate) async fn serve(
     }
 }
 
-async fn answer(mut connection: UnixStream, status: &Mutex<Status>) -> std::io::Result<()> {
-    let text = serde_json::to_vec(&*status.lock().unwrap_or_else(PoisonError::into_inner))?;
+async fn answer(
+    mut connection: impl AsyncWrite + Unpin,
+    status: &Mutex<Status>,
+) -> std::io::Result<()> {
+    let mut text = serde_json::to_vec(&*status.lock().unwrap_or_else(PoisonError::into_inner))?;
+    text.push(b'\n');
     // A reader that does not read must not keep the next one waiting.
     let send = async {
         connection.write_all(&text).await?;
@@ -151,20 +133,19 @@ async fn answer(mut connection: UnixStream, status: &Mutex<Status>) -> std::io::
 
 /// Asks the running agent.
 pub(crate) async fn ask(data_dir: &Path) -> anyhow::Result<serde_json::Value> {
-    let path = socket_path(data_dir);
     let read = async {
         let mut text = String::new();
-        let mut connection = UnixStream::connect(&path).await?;
-        connection.read_to_string(&mut text).await?;
+        let connection = system::knock(data_dir).await?;
+        BufReader::new(connection).read_line(&mut text).await?;
         std::io::Result::Ok(text)
     };
     let Ok(result) = tokio::time::timeout(std::time::Duration::from_secs(5), read).await else {
-        bail!("the agent does not answer on {}", path.display());
+        bail!("the agent of {} does not answer", data_dir.display());
     };
     let text = result.with_context(|| {
         format!(
-            "cannot ask the agent on {}: is it running, and may you read its data folder?",
-            path.display()
+            "cannot ask the agent of {}: is it running, and may you read that folder?",
+            data_dir.display()
         )
     })?;
     serde_json::from_str(&text).context("the agent's answer is not JSON")

@@ -4,7 +4,7 @@ use super::{Answer, reason_of};
 use denyut_proto::{Failure, Reason};
 use hickory_proto::op::{Message, MessageType, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 use tokio::net::UdpSocket;
 
@@ -63,12 +63,4 @@ fn judge(code: ResponseCode, rtt: Duration) -> Answer {
         ResponseCode::ServFail => Err(Reason::DnsServfail.into()),
         _ => Err(Reason::DnsError.into()),
     }
-}
-
-/// The machine's own name server: the first `nameserver` of `/etc/resolv.conf`.
-pub(super) fn system_resolver() -> Option<IpAddr> {
-    let text = std::fs::read_to_string("/etc/resolv.conf").ok()?;
-    text.lines()
-        .filter_map(|line| line.trim_start().strip_prefix("nameserver"))
-        .find_map(|rest| rest.trim().split('%').next()?.parse().ok())
 }

@@ -1,15 +1,17 @@
 //! One probe of one target: a round-trip time by the monotonic clock, or a typed reason.
 
 mod dns;
-mod gateway;
 mod http;
+#[cfg(unix)]
+mod icmp;
+#[cfg(windows)]
+#[path = "icmp_windows.rs"]
 mod icmp;
 mod resolver;
 mod tcp;
 
-pub(crate) use gateway::default_gateway;
-
 use crate::marks;
+use crate::system;
 use denyut_proto::{Failure, Identity, Outcome, Probe, Reason, Target};
 use resolver::Resolver;
 use std::io;
@@ -81,7 +83,7 @@ impl Prober {
     ) -> Result<(Duration, Option<IpAddr>, Option<Identity>), Failure> {
         let (from, rtt) = match &target.probe {
             Probe::Gateway => {
-                let gateway = default_gateway().ok_or(Reason::NoGateway)?;
+                let gateway = system::default_gateway().ok_or(Reason::NoGateway)?;
                 let ping = self.icmp.ping(gateway.address, gateway.scope, deadline);
                 (gateway.address, ping.await?)
             }
@@ -101,7 +103,7 @@ impl Prober {
                 let server = match server {
                     Some((host, port)) => self.resolve(host, *port, deadline).await?,
                     // Without one no name can be found, whoever is at fault.
-                    None => SocketAddr::new(dns::system_resolver().ok_or(Reason::DnsError)?, 53),
+                    None => SocketAddr::new(system::name_server().ok_or(Reason::DnsError)?, 53),
                 };
                 (server.ip(), dns::query(server, name).await?)
             }

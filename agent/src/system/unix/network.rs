@@ -1,16 +1,8 @@
-//! The machine's default gateway, read from the kernel's routing tables each time it is asked for, and so
-//! followed when it changes. Linux; the Windows counterpart comes with the Windows service.
+//! The machine's default gateway, name servers and neighbours, read from the kernel's tables each time they are asked for, and so
+//! followed when they change.
 
+use crate::system::Gateway;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
-/// The next hop of the default route.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Gateway {
-    /// Its address.
-    pub(crate) address: IpAddr,
-    /// Interface index for a link-local IPv6 address, else 0.
-    pub(crate) scope: u32,
-}
 
 /// The gateway of the IPv4 default route with the lowest metric, else of the IPv6 one; `None` without
 /// either.
@@ -80,6 +72,42 @@ fn parse_v6(table: &str) -> Option<(Ipv6Addr, &str)> {
         .map(|(_, gateway, device)| (gateway, device))
 }
 
+/// The network card's address of a host on one of the machine's own networks, as the kernel knows it.
+pub(crate) fn neighbour(ip: Ipv4Addr) -> Option<[u8; 6]> {
+    let table = std::fs::read_to_string("/proc/net/arp").ok()?;
+    parse_arp(&table, ip)
+}
+
+/// `ATF_COM`: the entry is complete.
+const COMPLETE: u32 = 0x2;
+
+/// From `/proc/net/arp`: `address hardware-type flags hardware-address mask device`; of an Ethernet card that is one thing's own.
+fn parse_arp(table: &str, ip: Ipv4Addr) -> Option<[u8; 6]> {
+    table.lines().skip(1).find_map(|line| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        let hex = |i: usize| u32::from_str_radix(columns.get(i)?.strip_prefix("0x")?, 16).ok();
+        let is_it = columns.first()?.parse() == Ok(ip) && hex(1)? == 1;
+        if !is_it || hex(2)? & COMPLETE == 0 {
+            return None;
+        }
+        let mut bytes = columns
+            .get(3)?
+            .split(':')
+            .map(|byte| u8::from_str_radix(byte, 16).ok());
+        let mac: [u8; 6] = std::array::from_fn(|_| bytes.next().flatten().unwrap_or(0));
+        // Neither nobody's nor a group's.
+        (mac != [0; 6] && mac[0] & 1 == 0).then_some(mac)
+    })
+}
+
+/// The machine's own name server: the first `nameserver` of `/etc/resolv.conf`.
+pub(crate) fn name_server() -> Option<IpAddr> {
+    let text = std::fs::read_to_string("/etc/resolv.conf").ok()?;
+    text.lines()
+        .filter_map(|line| line.trim_start().strip_prefix("nameserver"))
+        .find_map(|rest| rest.trim().split('%').next()?.parse().ok())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,5 +130,20 @@ mod tests {
         let expected: Ipv6Addr = "fe80::1".parse().expect("an address");
         assert_eq!(parse_v6(table), Some((expected, "eth0")));
         assert_eq!(parse_v6(""), None);
+    }
+
+    #[test]
+    fn a_neighbour_is_found_in_the_kernels_table() {
+        let table = "IP address       HW type     Flags       HW address            Mask     Device\n\
+            10.0.0.9         0x1         0x0         00:00:00:00:00:00     *        eth0\n\
+            10.0.0.7         0x1         0x2         02:42:0a:00:00:07     *        eth0\n\
+            10.0.0.8         0x1         0x2         01:00:5e:00:00:08     *        eth0\n";
+        let of = |last| parse_arp(table, Ipv4Addr::new(10, 0, 0, last));
+        assert_eq!(of(7), Some([0x02, 0x42, 0x0a, 0, 0, 7]));
+        assert_eq!((of(9), of(8), of(1)), (None, None, None));
+        assert_eq!(
+            parse_arp("header\ngarbage in the table", Ipv4Addr::LOCALHOST),
+            None
+        );
     }
 }

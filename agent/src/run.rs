@@ -1,0 +1,236 @@
+//! The running agent: what it is made of, and in which order it starts and stops.
+
+use crate::config::Config;
+use crate::observe::{self, Order};
+use crate::pulse::Pulse;
+use crate::system::{self, Request, Requests};
+use crate::{identity, machine, membership, probe, spool, status, stream};
+use anyhow::{Context, bail};
+use denyut_proto::BootId;
+use std::fs::File;
+use std::path::Path;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+use tracing_subscriber::EnvFilter;
+
+/// Data folder, spool, probes, stream; then wait for what the system asks, and stop in the reverse order.
+pub(crate) async fn run(config: Config, mut requests: Requests) -> anyhow::Result<()> {
+    info!(version = env!("CARGO_PKG_VERSION"), "denyut-agent starts");
+    let _lock = claim_data_dir(&config.data_dir)?;
+    let status = Arc::new(Mutex::new(status::Status {
+        version: env!("CARGO_PKG_VERSION"),
+        ..Default::default()
+    }));
+    let stop_streaming = CancellationToken::new();
+    let door = system::StatusDoor::open(&config.data_dir).with_context(|| {
+        format!(
+            "`data_dir`: cannot be asked for the status in {}",
+            config.data_dir.display()
+        )
+    })?;
+    let status_task = tokio::spawn(status::serve(
+        door,
+        Arc::clone(&status),
+        stop_streaming.clone(),
+    ));
+    // The service does what it can: it waits to be told who it is.
+    system::tell_ready();
+    let pulse = Pulse::default();
+    tokio::spawn(pulse.clone().tell(config.heartbeat));
+    let access = {
+        let mut access = pin!(access(&config, &status, &pulse));
+        loop {
+            tokio::select! {
+                access = &mut access => break access?,
+                request = requests.next() => if let Request::Stop(_) = request {
+                    return Ok(());
+                },
+            }
+        }
+    };
+    work(config, access, requests, status, pulse, &stop_streaming).await?;
+    if let Err(error) = status_task.await {
+        error!(%error, "the status socket ended badly");
+    }
+    info!("denyut-agent stopped");
+    Ok(())
+}
+
+/// Observes and streams as who it is, until it is to stop; `stop_streaming` is cancelled then.
+async fn work(
+    config: Config,
+    access: stream::Access,
+    mut requests: Requests,
+    status: Arc<Mutex<status::Status>>,
+    pulse: Pulse,
+    stop_streaming: &CancellationToken,
+) -> anyhow::Result<()> {
+    let agent = access.agent();
+    let spool = spool::Spool::open(&config.data_dir.join("spool"), config.spool_max)?;
+    let boot = BootId::of(machine::boot_id()?, spool.id());
+    let prober = Arc::new(probe::Prober::new(config.probe_ca.as_deref())?);
+    let (revision, given) = stream::kept_configuration(&config.data_dir);
+    let icmp_fix = probe::icmp_permission();
+    if let Some(fix) = &icmp_fix {
+        warn!("{fix}");
+    }
+
+    let known = |status: &mut status::Status| {
+        status.agent = agent.to_string();
+        status.boot = boot.to_string();
+        status.spool = Some(spool.range());
+        status.icmp_fix = icmp_fix;
+        status.connection.last_error = None;
+    };
+    known(&mut status.lock().unwrap_or_else(PoisonError::into_inner));
+    let first = spool.range().next;
+    let spooled = watch::Sender::new(spool.range().next - 1);
+    let spool = Arc::new(Mutex::new(spool));
+    // Orders come from one collector, a few a minute at most; a full queue makes its stream wait.
+    let (orders, orders_rx) = mpsc::channel(16);
+    let (stop_observing, stopped) = oneshot::channel();
+    if let stream::Access::Joined(held) = &access {
+        tokio::spawn(held.clone().keep_certified(stop_streaming.clone()));
+    }
+    let observer = observe::Observer {
+        agent,
+        boot,
+        interval: config.heartbeat,
+        own: config.targets.clone(),
+        given,
+        prober,
+        spool: Arc::clone(&spool),
+        spooled: spooled.clone(),
+        status: Arc::clone(&status),
+        pulse,
+    };
+    let mut observer_task = tokio::spawn(observer.run(orders_rx, stopped));
+    let streamer = stream::Streamer {
+        access,
+        data_dir: config.data_dir,
+        reconnect_max: config.reconnect_max,
+        boot,
+        first,
+        spool,
+        spooled,
+        orders: orders.clone(),
+        status,
+        revision,
+    };
+    let mut stream_task = tokio::spawn(streamer.run(stop_streaming.clone()));
+
+    let goodbye = loop {
+        tokio::select! {
+            request = requests.next() => match request {
+                Request::Stop(goodbye) => break goodbye,
+                // The observer has ended, or has a queue of orders: then there is more to say than that.
+                Request::Suspend => drop(orders.try_send(Order::Suspend)),
+            },
+            ended = &mut observer_task => bail!("the observer ended by itself: {ended:?}"),
+            ended = &mut stream_task => bail!("the stream ended by itself: {ended:?}"),
+        }
+    };
+    system::tell_stopping();
+    // First the goodbye goes to the spool, then the spool to the collector as far as it can.
+    if stop_observing.send(goodbye).is_err() {
+        error!("the observer is gone");
+    }
+    if let Err(error) = observer_task.await {
+        error!(%error, "the observer ended badly");
+    }
+    stop_streaming.cancel();
+    if let Err(error) = stream_task.await {
+        error!(%error, "the stream ended badly");
+    }
+    Ok(())
+}
+
+/// `DENYUT_LOG`, or what is worth a line.
+fn filter() -> EnvFilter {
+    EnvFilter::try_from_env("DENYUT_LOG").unwrap_or_else(|_| "info,surge_ping=error".into())
+}
+
+/// The log goes to stderr.
+pub(crate) fn log_to_stderr() {
+    tracing_subscriber::fmt()
+        .with_env_filter(filter())
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_writer(std::io::stderr)
+        .init();
+}
+
+/// The log goes to the Event Log, which knows the time and the level of a line itself.
+#[cfg(windows)]
+pub(crate) fn log_to_event_log() -> anyhow::Result<()> {
+    let log = system::ToEventLog::open().context("cannot open the Event Log")?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter())
+        .with_ansi(false)
+        .without_time()
+        .with_level(false)
+        .with_writer(log)
+        .init();
+    Ok(())
+}
+
+/// How often it is looked whether the machine has joined.
+const JOINED_YET: Duration = Duration::from_secs(2);
+
+/// As whom the agent speaks: as its file says, or as what it joined; waits for that.
+async fn access(
+    config: &Config,
+    status: &Arc<Mutex<status::Status>>,
+    pulse: &Pulse,
+) -> anyhow::Result<stream::Access> {
+    if let Some(named) = &config.named {
+        return Ok(stream::Access::Named(named.clone()));
+    }
+    let mut said = false;
+    loop {
+        if let Some(identity) = identity::Identity::read(&config.data_dir)? {
+            info!(agent = %identity.agent, until = %identity.until, "this machine is this agent");
+            let held = membership::Held::new(identity, &config.data_dir, status);
+            return Ok(stream::Access::Joined(held));
+        }
+        if !said {
+            said = true;
+            warn!("{NOT_JOINED}");
+            let mut status = status.lock().unwrap_or_else(PoisonError::into_inner);
+            status.connection.last_error = Some(NOT_JOINED.to_owned());
+        }
+        pulse.beat();
+        tokio::time::sleep(JOINED_YET).await;
+    }
+}
+
+const NOT_JOINED: &str = "this machine has not joined a collector; paste the line that `denyut-collector token create` prints there";
+
+/// Makes the data folder and locks it: two agents on one spool would give one sequence two meanings.
+pub(crate) fn claim_data_dir(path: &Path) -> anyhow::Result<File> {
+    make_data_dir(path)?;
+    let lock = File::create(path.join("lock")).with_context(|| {
+        format!(
+            "`data_dir`: cannot write in {}; give this user the right to",
+            path.display()
+        )
+    })?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(std::fs::TryLockError::WouldBlock) => bail!(
+            "`data_dir` = `{}`: another denyut-agent runs on it; stop that one or give this one a folder of its own",
+            path.display()
+        ),
+        Err(std::fs::TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("`data_dir`: cannot lock {}", path.display()))
+        }
+    }
+}
+
+pub(crate) fn make_data_dir(path: &Path) -> anyhow::Result<()> {
+    system::private_folder(path)
+        .with_context(|| format!("`data_dir`: cannot make the folder {}", path.display()))
+}
