@@ -7,7 +7,7 @@ use denyut_proto::{BootId, Invitation};
 use denyut_tests::member::{self, Credential, candidate, channel, request};
 use denyut_tests::peer::{Peer, hello};
 use denyut_tests::tls::Authority;
-use denyut_tests::{Agent, Collector, eventually, program};
+use denyut_tests::{Agent, Collector, eventually, program, said};
 use rcgen::KeyPair;
 use serde_json::Value;
 use std::io::Write;
@@ -28,28 +28,6 @@ async fn collector(keys: &str) -> Collector {
 
 fn authority(collector: &Collector) -> PathBuf {
     collector.dir.path().join("data/authority/ca.pem")
-}
-
-fn operate(collector: &Collector, arguments: &[&str]) -> Output {
-    let mut command = Command::new(program("denyut-collector"));
-    command.args(arguments).arg("--config");
-    let output = command.arg(collector.dir.path().join("collector.toml"));
-    output.output().expect("runs")
-}
-
-fn said(output: &Output) -> String {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    text(&output.stdout) + &text(&output.stderr)
-}
-
-/// The invitation that an operator gets.
-fn invite(collector: &Collector, more: &[&str]) -> Invitation {
-    let create = [&["token", "create", "--office", "36.73.02"], more].concat();
-    let output = operate(collector, &create);
-    let line = String::from_utf8_lossy(&output.stdout).into_owned();
-    let word = line.split('\'').nth(1);
-    let word = word.unwrap_or_else(|| panic!("{}", said(&output)));
-    word.parse().expect("an invitation")
 }
 
 fn join(agent: &Agent, invitation: &Invitation, more: &[&str]) -> Output {
@@ -84,7 +62,7 @@ async fn a_machine_joins_by_one_line_and_stays_who_it_is() {
     let waits = status["connection"]["last_error"].as_str().expect("text");
     assert!(waits.contains("has not joined"), "{waits}");
 
-    let invitation = invite(&collector, &[]);
+    let invitation = collector.invite(&[]);
     let output = join(&agent, &invitation, &[]);
     assert!(output.status.success(), "{}", said(&output));
     let status = connected(&agent, true).await;
@@ -120,7 +98,7 @@ async fn a_machine_joins_by_one_line_and_stays_who_it_is() {
     let other = Agent::start(None, "");
     let output = join(&other, &invitation, &[]);
     assert!(said(&output).contains("the token is unknown") && !output.status.success());
-    let another = invite(&collector, &[]);
+    let another = collector.invite(&[]);
     let output = join(&agent, &another, &[]);
     assert!(said(&output).contains("has joined already") && !output.status.success());
     // Somebody else at the same address is not taken for the collector, and learns no secret.
@@ -154,7 +132,7 @@ async fn a_machine_joins_by_one_line_and_stays_who_it_is() {
 #[tokio::test]
 async fn a_token_makes_one_agent_however_many_ask_at_once() {
     let collector = collector("").await;
-    let invitation = invite(&collector, &[]);
+    let invitation = collector.invite(&[]);
     let authority = authority(&collector);
     // Over eight connections, as one that opens a thousand is slower than the race.
     let mut channels = Vec::new();
@@ -184,18 +162,18 @@ async fn a_token_makes_one_agent_however_many_ask_at_once() {
         let status = refused.expect_err("was refused");
         assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
     }
-    let list = said(&operate(&collector, &["agent", "list"]));
+    let list = said(&collector.operate(&["agent", "list"]));
     assert_eq!(list.lines().count(), 1, "{list}");
     // One for three makes three.
-    let for_three = invite(&collector, &["--uses", "3"]);
+    let for_three = collector.invite(&["--uses", "3"]);
     for n in 0..4 {
         let joined = member::join(collector.ingest, &authority, &for_three).await;
         assert_eq!(joined.is_ok(), n < 3);
     }
-    let expired = invite(&collector, &["--expires", "1m"]);
-    let list = said(&operate(&collector, &["token", "list"]));
+    let expired = collector.invite(&["--expires", "1m"]);
+    let list = said(&collector.operate(&["token", "list"]));
     let name = list.split_whitespace().next().expect("its name");
-    let revoked = operate(&collector, &["token", "revoke", name]);
+    let revoked = collector.operate(&["token", "revoke", name]);
     assert!(revoked.status.success(), "{}", said(&revoked));
     assert!(
         member::join(collector.ingest, &authority, &expired)
@@ -208,7 +186,7 @@ async fn a_token_makes_one_agent_however_many_ask_at_once() {
 async fn certificates_are_renewed_and_one_that_is_over_is_no_end() {
     let collector = collector("certificates = \"12s\"\n").await;
     let mut agent = Agent::start(None, "[collector]\nreconnect_max = \"1s\"");
-    join(&agent, &invite(&collector, &[]), &[]);
+    join(&agent, &collector.invite(&[]), &[]);
     let first = connected(&agent, true).await;
     let since = first["connection"]["since_ms"].clone();
     let renewed = || async {
@@ -236,17 +214,17 @@ async fn certificates_are_renewed_and_one_that_is_over_is_no_end() {
 async fn a_restored_collector_is_the_same_to_its_agents() {
     let mut collector = collector("").await;
     let agent = Agent::start(None, "[collector]\nreconnect_max = \"1s\"");
-    join(&agent, &invite(&collector, &[]), &[]);
+    join(&agent, &collector.invite(&[]), &[]);
     connected(&agent, true).await;
     let backup = collector.dir.path().join("backup");
     let backup = backup.to_str().expect("text");
-    let output = operate(&collector, &["backup", "--to", backup]);
+    let output = collector.operate(&["backup", "--to", backup]);
     assert!(output.status.success(), "{}", said(&output));
     let key = std::fs::metadata(format!("{backup}/authority/ca.key")).expect("is there");
     assert_eq!(key.permissions().mode() & 0o777, 0o600);
     collector.kill();
     std::fs::remove_dir_all(collector.dir.path().join("data")).expect("removes");
-    let output = operate(&collector, &["restore", "--from", backup]);
+    let output = collector.operate(&["restore", "--from", backup]);
     assert!(output.status.success(), "{}", said(&output));
     collector.launch().await;
     let again = || async { (collector.metric("denyut_streams").await == 1).then_some(()) };
@@ -257,10 +235,10 @@ async fn a_restored_collector_is_the_same_to_its_agents() {
 async fn who_is_shut_out_is_out_at_once() {
     let collector = collector("").await;
     let agent = Agent::start(None, "[collector]\nreconnect_max = \"1s\"");
-    join(&agent, &invite(&collector, &[]), &[]);
+    join(&agent, &collector.invite(&[]), &[]);
     let status = connected(&agent, true).await;
     let id = status["agent"].as_str().expect("text");
-    let output = operate(&collector, &["agent", "revoke", id]);
+    let output = collector.operate(&["agent", "revoke", id]);
     assert!(output.status.success(), "{}", said(&output));
     let gone = || async { (collector.metric("denyut_streams").await == 0).then_some(()) };
     eventually("the stream ends", Duration::from_secs(10), gone).await;
@@ -270,13 +248,13 @@ async fn who_is_shut_out_is_out_at_once() {
         error.contains("was revoked") && error.contains("join again"),
         "{error}"
     );
-    let output = join(&agent, &invite(&collector, &[]), &["--again"]);
+    let output = join(&agent, &collector.invite(&[]), &["--again"]);
     assert!(
         said(&output).contains("Restart the agent"),
         "{}",
         said(&output)
     );
-    let unknown = operate(&collector, &["agent", "revoke", "nobody"]);
+    let unknown = collector.operate(&["agent", "revoke", "nobody"]);
     assert!(
         said(&unknown).contains("agent nobody is unknown"),
         "{}",
@@ -290,7 +268,7 @@ async fn a_cloned_disk_becomes_another_agent_by_itself() {
     let collector = collector("").await;
     let quick = "[collector]\nreconnect_max = \"1s\"";
     let first = Agent::start(None, quick);
-    join(&first, &invite(&collector, &[]), &[]);
+    join(&first, &collector.invite(&[]), &[]);
     let id = connected(&first, true).await["agent"].clone();
     let twin = Agent::start(None, quick);
     connected(&twin, false).await;
@@ -310,12 +288,12 @@ async fn a_cloned_disk_becomes_another_agent_by_itself() {
     };
     let (one, other) = eventually("they are told apart", WITHIN, apart).await;
     assert_eq!(one["agent"], id, "the first stays who it is");
-    let list = said(&operate(&collector, &["agent", "list"]));
+    let list = said(&collector.operate(&["agent", "list"]));
     let was = format!("was {} on a copied disk", id.as_str().expect("text"));
     assert!(list.contains(&was), "{list}");
     assert_eq!(collector.metric("denyut_twins_total").await, 1);
     // What is known against the one is known against the other.
-    let revoked = operate(&collector, &["agent", "revoke", id.as_str().expect("text")]);
+    let revoked = collector.operate(&["agent", "revoke", id.as_str().expect("text")]);
     assert!(said(&revoked).contains(other["agent"].as_str().expect("text")));
     let gone = || async { (collector.metric("denyut_streams").await == 0).then_some(()) };
     eventually("both are out", WITHIN, gone).await;
@@ -377,7 +355,7 @@ async fn no_call_is_answered_to_who_is_somebody_else() {
     let collector = collector("").await;
     let ca = authority(&collector);
     let joined = async || {
-        let invitation = invite(&collector, &[]);
+        let invitation = collector.invite(&[]);
         member::join(collector.ingest, &ca, &invitation)
             .await
             .expect("joins")
@@ -385,7 +363,7 @@ async fn no_call_is_answered_to_who_is_somebody_else() {
     let (good, good_key) = joined().await;
     let (other, other_key) = joined().await;
     let (revoked, revoked_key) = joined().await;
-    operate(&collector, &["agent", "revoke", &revoked.agent]);
+    collector.operate(&["agent", "revoke", &revoked.agent]);
     // Signed by the collector's own authority, for another key; and for nobody.
     let folder = tempfile::tempdir().expect("tempdir");
     let ours = Authority::open(ca.parent().expect("its folder"), folder.path());

@@ -6,6 +6,7 @@ mod care;
 mod deploy;
 mod detection;
 mod durability;
+mod elsewhere;
 mod join;
 mod moved;
 mod offices;

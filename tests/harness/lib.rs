@@ -7,6 +7,7 @@ pub mod net;
 pub mod peer;
 pub mod process;
 pub mod tls;
+pub mod wine;
 
 pub use process::{Agent, Collector};
 
@@ -31,6 +32,30 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(
             "not within {within:?}: {what}"
         );
     }
+}
+
+/// What a program wrote, both ways.
+pub fn said(output: &std::process::Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    text(&output.stdout) + &text(&output.stderr)
+}
+
+/// The agent as `deploy/build --profile dev` built it for another kind of machine, by the path below its target folder; `None`, said
+/// loudly, where it was not built. With `CI` set that is a failure.
+pub fn agent_elsewhere(target: &str, name: &str) -> Option<PathBuf> {
+    let native = program("denyut-agent");
+    let folder = native.ancestors().nth(2).expect("target/<profile>/<name>");
+    let path = folder.join("cross").join(target).join("debug").join(name);
+    if path.exists() {
+        return Some(path);
+    }
+    let text = format!(
+        "*** SKIPPED: {} is not built: run `deploy/build` first ***",
+        path.display()
+    );
+    eprintln!("{text}");
+    assert!(std::env::var_os("CI").is_none(), "{text}");
+    None
 }
 
 /// A program of this workspace, as built for these tests by `cargo build`.

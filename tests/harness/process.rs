@@ -1,13 +1,14 @@
 //! The agent and the collector as child processes.
 
 use crate::program;
+use denyut_proto::Invitation;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use tempfile::TempDir;
 
 /// A child process that does not outlive its owner. What it writes to stderr lies in a file, and is shown when
@@ -205,6 +206,24 @@ impl Collector {
             "more samples than one answer holds"
         );
         answer["samples"].as_array().expect("a list").clone()
+    }
+
+    /// Runs one of its commands on its configuration.
+    pub fn operate(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(program("denyut-collector"));
+        command.args(arguments).arg("--config");
+        let output = command.arg(self.dir.path().join("collector.toml")).output();
+        output.expect("runs")
+    }
+
+    /// The invitation that an operator gets for a machine of office 36.73.02.
+    pub fn invite(&self, more: &[&str]) -> Invitation {
+        let create = [&["token", "create", "--office", "36.73.02"], more].concat();
+        let output = self.operate(&create);
+        let line = String::from_utf8_lossy(&output.stdout).into_owned();
+        let word = line.split('\'').nth(1);
+        let word = word.unwrap_or_else(|| panic!("{}", crate::said(&output)));
+        word.parse().expect("an invitation")
     }
 
     /// Everything that it logged.
