@@ -5,6 +5,7 @@
 //! second, so that all goes on by itself when there is room.
 
 use crate::clock::Clock;
+use crate::manager;
 use crate::metrics::Metrics;
 use denyut_store::Store;
 use denyut_store::log::{AppendError, Appended, Body, Log, Position};
@@ -117,6 +118,9 @@ impl Committer {
             self.room.ask()?;
             self.metrics.disk_full.set(self.room.full.is_some().into());
             self.commit(std::mem::take(&mut group), ticking)?;
+            if ticking {
+                manager::tell_alive();
+            }
         }
     }
 

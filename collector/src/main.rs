@@ -17,6 +17,7 @@ mod ingest;
 mod join;
 mod keeper;
 mod keys;
+mod manager;
 mod metrics;
 mod operate;
 mod query;
@@ -335,6 +336,7 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
     let scheme = if is_tls { "https" } else { "http" };
     info!(page = %api_address, agents = %ingest_address, "listening");
     println!("page http://{api_address}/ agents {scheme}://{ingest_address}");
+    manager::tell_ready();
 
     let (mut terminate, mut interrupt) = (
         signal(SignalKind::terminate())?,
@@ -351,6 +353,7 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         ended = &mut keeper_tasks.checkpoints => Some(explain("keeper", ended)),
         ended = &mut keeper_tasks.upkeep => Some(explain("keeper", ended)),
     };
+    manager::tell_stopping();
     stop.cancel();
     if let Some(error) = ended_badly {
         // Nothing may be acknowledged any more; what was, is on the disk.

@@ -11,12 +11,12 @@ use std::time::Duration;
 const REGISTRY: &str = "[[office]]\ncode = \"36.73.02\"\nname = \"Cipocok Jaya\"\n";
 const WITHIN: Duration = Duration::from_secs(60);
 
-async fn collector() -> Collector {
+pub(crate) async fn collector() -> Collector {
     Collector::start_at("127.0.0.1:0", "names = [\"localhost\"]\n", REGISTRY).await
 }
 
 /// Two targets that are there: the collector's own port, and loopback.
-fn config(collector: &Collector, more: &str) -> String {
+pub(crate) fn config(collector: &Collector, more: &str) -> String {
     format!(
         "{more}heartbeat = \"1s\"\n[collector]\nreconnect_max = \"1s\"\n\
          [[target]]\nname = \"port\"\nrole = \"server\"\nprobe = \"tcp://{}\"\ninterval = \"1s\"\ntimeout = \"500ms\"\n\
@@ -26,7 +26,7 @@ fn config(collector: &Collector, more: &str) -> String {
 }
 
 /// Waits until the office's one agent is in this state; returns it.
-async fn agent(collector: &Collector, state: &str) -> Value {
+pub(crate) async fn agent(collector: &Collector, state: &str) -> Value {
     let what = format!("the agent is {state}");
     let look = || async {
         let office = collector.json("/api/v1/offices/36.73.02").await;
@@ -39,7 +39,7 @@ async fn agent(collector: &Collector, state: &str) -> Value {
 }
 
 /// Waits until both links are up.
-async fn links_up(collector: &Collector) {
+pub(crate) async fn links_up(collector: &Collector) {
     let look = || async {
         let links = collector.json("/api/v1/offices/36.73.02").await;
         let links = links["links"].as_array()?;
@@ -49,12 +49,12 @@ async fn links_up(collector: &Collector) {
 }
 
 /// How many samples of the port there are.
-async fn samples(collector: &Collector, agent: &str) -> usize {
+pub(crate) async fn samples(collector: &Collector, agent: &str) -> usize {
     collector.samples("36.73.02", agent, "port").await.len()
 }
 
 /// Runs a program of the machine, which must end well; returns what it says.
-fn run(wine: &Wine, program: &Path, arguments: &[&str]) -> String {
+pub(crate) fn run(wine: &Wine, program: &Path, arguments: &[&str]) -> String {
     let output = wine.run(program, arguments);
     assert!(output.status.success(), "{arguments:?}: {}", said(&output));
     String::from_utf8_lossy(&output.stdout).into_owned()

@@ -10,5 +10,6 @@ mod elsewhere;
 mod join;
 mod moved;
 mod offices;
+mod packages;
 mod page;
 mod probes;

@@ -70,6 +70,11 @@ impl Wine {
         self.folder.path().join("drive_c").join(path)
     }
 
+    /// What a path of ours is there.
+    pub fn path_of(&self, path: &Path) -> String {
+        format!("Z:{}", path.display().to_string().replace('/', "\\"))
+    }
+
     /// The processes whose command line holds this text.
     fn processes(&self, holds: &str) -> Vec<i32> {
         let mark = format!("WINEPREFIX={}", self.folder.path().display());
