@@ -24,6 +24,8 @@ struct File {
     #[serde(default)]
     spool: SpoolSection,
     #[serde(default)]
+    budget: BudgetSection,
+    #[serde(default)]
     target: Vec<TargetSpec>,
 }
 
@@ -45,6 +47,12 @@ struct SpoolSection {
     max_mib: Option<u64>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BudgetSection {
+    kb_per_day: Option<u64>,
+}
+
 /// What the program runs by: checked, with units in the types.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
@@ -60,6 +68,8 @@ pub(crate) struct Config {
     pub(crate) reconnect_max: Duration,
     /// Bound of the spool on disk, in bytes.
     pub(crate) spool_max: u64,
+    /// Bytes that it may put on the network in a day, both ways; `None` for no limit.
+    pub(crate) per_day: Option<u64>,
     /// The targets of this file; the collector may add to them.
     pub(crate) targets: Vec<Target>,
 }
@@ -87,6 +97,7 @@ impl Config {
     const DEFAULT_RECONNECT_MAX: Duration = Duration::from_secs(60);
     /// 64 MiB hold months of 6 targets at 10 s.
     const DEFAULT_SPOOL_MIB: u64 = 64;
+    const DEFAULT_KB_PER_DAY: u64 = 500;
 
     /// Reads and checks the file.
     pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
@@ -200,6 +211,15 @@ impl TryFrom<File> for Config {
                 "write 1s to 10m",
             ));
         }
+        let kb_per_day = file.budget.kb_per_day.unwrap_or(Self::DEFAULT_KB_PER_DAY);
+        if kb_per_day != 0 && !(100..=10_000_000).contains(&kb_per_day) {
+            return Err(Invalid::new(
+                "budget.kb_per_day",
+                kb_per_day,
+                "out of range",
+                "write 100 to 10000000 (KB of 1000 bytes), or 0 for no limit",
+            ));
+        }
         let named = named(file.agent.as_deref(), &file.collector)?;
         Ok(Self {
             named,
@@ -208,6 +228,7 @@ impl TryFrom<File> for Config {
             probe_ca: file.probe_ca,
             reconnect_max,
             spool_max: spool_mib << 20,
+            per_day: (kb_per_day != 0).then_some(kb_per_day * 1_000),
             targets: read_targets(file.target)?,
         })
     }

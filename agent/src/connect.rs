@@ -3,8 +3,9 @@
 //! The collector is known by the authority that signed its certificate, never by a public one. The time by which its certificate is judged is the
 //! machine's own only as far as the agent's own certificate bears it out: a machine whose clock was set back to 1970 reaches its collector all the same.
 
+use crate::budget::carried;
 use crate::identity::Identity;
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context as _, anyhow, bail};
 use denyut_proto::UnixMillis;
 use hyper_util::rt::TokioIo;
 use rustls::client::WebPkiServerVerifier;
@@ -12,16 +13,21 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A dead path is noticed within the sum of these two.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A path that does not take what is sent is given up after this; Windows does so by itself.
+#[cfg(unix)]
+const UNTAKEN: Duration = Duration::from_secs(30);
 
 /// Whom the agent takes for the collector.
 #[derive(Debug, Clone)]
@@ -149,8 +155,77 @@ pub(crate) fn tls_as(identity: &Identity, shows: bool) -> anyhow::Result<Arc<Cli
     tls(trust, shows.then(|| identity.shown()))
 }
 
+/// What connections carried since it was asked last.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Meter(Arc<AtomicU64>);
+
+impl Meter {
+    fn add(&self, bytes: usize) {
+        let carried = carried(u64::try_from(bytes).unwrap_or(u64::MAX));
+        self.0.fetch_add(carried, Ordering::Relaxed);
+    }
+
+    /// Bytes as the network carried them, both ways, since the last time.
+    pub(crate) fn take(&self) -> u64 {
+        self.0.swap(0, Ordering::Relaxed)
+    }
+}
+
+/// A connection whose bytes are counted.
+struct Metered<S> {
+    inner: S,
+    meter: Meter,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.inner).poll_read(context, buffer);
+        self.meter.add(buffer.filled().len() - before);
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write(context, bytes);
+        if let Poll::Ready(Ok(bytes)) = &written {
+            self.meter.add(*bytes);
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}
+
+/// What is sent and not taken for a while breaks the connection: most of what an agent says is not answered.
+#[cfg(unix)]
+fn give_up_untaken(stream: &TcpStream) -> io::Result<()> {
+    let ms = u32::try_from(UNTAKEN.as_millis()).unwrap_or(u32::MAX);
+    rustix::net::sockopt::set_tcp_user_timeout(stream, ms)?;
+    Ok(())
+}
+
 /// A connection. It is not made again when it breaks.
-pub(crate) async fn connect(uri: &Uri, tls: Option<Arc<ClientConfig>>) -> anyhow::Result<Channel> {
+pub(crate) async fn connect(
+    uri: &Uri,
+    tls: Option<Arc<ClientConfig>>,
+    meter: &Meter,
+) -> anyhow::Result<Channel> {
     let (Some(host), Some(port)) = (uri.host(), uri.port_u16()) else {
         bail!("`{uri}` has no host or port");
     };
@@ -164,13 +239,16 @@ pub(crate) async fn connect(uri: &Uri, tls: Option<Arc<ClientConfig>>) -> anyhow
         .map_err(within("the way there"))?
         .context("cannot connect")?;
     stream.set_nodelay(true).context("cannot connect")?;
+    #[cfg(unix)]
+    give_up_untaken(&stream).context("cannot connect")?;
+    let stream = Metered {
+        inner: stream,
+        meter: meter.clone(),
+    };
     // One connection is one session: the scheme tells the library no more than that TLS is not its matter.
     let authority = uri.authority().map_or("", |authority| authority.as_str());
-    let endpoint = Endpoint::from_shared(format!("http://{authority}"))
-        .context("cannot connect")?
-        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true);
+    let endpoint =
+        Endpoint::from_shared(format!("http://{authority}")).context("cannot connect")?;
     if uri.scheme_str() == Some("https") {
         let config = tls.context("https, and nothing says who the collector is")?;
         let name = ServerName::try_from(bare).context("cannot connect")?;

@@ -5,15 +5,16 @@ macro_rules! println {
     ($($text:tt)*) => { $crate::say(format_args!($($text)*)) };
 }
 
+mod budget;
 mod config;
 mod connect;
+mod delivery;
 mod identity;
 mod machine;
 mod marks;
 mod membership;
 mod observe;
 mod probe;
-mod pulse;
 mod run;
 mod schedule;
 #[cfg(windows)]
@@ -22,6 +23,7 @@ mod spool;
 mod status;
 mod stream;
 mod system;
+mod watchdog;
 
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};

@@ -1,6 +1,6 @@
 //! Joining, and staying certified.
 
-use crate::connect::{self, Trust};
+use crate::connect::{self, Meter, Trust};
 use crate::identity::{Candidate, Identity};
 use crate::machine;
 use crate::status::Status;
@@ -30,15 +30,23 @@ pub(crate) struct Held {
     status: Arc<Mutex<Status>>,
     /// The collector says that the certificate is over.
     over: Arc<Notify>,
+    /// Counts what its own connections carry.
+    meter: Meter,
 }
 
 impl Held {
-    pub(crate) fn new(identity: Identity, data_dir: &Path, status: &Arc<Mutex<Status>>) -> Self {
+    pub(crate) fn new(
+        identity: Identity,
+        data_dir: &Path,
+        status: &Arc<Mutex<Status>>,
+        meter: &Meter,
+    ) -> Self {
         let held = Self {
             identity: Arc::new(Mutex::new(identity.clone())),
             data_dir: data_dir.to_owned(),
             status: Arc::clone(status),
             over: Arc::default(),
+            meter: meter.clone(),
         };
         held.note(identity);
         held
@@ -103,7 +111,7 @@ impl Held {
     pub(crate) async fn join_anew(&self, secret: Secret) -> anyhow::Result<AgentId> {
         let before = self.now();
         let tls = connect::tls_as(&before, false)?;
-        let channel = connect::connect(&before.uri()?, Some(tls)).await?;
+        let channel = connect::connect(&before.uri()?, Some(tls), &self.meter).await?;
         let (identity, _) = spend(channel, &secret, before.collector()).await?;
         let (to_write, data_dir) = (identity.clone(), self.data_dir.clone());
         tokio::task::spawn_blocking(move || to_write.write(&data_dir)).await??;
@@ -114,7 +122,7 @@ impl Held {
 
     async fn renew(&self, identity: &Identity, over: bool) -> anyhow::Result<UnixMillis> {
         let tls = connect::tls_as(identity, !over)?;
-        let channel = connect::connect(&identity.uri()?, Some(tls)).await?;
+        let channel = connect::connect(&identity.uri()?, Some(tls), &self.meter).await?;
         let mut client = MembershipClient::new(channel);
         let certificate_request = identity.request()?;
         let answer = async {
@@ -167,13 +175,15 @@ pub(crate) async fn join(
         .parse()
         .context("the invitation's address cannot be read")?;
     let tls = connect::tls(Trust::Pinned(invitation.authority), None)?;
-    let channel = connect::connect(&uri, Some(tls)).await.with_context(|| {
-        format!(
-            "{}; this machine's clock says {}",
-            invitation.address,
-            machine::wall()
-        )
-    })?;
+    let channel = connect::connect(&uri, Some(tls), &Meter::default())
+        .await
+        .with_context(|| {
+            format!(
+                "{}; this machine's clock says {}",
+                invitation.address,
+                machine::wall()
+            )
+        })?;
     let (identity, answer) = spend(channel, &invitation.secret, &invitation.address).await?;
     identity.write(data_dir)?;
     Ok((identity, answer))

@@ -3,14 +3,16 @@
 //! One task owns all of this state. It waits for one of the closed set of [`Event`]s and applies it without
 //! waiting in between.
 
+use crate::budget::Pace;
 use crate::machine;
 use crate::marks::Marks;
 use crate::probe::{Prober, Told};
-use crate::pulse::Pulse;
 use crate::schedule::Schedule;
 use crate::spool::Spool;
 use crate::status::Status;
+use crate::stream::Tail;
 use crate::system::default_gateway;
+use crate::watchdog::Watchdog;
 use denyut_proto::sample::Evidence;
 use denyut_proto::{
     AgentId, BootId, Goodbye, Heartbeat, Outcome, Sample, Target, TargetName, TargetSamples, wire,
@@ -79,13 +81,20 @@ pub(crate) struct Observer {
     pub(crate) prober: Arc<Prober>,
     pub(crate) spool: Arc<Mutex<Spool>>,
     /// Raised to the last spooled sequence.
-    pub(crate) spooled: watch::Sender<u64>,
+    pub(crate) spooled: watch::Sender<Tail>,
+    /// How often the agent speaks, by its targets.
+    pub(crate) pace: watch::Sender<Pace>,
+    /// Bytes that it may spend in a day; `None` for no limit.
+    pub(crate) per_day: Option<u64>,
+    /// From one word to the next, as the stream has it at the moment.
+    pub(crate) promise: watch::Receiver<Duration>,
+    /// Uptime at which the process started.
+    pub(crate) started: Duration,
     pub(crate) status: Arc<Mutex<Status>>,
-    pub(crate) pulse: Pulse,
+    pub(crate) watchdog: Watchdog,
 }
 
 struct State {
-    started: Duration,
     targets: Vec<Target>,
     schedule: Schedule,
     running: JoinSet<Probed>,
@@ -112,7 +121,6 @@ impl Observer {
         let now = machine::uptime();
         let targets = self.merged();
         let mut state = State {
-            started: now,
             schedule: Schedule::new(&self.agent, &targets, now),
             targets,
             running: JoinSet::new(),
@@ -126,9 +134,10 @@ impl Observer {
             urgent: true,
             heartbeat_due: now,
         };
+        self.keep_pace(&state);
         self.show_targets(&state);
         let goodbye = loop {
-            self.pulse.beat();
+            self.watchdog.beat();
             self.spool_if_due(&mut state).await;
             let now = machine::uptime();
             let wake = state
@@ -216,6 +225,7 @@ impl Observer {
             targets = state.targets.len(),
             "new targets from the collector"
         );
+        self.keep_pace(state);
         self.show_targets(state);
     }
 
@@ -307,8 +317,8 @@ impl Observer {
         let heartbeat = Heartbeat {
             at,
             uptime,
-            started: state.started,
-            interval: self.interval,
+            started: self.started,
+            interval: self.interval.max(*self.promise.borrow()),
             samples: std::mem::take(&mut state.pending)
                 .into_iter()
                 .map(|(target, samples)| TargetSamples {
@@ -326,8 +336,10 @@ impl Observer {
             gateway: (declare || state.gateway.as_ref() != Some(&gateway)).then(|| gateway.clone()),
             shown: shown.clone(),
         };
+        let mut urgent = state.urgent || goodbye.is_some() || with != With::Samples;
         if state.gateway.as_ref() != Some(&gateway) {
             info!(%gateway, "default gateway");
+            urgent = true;
         }
         state.gateway = Some(gateway);
         state.pending_count = 0;
@@ -352,7 +364,12 @@ impl Observer {
                     Ok(seq) => {
                         state.declare &= !declare;
                         state.marks.told(&shown);
-                        self.spooled.send_replace(seq);
+                        self.spooled.send_modify(|tail| {
+                            tail.last = seq;
+                            if urgent {
+                                tail.urgent = seq;
+                            }
+                        });
                     }
                     Err(error) => {
                         error!(%error, dropped = range.dropped, "cannot spool a heartbeat: it is lost; look after the disk of the data folder");
@@ -361,6 +378,14 @@ impl Observer {
             }
             Err(error) => error!(%error, "cannot spool a heartbeat: it is lost"),
         }
+    }
+
+    /// How often the agent speaks depends on how much its targets take of the budget.
+    fn keep_pace(&self, state: &State) {
+        let samples = |target: &Target| 86_400.0 / target.interval.as_secs_f64();
+        let samples = state.targets.iter().map(samples).sum();
+        let pace = Pace::of(self.per_day, samples, self.interval);
+        self.pace.send_replace(pace);
     }
 
     fn show_targets(&self, state: &State) {

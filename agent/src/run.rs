@@ -1,9 +1,13 @@
 //! The running agent: what it is made of, and in which order it starts and stops.
 
+use crate::budget::{Budget, Pace};
 use crate::config::Config;
+use crate::connect::Meter;
+use crate::delivery::Delivery;
 use crate::observe::{self, Order};
-use crate::pulse::Pulse;
+use crate::stream::Tail;
 use crate::system::{self, Request, Requests};
+use crate::watchdog::Watchdog;
 use crate::{identity, machine, membership, probe, spool, status, stream};
 use anyhow::{Context, bail};
 use denyut_proto::BootId;
@@ -39,10 +43,11 @@ pub(crate) async fn run(config: Config, mut requests: Requests) -> anyhow::Resul
     ));
     // The service does what it can: it waits to be told who it is.
     system::tell_ready();
-    let pulse = Pulse::default();
-    tokio::spawn(pulse.clone().tell(config.heartbeat));
+    let watchdog = Watchdog::default();
+    tokio::spawn(watchdog.clone().tell(config.heartbeat));
+    let meter = Meter::default();
     let access = {
-        let mut access = pin!(access(&config, &status, &pulse));
+        let mut access = pin!(access(&config, &status, &watchdog, &meter));
         loop {
             tokio::select! {
                 access = &mut access => break access?,
@@ -52,7 +57,16 @@ pub(crate) async fn run(config: Config, mut requests: Requests) -> anyhow::Resul
             }
         }
     };
-    work(config, access, requests, status, pulse, &stop_streaming).await?;
+    let connection = (access, meter);
+    work(
+        config,
+        connection,
+        requests,
+        status,
+        watchdog,
+        &stop_streaming,
+    )
+    .await?;
     if let Err(error) = status_task.await {
         error!(%error, "the status socket ended badly");
     }
@@ -63,10 +77,10 @@ pub(crate) async fn run(config: Config, mut requests: Requests) -> anyhow::Resul
 /// Observes and streams as who it is, until it is to stop; `stop_streaming` is cancelled then.
 async fn work(
     config: Config,
-    access: stream::Access,
+    (access, meter): (stream::Access, Meter),
     mut requests: Requests,
     status: Arc<Mutex<status::Status>>,
-    pulse: Pulse,
+    watchdog: Watchdog,
     stop_streaming: &CancellationToken,
 ) -> anyhow::Result<()> {
     let agent = access.agent();
@@ -88,7 +102,14 @@ async fn work(
     };
     known(&mut status.lock().unwrap_or_else(PoisonError::into_inner));
     let first = spool.range().next;
-    let spooled = watch::Sender::new(spool.range().next - 1);
+    let spooled = watch::Sender::new(Tail {
+        last: spool.range().next - 1,
+        urgent: 0,
+    });
+    let pace = Pace::of(config.per_day, 0.0, config.heartbeat);
+    let promise = watch::Sender::new(pace.pulse(false));
+    let (pace, targets_pace) = watch::channel(pace);
+    let started = machine::uptime();
     let spool = Arc::new(Mutex::new(spool));
     // Orders come from one collector, a few a minute at most; a full queue makes its stream wait.
     let (orders, orders_rx) = mpsc::channel(16);
@@ -105,8 +126,12 @@ async fn work(
         prober,
         spool: Arc::clone(&spool),
         spooled: spooled.clone(),
+        pace,
+        per_day: config.per_day,
+        promise: promise.subscribe(),
+        started,
         status: Arc::clone(&status),
-        pulse,
+        watchdog,
     };
     let mut observer_task = tokio::spawn(observer.run(orders_rx, stopped));
     let streamer = stream::Streamer {
@@ -117,6 +142,15 @@ async fn work(
         first,
         spool,
         spooled,
+        delivery: Delivery::default(),
+        budget: Budget::new(config.per_day),
+        meter,
+        targets_pace,
+        heartbeat: config.heartbeat,
+        promise,
+        started,
+        closed_until: None,
+        told_spending: None,
         orders: orders.clone(),
         status,
         revision,
@@ -184,7 +218,8 @@ const JOINED_YET: Duration = Duration::from_secs(2);
 async fn access(
     config: &Config,
     status: &Arc<Mutex<status::Status>>,
-    pulse: &Pulse,
+    watchdog: &Watchdog,
+    meter: &Meter,
 ) -> anyhow::Result<stream::Access> {
     if let Some(named) = &config.named {
         return Ok(stream::Access::Named(named.clone()));
@@ -193,7 +228,7 @@ async fn access(
     loop {
         if let Some(identity) = identity::Identity::read(&config.data_dir)? {
             info!(agent = %identity.agent, until = %identity.until, "this machine is this agent");
-            let held = membership::Held::new(identity, &config.data_dir, status);
+            let held = membership::Held::new(identity, &config.data_dir, status, meter);
             return Ok(stream::Access::Joined(held));
         }
         if !said {
@@ -202,7 +237,7 @@ async fn access(
             let mut status = status.lock().unwrap_or_else(PoisonError::into_inner);
             status.connection.last_error = Some(NOT_JOINED.to_owned());
         }
-        pulse.beat();
+        watchdog.beat();
         tokio::time::sleep(JOINED_YET).await;
     }
 }

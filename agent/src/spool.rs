@@ -38,7 +38,7 @@ const SEQ_MAX: u64 = 1 << 60;
 const MAGIC: &[u8; 8] = b"DNYTSPL1";
 const HEADER: usize = 4 + 4 + 8 + 16;
 /// After a cut tail the sequence goes on this much higher: further than entries that could have been sent
-/// from the lost tail (see `stream::WINDOW`), so that no sequence is used twice.
+/// from the lost tail (see `delivery::WINDOW`), so that no sequence is used twice.
 const SKIP_AFTER_CUT: u64 = 1024;
 
 /// One spooled heartbeat.

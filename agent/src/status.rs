@@ -22,10 +22,26 @@ pub(crate) struct Status {
     pub(crate) certified_until_ms: Option<UnixMillis>,
     pub(crate) connection: Connection,
     pub(crate) spool: Option<Range>,
+    pub(crate) budget: Spent,
     pub(crate) gateway: Option<String>,
     /// What to do so that ICMP is permitted.
     pub(crate) icmp_fix: Option<String>,
     pub(crate) targets: Vec<TargetStatus>,
+}
+
+/// What of the byte budget is spent, and how often the agent speaks for it.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Spent {
+    /// Bytes in the last 24 hours, as far as the process ran.
+    #[serde(rename = "spent")]
+    pub(crate) bytes: u64,
+    /// Bytes that may be spent in 24 hours; none: no limit.
+    pub(crate) per_day: Option<u64>,
+    /// While nothing changes: from one word to the next, and how long samples wait at most; in seconds.
+    pub(crate) pulse_s: u64,
+    pub(crate) batch_s: u64,
+    /// Entries of the past wait for a closed office or a larger budget.
+    pub(crate) left_for_later: bool,
 }
 
 /// The stream to the collector.
@@ -159,6 +175,7 @@ struct Document {
     certified_until_ms: Option<UnixMillis>,
     connection: DocumentConnection,
     spool: Option<DocumentSpool>,
+    budget: Spent,
     gateway: Option<String>,
     icmp_fix: Option<String>,
     targets: Vec<DocumentTarget>,
@@ -243,6 +260,28 @@ pub(crate) fn for_people(document: serde_json::Value) -> anyhow::Result<String> 
             spool.dropped,
             spool.bytes.div_ceil(1024)
         )?;
+    }
+    let budget = &status.budget;
+    let kb = |bytes: u64| bytes.div_ceil(1_000);
+    match budget.per_day {
+        None => writeln!(out, "budget     {} KB in 24 h; no limit", kb(budget.bytes))?,
+        Some(per_day) => {
+            let (spent, left) = (kb(budget.bytes), kb(per_day.saturating_sub(budget.bytes)));
+            writeln!(
+                out,
+                "budget     {spent} KB of {} in 24 h, {left} left",
+                kb(per_day)
+            )?;
+            let (pulse, batch) = (budget.pulse_s, budget.batch_s / 60);
+            writeln!(
+                out,
+                "           while nothing changes it speaks every {pulse} s, and samples wait for up to {batch} min"
+            )?;
+            if budget.left_for_later {
+                let text = "what was stored while it was cut off waits until the office is closed";
+                writeln!(out, "           {text}")?;
+            }
+        }
     }
     writeln!(out, "gateway    {}", or_dash(status.gateway))?;
     if let Some(fix) = &status.icmp_fix {

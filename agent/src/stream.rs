@@ -1,8 +1,10 @@
 //! From the spool to the collector: one stream, entries in ascending sequence, resumed after the last
 //! acknowledged one.
 
+use crate::budget::{Budget, Pace};
 use crate::config::Named;
-use crate::connect::{self, CONNECT_TIMEOUT};
+use crate::connect::{self, CONNECT_TIMEOUT, Meter};
+use crate::delivery::{Delivery, Next};
 use crate::machine;
 use crate::membership::Held;
 use crate::observe::Order;
@@ -13,7 +15,7 @@ use denyut_proto::wire::{
     self, AgentMessage, CollectorMessage, agent_message, collector_message, command,
     ingest_client::IngestClient,
 };
-use denyut_proto::{AgentId, BootId, PROTOCOL, Secret, Target};
+use denyut_proto::{AgentId, BootId, PROTOCOL, Secret, Target, batch};
 use prost::Message;
 use std::collections::VecDeque;
 use std::io::Write;
@@ -26,8 +28,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Uri};
 use tracing::{info, warn};
 
-/// Entries sent and not yet acknowledged, at most.
-pub(crate) const WINDOW: usize = 64;
+/// Messages on their way to the connection, at most.
+const OUTBOUND: usize = 8;
+/// Entries that are sent though the budget is short: what tells of the present.
+const RECENT: u64 = 90;
+/// What was spent is told this often.
+const TELL_SPENDING: Duration = Duration::from_secs(600);
 /// Without an acknowledgement for this long, what was sent is sent again on a new stream.
 const ACK_TIMEOUT: Duration = Duration::from_secs(30);
 const BACKOFF_BASE: Duration = Duration::from_secs(1);
@@ -44,8 +50,21 @@ pub(crate) struct Streamer {
     /// The first sequence that this process may have spooled.
     pub(crate) first: u64,
     pub(crate) spool: Arc<Mutex<Spool>>,
-    /// Raised to the last spooled sequence.
-    pub(crate) spooled: watch::Sender<u64>,
+    pub(crate) spooled: watch::Sender<Tail>,
+    pub(crate) delivery: Delivery,
+    pub(crate) budget: Budget,
+    pub(crate) meter: Meter,
+    /// How often to speak, by the present targets.
+    pub(crate) targets_pace: watch::Receiver<Pace>,
+    /// The longest time between two heartbeats.
+    pub(crate) heartbeat: Duration,
+    /// From one word to the next, as it is at the moment.
+    pub(crate) promise: watch::Sender<Duration>,
+    /// Uptime at which the process started.
+    pub(crate) started: Duration,
+    /// The office is closed until then.
+    pub(crate) closed_until: Option<Instant>,
+    pub(crate) told_spending: Option<Instant>,
     pub(crate) orders: mpsc::Sender<Order>,
     pub(crate) status: Arc<Mutex<Status>>,
     /// Revision of the collector's configuration that the agent runs by; 0 for none.
@@ -76,7 +95,7 @@ impl Access {
         }
     }
 
-    async fn connect(&self, uri: &Uri) -> anyhow::Result<Channel> {
+    async fn connect(&self, uri: &Uri, meter: &Meter) -> anyhow::Result<Channel> {
         let tls = match self {
             // Read each time, so that renewed files are used without a restart.
             Self::Named(named) => match &named.tls {
@@ -88,7 +107,95 @@ impl Access {
             },
             Self::Joined(held) => Some(connect::tls_as(&held.now(), true)?),
         };
-        connect::connect(uri, tls).await
+        connect::connect(uri, tls, meter).await
+    }
+}
+
+/// The youngest entries of the spool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tail {
+    /// The last sequence.
+    pub(crate) last: u64,
+    /// The last of an entry that does not wait; 0 for none.
+    pub(crate) urgent: u64,
+}
+
+/// What one stream knows of when to speak.
+#[derive(Debug)]
+struct Calm {
+    takes_batches: bool,
+    /// Whether anything waits at all.
+    waits: bool,
+    /// Since when the oldest unsent entry waits.
+    unsent_since: Option<Instant>,
+    is_urgent: bool,
+    /// After an edge everything goes out at once, until then.
+    awake_until: Option<Instant>,
+    spoke: Instant,
+}
+
+/// How long that is, in heartbeats.
+const AWAKE: u32 = 12;
+/// With nothing left of the budget an edge goes out this long after the last word.
+const OVER_WAIT: Duration = Duration::from_secs(60);
+
+impl Calm {
+    fn new(takes_batches: bool, limited: bool) -> Self {
+        let now = Instant::now();
+        Self {
+            takes_batches,
+            waits: takes_batches && limited,
+            unsent_since: None,
+            is_urgent: false,
+            // What waited for the stream goes first, as far as the budget bears it.
+            awake_until: now.checked_add(Duration::from_secs(10)),
+            spoke: now,
+        }
+    }
+
+    fn see(&mut self, unsent: bool, urgent: bool, awake: Duration) {
+        let now = Instant::now();
+        self.unsent_since = unsent.then(|| self.unsent_since.unwrap_or(now));
+        self.is_urgent = urgent;
+        if urgent {
+            self.awake_until = now.checked_add(awake);
+        }
+    }
+
+    fn is_awake(&self) -> bool {
+        self.awake_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Whether what is unsent goes out now.
+    fn is_due(&self, pace: Pace, closed: bool, over: bool) -> bool {
+        if !self.waits {
+            return true;
+        }
+        if over {
+            return self.is_urgent && self.spoke.elapsed() >= OVER_WAIT;
+        }
+        let waited = |since: Instant| since.elapsed() >= pace.batch(closed);
+        self.is_urgent || self.is_awake() || self.unsent_since.is_some_and(waited)
+    }
+
+    fn is_pulse_due(&self, pace: Pace, closed: bool) -> bool {
+        self.waits && self.spoke.elapsed() >= pace.pulse(closed)
+    }
+
+    /// Something was sent.
+    fn spoke(&mut self) {
+        self.spoke = Instant::now();
+    }
+
+    /// When to look again.
+    fn next(&self, pace: Pace, closed: bool) -> Duration {
+        let pulse = pace.pulse(closed).saturating_sub(self.spoke.elapsed());
+        let batch = self
+            .unsent_since
+            .map(|since| pace.batch(closed).saturating_sub(since.elapsed()));
+        // With a budget that is short, or an office that opens, it is worth a look before that.
+        let soon = batch.map_or(pulse, |batch| batch.min(pulse)).min(OVER_WAIT);
+        soon.max(Duration::from_millis(100))
     }
 }
 
@@ -161,10 +268,11 @@ impl Streamer {
         let uri = &collectors[which % collectors.len()];
         lock(&self.status).connection.collector = Some(uri.to_string());
         let agent = self.access.agent();
-        let channel = self.access.connect(uri).await?;
-        let (outgoing, outbound) = mpsc::channel(WINDOW + 1);
+        let channel = self.access.connect(uri, &self.meter).await?;
+        let (outgoing, outbound) = mpsc::channel(OUTBOUND);
         let hello = AgentMessage {
             kind: Some(agent_message::Kind::Hello(self.hello())),
+            spending: Some(self.spending()),
         };
         outgoing.send(hello).await.context("the stream is closed")?;
         let mut client = IngestClient::new(channel);
@@ -189,50 +297,42 @@ impl Streamer {
         self.connected(uri, &welcome).await;
 
         let range = lock(&self.spool).range();
-        let mut sent = match (welcome.known, welcome.durable) {
+        let held = range.acked.max(self.delivery.acked());
+        self.delivery.begin(match (welcome.known, welcome.durable) {
             // New, or wiped: all that is still here, and what the targets are.
             (false, _) => {
                 self.order(Order::Declare).await;
                 range.first - 1
             }
             // It holds no more than this of our boot, though it may once have acknowledged more (restored from a backup).
-            (true, Some(durable)) => range.acked.min(durable),
-            (true, None) => range.acked.min(self.first - 1),
-        };
-        let mut in_flight: VecDeque<u64> = VecDeque::new();
+            (true, Some(durable)) => held.min(durable),
+            (true, None) => held.min(self.first - 1),
+        });
+        let mut calm = Calm::new(welcome.takes_batches, self.budget.per_day().is_some());
         let mut spooled = self.spooled.subscribe();
         let mut waiting_since = Instant::now();
         loop {
             let stopping = stop.is_cancelled();
-            let room = WINDOW - in_flight.len();
-            let entries = if room > 0 {
-                self.read_after(sent, room).await?
-            } else {
-                Vec::new()
-            };
-            if in_flight.is_empty() {
-                if stopping && entries.is_empty() {
+            let tail = *spooled.borrow_and_update();
+            self.account(self.pace(&calm));
+            let sent_any = self.send_due(&mut calm, tail, stopping, &outgoing).await?;
+            if !self.delivery.is_waiting() {
+                if stopping && !sent_any {
                     return Ok(End::Stopped);
                 }
                 waiting_since = Instant::now();
             }
-            for entry in entries {
-                sent = entry.seq;
-                in_flight.push_back(entry.seq);
-                let message = AgentMessage {
-                    kind: Some(agent_message::Kind::Entry(self.entry(entry))),
-                };
-                if outgoing.send(message).await.is_err() {
-                    break; // the reason is on the inbound side
-                }
-            }
-            let (full, waiting) = (in_flight.len() >= WINDOW, !in_flight.is_empty());
+            let (full, waiting) = (self.delivery.room() == 0, self.delivery.is_waiting());
             let ack_due = ACK_TIMEOUT.saturating_sub(waiting_since.elapsed());
+            let wake = if sent_any && !full {
+                Duration::ZERO
+            } else {
+                calm.next(self.pace(&calm), self.is_closed())
+            };
             tokio::select! {
                 message = inbound.message() => match message {
                     Ok(Some(message)) => {
-                        if let Some(acked) = self.take(message).await {
-                            in_flight.retain(|seq| *seq > acked);
+                        if self.take(message).await {
                             waiting_since = Instant::now();
                         }
                         if self.access.agent() != agent {
@@ -244,19 +344,183 @@ impl Streamer {
                 },
                 changed = spooled.changed(), if !full => changed.context("the spool is gone")?,
                 () = stop.cancelled(), if !stopping => {}
+                () = tokio::time::sleep(wake), if !full => {}
                 () = tokio::time::sleep(ack_due), if waiting => return Ok(End::Lost(anyhow!("no acknowledgement for {ACK_TIMEOUT:?}"))),
             }
         }
     }
 
-    /// Applies a message from the collector; returns what it acknowledged.
-    async fn take(&mut self, message: CollectorMessage) -> Option<u64> {
+    /// Sends what is due; whether that was an entry.
+    async fn send_due(
+        &mut self,
+        calm: &mut Calm,
+        tail: Tail,
+        stopping: bool,
+        outgoing: &mpsc::Sender<AgentMessage>,
+    ) -> anyhow::Result<bool> {
+        let (now, closed) = (machine::uptime(), self.is_closed());
+        let (short, over) = (self.budget.is_short(now), self.budget.is_over(now));
+        let pace = self.pace(calm);
+        let unsent = self.delivery.sent() < tail.last;
+        let urgent = tail.urgent > self.delivery.sent();
+        let awake = if short { 0 } else { AWAKE };
+        calm.see(unsent, urgent, self.heartbeat * awake);
+        let due = calm.is_due(pace, closed, over) || stopping;
+        if unsent && due {
+            let backlog = tail.last - self.delivery.sent() > RECENT;
+            if over {
+                self.delivery.leave_before(tail.urgent.min(tail.last));
+            } else if short && backlog && !closed {
+                self.delivery.leave_before(tail.last - RECENT);
+            }
+            let next = Next {
+                after: self.delivery.sent(),
+                to: tail.last,
+            };
+            if self.send_some(calm, next, outgoing).await? {
+                return Ok(true);
+            }
+        } else if let Some(left) = self.delivery.left()
+            && !over
+            && (closed || !short)
+            && self.delivery.room() > 0
+        {
+            if self.send_some(calm, left, outgoing).await? {
+                return Ok(true);
+            }
+            self.delivery.is_empty_to(left);
+        }
+        if calm.is_pulse_due(pace, closed || over) {
+            let pulse = wire::Pulse {
+                uptime_ms: ms(now),
+                started_ms: ms(self.started),
+                interval_ms: u32::try_from(ms(pace.pulse(closed || over))).unwrap_or(u32::MAX),
+            };
+            calm.spoke();
+            // Where the stream is gone the inbound side says why.
+            outgoing
+                .send(message(agent_message::Kind::Pulse(pulse)))
+                .await
+                .ok();
+        }
+        self.promise.send_replace(pace.pulse(closed || over));
+        Ok(false)
+    }
+
+    /// Sends entries of one place, as many as may be on their way; `false` if there are none.
+    async fn send_some(
+        &mut self,
+        calm: &mut Calm,
+        next: Next,
+        outgoing: &mpsc::Sender<AgentMessage>,
+    ) -> anyhow::Result<bool> {
+        let most = usize::try_from(next.to - next.after).unwrap_or(usize::MAX);
+        let entries = self
+            .read_after(next.after, most.min(self.delivery.room()))
+            .await?;
+        let mut entries: VecDeque<Spooled> = entries
+            .into_iter()
+            .filter(|entry| entry.seq <= next.to)
+            .collect();
+        let any = !entries.is_empty();
+        while let Some(first) = entries.front() {
+            let boot = first.boot;
+            let alike = entries.iter().take_while(|entry| entry.boot == boot);
+            let alike: Vec<_> = alike
+                .map(|entry| (entry.seq, entry.payload.clone()))
+                .collect();
+            let named = if boot == self.boot {
+                Vec::new()
+            } else {
+                boot.0.to_vec()
+            };
+            let packed = calm
+                .takes_batches
+                .then(|| batch::pack(&named, &alike))
+                .flatten();
+            let (kind, count) = if let Some((batch, count)) = packed {
+                (agent_message::Kind::Batch(batch), count)
+            } else {
+                let (seq, heartbeat) = alike[0].clone();
+                let heartbeat = heartbeat.into();
+                let boot = named;
+                let entry = wire::Entry {
+                    boot,
+                    seq,
+                    heartbeat,
+                };
+                (agent_message::Kind::Entry(entry), 1)
+            };
+            for entry in entries.drain(..count) {
+                self.delivery.sending(entry.seq);
+            }
+            let message = AgentMessage {
+                kind: Some(kind),
+                spending: self.spending_if_due(),
+            };
+            calm.spoke();
+            if outgoing.send(message).await.is_err() {
+                break; // the reason is on the inbound side
+            }
+        }
+        Ok(any)
+    }
+
+    /// How often the agent speaks: by its targets as they are now, if it may wait at all.
+    fn pace(&self, calm: &Calm) -> Pace {
+        if calm.waits {
+            *self.targets_pace.borrow()
+        } else {
+            Pace::of(None, 0.0, self.heartbeat)
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed_until
+            .is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Takes what the connections carried since to the account.
+    fn account(&mut self, pace: Pace) {
+        let now = machine::uptime();
+        self.budget.spend(self.meter.take(), now);
+        let status = &mut lock(&self.status).budget;
+        status.bytes = self.budget.spent(now);
+        status.per_day = self.budget.per_day();
+        status.pulse_s = pace.pulse(self.is_closed()).as_secs();
+        status.batch_s = pace.batch(self.is_closed()).as_secs();
+        status.left_for_later = self.delivery.left().is_some();
+    }
+
+    fn spending(&self) -> wire::Spending {
+        wire::Spending {
+            spent: self.budget.spent(machine::uptime()),
+            budget: self.budget.per_day().unwrap_or(0),
+        }
+    }
+
+    /// What was spent, if that was not told for a while.
+    fn spending_if_due(&mut self) -> Option<wire::Spending> {
+        let due = self
+            .told_spending
+            .is_none_or(|at| at.elapsed() >= TELL_SPENDING);
+        due.then(|| {
+            self.told_spending = Some(Instant::now());
+            self.spending()
+        })
+    }
+
+    /// Applies a message from the collector; whether it acknowledged something.
+    async fn take(&mut self, message: CollectorMessage) -> bool {
         use collector_message::Kind;
         match message.kind {
             Some(Kind::Ack(ack)) => {
-                self.with_spool(move |spool| spool.ack(ack.seq, Instant::now()))
+                let closed_for = Duration::from_secs(ack.closed_for_s.into());
+                self.closed_until = Instant::now().checked_add(closed_for);
+                let whole_to = self.delivery.acknowledged(ack.seq);
+                self.with_spool(move |spool| spool.ack(whole_to, Instant::now()))
                     .await;
-                return Some(ack.seq);
+                return true;
             }
             Some(Kind::Refusal(refusal)) => {
                 let text = format!(
@@ -279,7 +543,7 @@ impl Streamer {
             // From a newer collector, or out of place: nothing that stops the stream.
             Some(Kind::Welcome(_)) | None => {}
         }
-        None
+        false
     }
 
     /// Another machine speaks as this agent: from the next session on this one is another.
@@ -374,20 +638,8 @@ impl Streamer {
                 acked: range.acked,
             }),
             wall_ms: machine::wall().0,
-            uptime_ms: u64::try_from(machine::uptime().as_millis()).unwrap_or(u64::MAX),
+            uptime_ms: ms(machine::uptime()),
             configuration_revision: self.revision,
-        }
-    }
-
-    fn entry(&self, entry: Spooled) -> wire::Entry {
-        wire::Entry {
-            boot: if entry.boot == self.boot {
-                Vec::new()
-            } else {
-                entry.boot.0.to_vec()
-            },
-            seq: entry.seq,
-            heartbeat: entry.payload.into(),
         }
     }
 
@@ -501,6 +753,17 @@ fn without_repeats(causes: &[String]) -> String {
         .map(|(_, text)| text.as_str())
         .collect();
     kept.join(": ")
+}
+
+fn message(kind: agent_message::Kind) -> AgentMessage {
+    AgentMessage {
+        kind: Some(kind),
+        spending: None,
+    }
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

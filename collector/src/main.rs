@@ -245,6 +245,10 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
     let replay_to = log.end();
 
     let maintenance = config.setup.maintenance.clone();
+    let (hours, holidays) = (
+        Arc::clone(&config.setup.hours),
+        config.setup.holidays.clone(),
+    );
     let worker = worker::Worker::restore(
         Arc::clone(&log),
         Arc::clone(&history),
@@ -280,12 +284,15 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         commits,
         clock: Arc::clone(&clock),
         metrics: Arc::clone(&metrics),
+        hours,
+        holidays,
         oldest: config.retention.raw,
         connected: Mutex::default(),
         stop: stop.clone(),
     });
     let shared = Arc::new(api::Shared {
         query: query::Query {
+            members: members.clone(),
             registry,
             history: Arc::clone(&history),
             state,

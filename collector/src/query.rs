@@ -1,7 +1,8 @@
 //! What people and programs ask: read-only views over registry, state and history.
 
+use crate::join::Members;
 use crate::keys;
-use crate::registry::{Introduction, Registry};
+use crate::registry::{Introduction, Registry, Spending};
 use denyut_detect::calendar::Maintenance;
 use denyut_detect::detector::Sight;
 use denyut_detect::office::Pattern;
@@ -17,6 +18,8 @@ use utoipa::ToSchema;
 
 /// Answers queries. Methods block.
 pub(crate) struct Query {
+    /// Who has joined; present exactly when agents connect by TLS.
+    pub(crate) members: Option<Arc<Members>>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) history: Arc<dyn History>,
     pub(crate) state: Arc<dyn State>,
@@ -137,6 +140,11 @@ pub(crate) struct AgentView {
     pub(crate) dropped: Option<u64>,
     /// Its wall clock minus the collector's by then, in ms.
     pub(crate) clock_offset_ms: Option<i64>,
+    /// When its certificate is over; none in plaintext, or if an authority elsewhere certifies it.
+    #[schema(value_type = Option<i64>)]
+    pub(crate) certified_until_ms: Option<UnixMillis>,
+    /// What it has spent of its byte budget, as it last said.
+    pub(crate) budget: Option<Spending>,
 }
 
 /// One link: one target as one agent sees it.
@@ -254,10 +262,12 @@ impl Query {
             let agent: Option<Agent> = keys::get_packed(&*self.state, &keys::agent(&id))?;
             links.extend(self.links_of(code, &id, agent.as_ref(), is_worked_on)?);
             let said: Option<Introduction> = get_json(&*self.state, &keys::introduction(&id))?;
+            let member = self.members.as_ref().and_then(|all| all.get(&id));
             agents.push(AgentView::of(
                 id,
                 agent.as_ref(),
                 said.as_ref(),
+                member.map(|member| member.certified_until),
                 is_worked_on,
             ));
         }
@@ -518,6 +528,7 @@ impl AgentView {
         id: AgentId,
         agent: Option<&Agent>,
         said: Option<&Introduction>,
+        certified_until_ms: Option<UnixMillis>,
         is_worked_on: bool,
     ) -> Self {
         let state = agent.map_or(ShownState::Unknown, |agent| match agent.presence {
@@ -538,6 +549,8 @@ impl AgentView {
             connected_ms: said.map(|said| said.at),
             dropped: said.map(|said| said.dropped),
             clock_offset_ms: said.map(|said| said.clock_offset_ms),
+            certified_until_ms,
+            budget: said.and_then(|said| said.spending),
         }
     }
 }
@@ -670,6 +683,7 @@ mod tests {
         }];
         history.append(1, &link.agent, &heartbeat).expect("appends");
         let query = Query {
+            members: None,
             registry: Arc::default(),
             history,
             state: store.state,

@@ -6,6 +6,7 @@ use prost::Message;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use utoipa::ToSchema;
 
 /// All offices, and the agents that may speak for them.
 #[derive(Debug, Default)]
@@ -111,13 +112,38 @@ pub(crate) struct Introduction {
     pub(crate) dropped: u64,
     /// Its wall clock minus the collector's, in ms (off by the time the message travelled).
     pub(crate) clock_offset_ms: i64,
+    /// What it has spent of its byte budget.
+    #[serde(default)]
+    pub(crate) spending: Option<Spending>,
+}
+
+/// Bytes of an agent's connections, as the network carried them, both ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Spending {
+    /// In the 24 hours before it last said so, as far as the agent ran.
+    pub(crate) spent: u64,
+    /// What it may spend in 24 hours; 0 for no limit.
+    pub(crate) budget: u64,
+}
+
+impl From<wire::Spending> for Spending {
+    fn from(wire: wire::Spending) -> Self {
+        Self {
+            spent: wire.spent,
+            budget: wire.budget,
+        }
+    }
 }
 
 impl Introduction {
     /// Bytes of each text.
     const TEXT_MAX: usize = 255;
 
-    pub(crate) fn of(hello: &wire::Hello, at: UnixMillis) -> Result<Self, Invalid> {
+    pub(crate) fn of(
+        hello: &wire::Hello,
+        spending: Option<wire::Spending>,
+        at: UnixMillis,
+    ) -> Result<Self, Invalid> {
         let machine = hello.machine.clone().unwrap_or_default();
         let spool = hello.spool.unwrap_or_default();
         for (field, text) in [
@@ -142,6 +168,7 @@ impl Introduction {
                 .saturating_sub(spool.first.max(spool.acked.saturating_add(1))),
             dropped: spool.dropped,
             clock_offset_ms: hello.wall_ms.saturating_sub(at.0),
+            spending: spending.map(Into::into),
         })
     }
 }

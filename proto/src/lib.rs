@@ -17,6 +17,7 @@ pub mod heartbeat;
 
 pub mod invalid;
 
+pub mod batch;
 mod convert;
 pub mod wire;
 

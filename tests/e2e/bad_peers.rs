@@ -196,7 +196,7 @@ async fn bad_streams_end_with_a_reason() {
             "the first message must be a Hello",
         ),
         (
-            AgentMessage { kind: None },
+            AgentMessage::default(),
             Code::InvalidArgument,
             "the first message must be a Hello",
         ),

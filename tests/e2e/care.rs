@@ -47,7 +47,12 @@ async fn deliver(collector: &Collector, from: u64) {
         let at = now_ms() - 3_600_000 + i64::try_from(seq).expect("small") * 1_000;
         assert!(peer.send(entry(seq, heartbeat("self", &[at]))).await);
     }
-    while peer.next().await.expect("goes on") != Some(Kind::Ack(wire::Ack { seq: from + 49 })) {}
+    while peer.next().await.expect("goes on")
+        != Some(Kind::Ack(wire::Ack {
+            seq: from + 49,
+            closed_for_s: 0,
+        }))
+    {}
     let expected = usize::try_from(from + 49).expect("small");
     let there = || async {
         let samples = collector.samples(OFFICE.0, OFFICE.1, "self").await;
@@ -333,20 +338,30 @@ async fn a_full_disk_refuses_with_a_reason_and_goes_on_when_there_is_room() {
 /// A stream over many links: every line is right, and reading stops when the client goes away.
 #[tokio::test]
 async fn the_history_of_many_links_is_a_stream() {
-    let collector = Collector::start(REGISTRY).await;
-    let mut peer = Peer::join(collector.ingest, "a-1", BootId([6; 16]))
-        .await
-        .expect("joins");
+    let agents = ["a-1", "a-2", "a-3", "a-4", "a-5", "a-6"];
+    let registry = REGISTRY.replace("[\"a-1\"]", &format!("{agents:?}"));
+    let collector = Collector::start(&registry).await;
     let start = (now_ms() / 3_600_000 - 30) * 3_600_000;
-    let mut seq = 0;
-    for target in ["one", "two", "three"] {
-        // 100,000 samples a link: more than what waits between the reader and a client that takes nothing.
-        for part in 0..200 {
+    // 300,000 samples: more than what waits between the reader and a client that takes nothing. Two agents see each target, as no agent
+    // may say so much at once.
+    for (n, agent) in (0..).zip(agents) {
+        let target = ["one", "two", "three"][n / 2];
+        let mut peer = Peer::join(collector.ingest, agent, BootId([6; 16]))
+            .await
+            .expect("joins");
+        let mut seq = 0;
+        let first = if n % 2 == 0 { 0 } else { 100 };
+        for part in first..first + 100 {
             seq += 1;
             let times: Vec<i64> = (0..500).map(|i| start + (part * 500 + i) * 1_000).collect();
             assert!(peer.send(entry(seq, heartbeat(target, &times))).await);
         }
-        while peer.next().await.expect("goes on") != Some(Kind::Ack(wire::Ack { seq })) {}
+        while peer.next().await.expect("goes on")
+            != Some(Kind::Ack(wire::Ack {
+                seq,
+                closed_for_s: 0,
+            }))
+        {}
     }
     eventually("all is in the history", Duration::from_secs(60), || async {
         (collector.metric("denyut_samples_total").await == 300_000).then_some(())
@@ -367,7 +382,7 @@ async fn the_history_of_many_links_is_a_stream() {
             .await
             .expect("answers"),
     );
-    assert_eq!(hours.len(), 28);
+    assert_eq!(hours.len(), 14 + 15);
     assert!(hours.iter().all(|line| line["target"] == "two"
         && line["level"] == "hour"
         && line["office"] == "36.73.02"));

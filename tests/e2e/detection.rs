@@ -120,7 +120,12 @@ async fn tell_by(
             .await
         );
     }
-    while peer.next().await.expect("goes on") != Some(Kind::Ack(wire::Ack { seq: 20 })) {}
+    while peer.next().await.expect("goes on")
+        != Some(Kind::Ack(wire::Ack {
+            seq: 20,
+            closed_for_s: 0,
+        }))
+    {}
 }
 
 /// Incidents as (office, cause, opened minutes ago, relapse).

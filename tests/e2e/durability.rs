@@ -114,7 +114,12 @@ async fn a_killed_collector_keeps_what_it_acknowledged() {
                     .await
             );
         }
-        while peer.next().await.expect("goes on") != Some(Kind::Ack(wire::Ack { seq: 100 })) {}
+        while peer.next().await.expect("goes on")
+            != Some(Kind::Ack(wire::Ack {
+                seq: 100,
+                closed_for_s: 0,
+            }))
+        {}
         assert_eq!(collector.metric("denyut_entries_total").await, entries);
         assert_eq!(
             collector.metric("denyut_duplicate_entries_total").await,
@@ -287,8 +292,12 @@ async fn a_lost_database_is_told() {
             let at = now_ms() - 3_600_000 + i64::try_from(seq).expect("small") * 1_000;
             assert!(peer.send(entry(seq, heartbeat("self", &[at]))).await);
         }
-        while peer.next().await.expect("goes on") != Some(Kind::Ack(wire::Ack { seq: from + 99 })) {
-        }
+        while peer.next().await.expect("goes on")
+            != Some(Kind::Ack(wire::Ack {
+                seq: from + 99,
+                closed_for_s: 0,
+            }))
+        {}
         drop(peer);
         collector.terminate();
         if copy {

@@ -18,7 +18,7 @@ pub(crate) async fn collector() -> Collector {
 /// Two targets that are there: the collector's own port, and loopback.
 pub(crate) fn config(collector: &Collector, more: &str) -> String {
     format!(
-        "{more}heartbeat = \"1s\"\n[collector]\nreconnect_max = \"1s\"\n\
+        "{more}heartbeat = \"1s\"\n[collector]\nreconnect_max = \"1s\"\n[budget]\nkb_per_day = 0\n\
          [[target]]\nname = \"port\"\nrole = \"server\"\nprobe = \"tcp://{}\"\ninterval = \"1s\"\ntimeout = \"500ms\"\n\
          [[target]]\nname = \"ping\"\nrole = \"uplink\"\nprobe = \"icmp://127.0.0.1\"\ninterval = \"1s\"\ntimeout = \"500ms\"\n",
         collector.api

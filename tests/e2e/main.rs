@@ -2,6 +2,7 @@
 
 mod bad_config;
 mod bad_peers;
+mod budget;
 mod care;
 mod deploy;
 mod detection;

@@ -160,7 +160,7 @@ fn configure(debian: &Debian) {
         )
     };
     let agent = [
-        "heartbeat = \"1s\"\n[collector]\nreconnect_max = \"1s\"\n",
+        "heartbeat = \"1s\"\n[collector]\nreconnect_max = \"1s\"\n[budget]\nkb_per_day = 0\n",
         &target("port", "server", "tcp://127.0.0.1:7080"),
         &target("ping", "uplink", "icmp://127.0.0.1"),
     ];

@@ -93,7 +93,10 @@ async fn tell_a_day(collector: &Collector) {
             .await
         );
     }
-    let last = wire::collector_message::Kind::Ack(wire::Ack { seq: 24 });
+    let last = wire::collector_message::Kind::Ack(wire::Ack {
+        seq: 24,
+        closed_for_s: 0,
+    });
     while peer.next().await.expect("goes on") != Some(last.clone()) {}
 }
 

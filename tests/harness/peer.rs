@@ -88,6 +88,7 @@ pub fn uptime_at(at_ms: i64) -> Duration {
 /// A hello of this agent.
 pub fn hello(agent: &str, boot: BootId) -> AgentMessage {
     AgentMessage {
+        spending: None,
         kind: Some(agent_message::Kind::Hello(Hello {
             protocol: denyut_proto::PROTOCOL,
             agent: agent.into(),
@@ -108,6 +109,7 @@ pub fn entry(seq: u64, heartbeat: Vec<u8>) -> AgentMessage {
 /// The same, of another boot than the hello's.
 pub fn entry_of(boot: &[u8], seq: u64, heartbeat: Vec<u8>) -> AgentMessage {
     AgentMessage {
+        spending: None,
         kind: Some(agent_message::Kind::Entry(Entry {
             boot: boot.to_vec(),
             seq,

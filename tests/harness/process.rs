@@ -245,8 +245,14 @@ impl Agent {
     /// Starts one with this configuration but for the data folder, in a namespace if one is named.
     pub fn start(namespace: Option<&str>, config: &str) -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
-        // Top-level keys come before the first section.
-        let config = format!("data_dir = \"{}/data\"\n{config}\n", dir.path().display());
+        // Top-level keys come before the first section. Unless a test says otherwise, everything is sent at once.
+        let budget = if config.contains("[budget]") {
+            ""
+        } else {
+            "[budget]\nkb_per_day = 0\n"
+        };
+        let data = dir.path().join("data");
+        let config = format!("data_dir = \"{}\"\n{config}\n{budget}", data.display());
         fs::write(dir.path().join("agent.toml"), config).expect("writes the configuration");
         let mut agent = Self {
             process: None,

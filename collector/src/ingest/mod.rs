@@ -16,12 +16,13 @@ use crate::keys;
 use crate::metrics::{Field, Metrics};
 use crate::registry::{Introduction, Office, Registry};
 use anyhow::{Context, anyhow};
+use denyut_detect::calendar::{Holidays, Hours, Opening, Zone};
 use denyut_proto::wire::{
     self, AgentMessage, CollectorMessage, agent_message, collector_message, ingest_server::Ingest,
 };
 use denyut_proto::{
     AgentId, BootId, Heartbeat, Invalid, MAX_HEARTBEAT_BYTES, OfficeCode, PROTOCOL, TargetName,
-    UnixMillis,
+    UnixMillis, batch,
 };
 use denyut_store::history::History;
 use denyut_store::log::{Appended, Body, Entry, Log};
@@ -57,7 +58,8 @@ pub(crate) const AHEAD_MAX: Duration = Duration::from_secs(5 * 60);
 const CLOCK_OFF_MS: u64 = 60_000;
 /// Whether an agent has a newer certificate is looked at so often.
 const RECERTIFIED: Duration = Duration::from_secs(3_600);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// A connection on which nothing comes for this long is asked whether it is still there: agents speak more often.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15 * 60);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the service is made of; one for all streams.
@@ -71,6 +73,9 @@ pub(crate) struct Gate {
     pub(crate) commits: mpsc::Sender<Request>,
     pub(crate) clock: Arc<Clock>,
     pub(crate) metrics: Arc<Metrics>,
+    /// Opening hours of offices without their own, and days on which all are closed.
+    pub(crate) hours: Arc<Hours>,
+    pub(crate) holidays: Holidays,
     /// Samples older than this are refused.
     pub(crate) oldest: Duration,
     /// Each agent's current stream.
@@ -83,6 +88,8 @@ pub(crate) struct Gate {
 pub(crate) struct Connections {
     streams: HashMap<AgentId, Connected>,
     twins: Twins,
+    /// What each agent that was here may say.
+    paces: HashMap<AgentId, Arc<Mutex<Pace>>>,
 }
 
 /// An agent's current stream.
@@ -225,6 +232,27 @@ impl Gate {
         }
     }
 
+    /// How long the office stays closed, in seconds; 0 while it is open.
+    fn closed_for(&self, speaker: &Speaker<'_>) -> u32 {
+        let opening = Opening {
+            zone: Zone::of(&speaker.code),
+            hours: speaker.office.site.hours.as_deref().unwrap_or(&self.hours),
+            holidays: &self.holidays,
+        };
+        let now = self.clock.read().now;
+        // One that never opens is asked about again.
+        let opens = opening.next_working(now).map(|opens| opens.since(now));
+        opens.map_or(86_400, |until| {
+            u32::try_from(until.as_secs()).unwrap_or(u32::MAX)
+        })
+    }
+
+    fn pace_of(&self, agent: &AgentId) -> Arc<Mutex<Pace>> {
+        let paces = &mut self.connected().paces;
+        let pace = paces.entry(agent.clone());
+        Arc::clone(pace.or_insert_with(|| Arc::new(Mutex::new(Pace::new(Instant::now())))))
+    }
+
     fn connected(&self) -> MutexGuard<'_, Connections> {
         self.connected
             .lock()
@@ -246,7 +274,28 @@ impl Gate {
         }
     }
 
-    /// Checks an entry against everything that an entry must hold.
+    /// What an agent says without samples and without keeping it; it is checked like any other.
+    fn pulse(
+        &self,
+        speaker: &Speaker<'_>,
+        pulse: wire::Pulse,
+        now: UnixMillis,
+    ) -> Result<Entry, Invalid> {
+        let heartbeat = wire::Heartbeat {
+            uptime_ms: pulse.uptime_ms,
+            epoch_ms: speaker.epoch.0,
+            started_ms: pulse.started_ms,
+            interval_ms: pulse.interval_ms,
+            ..wire::Heartbeat::default()
+        };
+        let entry = wire::Entry {
+            heartbeat: heartbeat.encode_to_vec().into(),
+            ..wire::Entry::default()
+        };
+        self.check(speaker, &entry, now)
+    }
+
+    /// Checks an entry against everything that an entry must hold but a sequence.
     fn check(
         &self,
         speaker: &Speaker,
@@ -258,9 +307,6 @@ impl Gate {
         } else {
             entry.boot[..].try_into()?
         };
-        if entry.seq == 0 {
-            return Err(Invalid::new("seq", 0, "not a sequence", "count from 1"));
-        }
         let bytes = entry.heartbeat.len();
         if bytes > MAX_HEARTBEAT_BYTES {
             return Err(Invalid::new(
@@ -408,6 +454,7 @@ async fn converse(
         .map_err(|_| Status::deadline_exceeded(format!("no Hello within {HELLO_WITHIN:?}")))??;
     let Some(AgentMessage {
         kind: Some(agent_message::Kind::Hello(hello)),
+        spending,
     }) = first
     else {
         gate.metrics.refused_hellos.inc();
@@ -415,7 +462,7 @@ async fn converse(
             "the first message must be a Hello",
         ));
     };
-    let (speaker, introduction) = greet(gate, caller, &hello).inspect_err(|_| {
+    let (speaker, introduction) = greet(gate, caller, &hello, spending).inspect_err(|_| {
         gate.metrics.refused_hellos.inc();
     })?;
 
@@ -431,6 +478,7 @@ async fn converse(
         address: peer
             .map(|peer| denyut_proto::address_bytes(peer.ip().to_canonical()))
             .unwrap_or_default(),
+        takes_batches: true,
     };
     tell(send, collector_message::Kind::Welcome(welcome)).await?;
     if configuration.revision != hello.configuration_revision {
@@ -443,14 +491,20 @@ async fn converse(
     }
     info!(agent = %speaker.agent, office = %speaker.code, peer = %named(peer), version = %introduction.version,
         boot = %speaker.boot, waiting = introduction.waiting, dropped = introduction.dropped, "an agent connected");
-    gate.remember(&speaker.agent, introduction).await;
+    gate.remember(&speaker.agent, introduction.clone()).await;
     let (verdicts, verdicts_rx) = mpsc::channel(UNACKED);
     let both = async {
         // What cannot be acknowledged ends the stream at once; what was read before an error is acknowledged first.
         let failed = CancellationToken::new();
-        let read = failed.run_until_cancelled(read_entries(gate, &speaker, inbound, verdicts));
+        let read = failed.run_until_cancelled(read_entries(
+            gate,
+            &speaker,
+            introduction,
+            inbound,
+            verdicts,
+        ));
         let acknowledged = async {
-            let done = acknowledge(send, verdicts_rx).await;
+            let done = acknowledge(gate, &speaker, send, verdicts_rx).await;
             if done.is_err() {
                 failed.cancel();
             }
@@ -475,6 +529,7 @@ fn greet<'a>(
     gate: &'a Gate,
     caller: &Caller,
     hello: &wire::Hello,
+    spending: Option<wire::Spending>,
 ) -> Result<(Speaker<'a>, Introduction), Status> {
     let invalid = |error: Invalid| Status::invalid_argument(error.within("hello").to_string());
     if hello.protocol != PROTOCOL {
@@ -488,7 +543,7 @@ fn greet<'a>(
         caller.speaks_as(&agent, &gate.registry, gate.members.as_deref())?;
     let boot = hello.boot[..].try_into().map_err(invalid)?;
     let now = gate.clock.read().now;
-    let introduction = Introduction::of(hello, now).map_err(invalid)?;
+    let introduction = Introduction::of(hello, spending, now).map_err(invalid)?;
     let wall = if introduction.clock_offset_ms.unsigned_abs() > CLOCK_OFF_MS {
         now
     } else {
@@ -506,65 +561,131 @@ fn greet<'a>(
 }
 
 async fn read_entries(
-    gate: &Gate,
+    gate: &Arc<Gate>,
     speaker: &Speaker<'_>,
+    mut introduction: Introduction,
     mut inbound: Streaming<AgentMessage>,
     verdicts: mpsc::Sender<Verdict>,
 ) -> Result<(), Status> {
-    let mut pace = Pace::new(Instant::now());
+    use agent_message::Kind;
+    let pace = gate.pace_of(&speaker.agent);
+    let take = |samples| {
+        let mut pace = pace.lock().unwrap_or_else(PoisonError::into_inner);
+        pace.take(samples, Instant::now())
+    };
     loop {
-        let entry = match inbound.message().await? {
-            None => return Ok(()),
-            Some(AgentMessage {
-                kind: Some(agent_message::Kind::Entry(entry)),
-            }) => entry,
-            Some(AgentMessage {
-                kind: Some(agent_message::Kind::Hello(_)),
-            }) => return Err(Status::invalid_argument("a second Hello on one stream")),
-            // From a newer agent: nothing this version could do with it.
-            Some(AgentMessage { kind: None }) => continue,
+        let Some(AgentMessage { kind, spending }) = inbound.message().await? else {
+            return Ok(());
         };
-        let seq = entry.seq;
-        let reading = gate.clock.read();
-        if reading.doubted {
-            return Err(Status::unavailable(
-                "the collector's clock jumped; it takes nothing until that is right",
-            ));
+        if spending.is_some() && introduction.spending != spending.map(Into::into) {
+            introduction.spending = spending.map(Into::into);
+            gate.remember(&speaker.agent, introduction.clone()).await;
         }
-        let verdict = match gate.check(speaker, &entry, reading.now) {
-            Ok(entry) => {
-                let (done, durable) = oneshot::channel();
-                let body = Body::Heartbeat(entry);
-                if gate.commits.send(Request { body, done }).await.is_err() {
-                    return Err(Status::unavailable("the collector stops"));
+        let entries = match kind {
+            Some(Kind::Entry(entry)) => vec![entry],
+            Some(Kind::Batch(batch)) => entries(&batch)?,
+            Some(Kind::Pulse(pulse)) => {
+                let now = taking(gate)?;
+                match gate.pulse(speaker, pulse, now) {
+                    // Nobody waits for what becomes of it.
+                    Ok(entry) => drop(hand_in(gate, entry).await?),
+                    Err(error) => refuse(gate, speaker, 0, &error),
                 }
-                Verdict::Pending(seq, durable)
+                pause(gate, take(0)).await;
+                continue;
             }
-            Err(error) => {
-                warn!(agent = %speaker.agent, seq, %error, "a heartbeat is refused");
-                let field = error.field.split('[').next().unwrap_or_default().to_owned();
-                gate.metrics.refused.get_or_create(&Field { field }).inc();
-                Verdict::Refused(wire::Refusal {
-                    seq,
-                    field: error.field,
-                    value: error.value,
-                    fix: format!("{}; {}", error.problem, error.fix),
-                })
+            Some(Kind::Hello(_)) => {
+                return Err(Status::invalid_argument("a second Hello on one stream"));
             }
+            // From a newer agent: nothing this version could do with it.
+            None => continue,
         };
-        if verdicts.send(verdict).await.is_err() {
-            return Ok(()); // the other half says why
+        for entry in entries {
+            let seq = entry.seq;
+            let now = taking(gate)?;
+            let checked = if seq == 0 {
+                Err(Invalid::new("seq", 0, "not a sequence", "count from 1"))
+            } else {
+                gate.check(speaker, &entry, now)
+            };
+            let mut samples = 0;
+            let verdict = match checked {
+                Ok(entry) => {
+                    let decoded = entry.decoded.get().into_iter();
+                    let targets = decoded.flat_map(|heartbeat| &heartbeat.samples);
+                    samples = targets.map(|target| target.samples.len()).sum();
+                    Verdict::Pending(seq, hand_in(gate, entry).await?)
+                }
+                Err(error) => {
+                    refuse(gate, speaker, seq, &error);
+                    Verdict::Refused(wire::Refusal {
+                        seq,
+                        field: error.field,
+                        value: error.value,
+                        fix: format!("{}; {}", error.problem, error.fix),
+                    })
+                }
+            };
+            if verdicts.send(verdict).await.is_err() {
+                return Ok(()); // the other half says why
+            }
+            pause(gate, take(samples)).await;
         }
-        let wait = pace.take(Instant::now());
-        if !wait.is_zero() {
-            gate.metrics.paced.inc();
-            tokio::time::sleep(wait).await;
-        }
+    }
+}
+
+/// What a batch stands for. One that makes no sense says nothing of what it was to hold, and so ends the stream.
+fn entries(batch: &wire::Batch) -> Result<Vec<wire::Entry>, Status> {
+    let unpacked =
+        batch::unpack(batch).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let entry = |(seq, heartbeat): (u64, Vec<u8>)| wire::Entry {
+        boot: batch.boot.clone(),
+        seq,
+        heartbeat: heartbeat.into(),
+    };
+    Ok(unpacked.into_iter().map(entry).collect())
+}
+
+/// The time now, if anything is taken.
+fn taking(gate: &Gate) -> Result<UnixMillis, Status> {
+    let reading = gate.clock.read();
+    if reading.doubted {
+        return Err(Status::unavailable(
+            "the collector's clock jumped; it takes nothing until that is right",
+        ));
+    }
+    Ok(reading.now)
+}
+
+/// Gives it to the committer; what is returned says when it is durable.
+async fn hand_in(
+    gate: &Gate,
+    entry: Entry,
+) -> Result<oneshot::Receiver<Result<Appended, String>>, Status> {
+    let (done, durable) = oneshot::channel();
+    let body = Body::Heartbeat(entry);
+    let handed = gate.commits.send(Request { body, done }).await;
+    handed.map_err(|_| Status::unavailable("the collector stops"))?;
+    Ok(durable)
+}
+
+fn refuse(gate: &Gate, speaker: &Speaker<'_>, seq: u64, error: &Invalid) {
+    warn!(agent = %speaker.agent, seq, %error, "a heartbeat is refused");
+    let field = error.field.split('[').next().unwrap_or_default().to_owned();
+    gate.metrics.refused.get_or_create(&Field { field }).inc();
+}
+
+async fn pause(gate: &Gate, wait: Duration) {
+    if !wait.is_zero() {
+        gate.metrics.paced.inc();
+        tokio::time::sleep(wait).await;
     }
 }
 
 /// Tells the agent, in order, what is durable; one acknowledgement for as many as are ready.
 async fn acknowledge(
+    gate: &Gate,
+    speaker: &Speaker<'_>,
     send: &mpsc::Sender<Result<CollectorMessage, Status>>,
     mut verdicts: mpsc::Receiver<Verdict>,
 ) -> Result<(), Status> {
@@ -587,8 +708,10 @@ async fn acknowledge(
             }
         };
         // While more is waiting, its acknowledgement will cover this one.
-        if verdicts.is_empty() || seq.is_multiple_of(16) {
-            tell(send, collector_message::Kind::Ack(wire::Ack { seq })).await?;
+        if verdicts.is_empty() || seq.is_multiple_of(64) {
+            let closed_for_s = gate.closed_for(speaker);
+            let ack = wire::Ack { seq, closed_for_s };
+            tell(send, collector_message::Kind::Ack(ack)).await?;
         }
     }
     Ok(())
@@ -627,7 +750,7 @@ impl<'a> Registration<'a> {
         let now = gate.clock.read().now;
         let (sender, cut) = watch::channel(None);
         let mut connected = gate.connected();
-        let Connections { streams, twins } = &mut *connected;
+        let Connections { streams, twins, .. } = &mut *connected;
         let (id, is_later_twin) = streams.get(agent).map_or((0, false), |old| {
             old.cut.send_replace(Some(Cut::Superseded));
             (old.id + 1, twins.took_over(agent, old.boot, boot, now))

@@ -221,7 +221,15 @@ function agentText(agent, office) {
   if (Math.abs(agent.clock_offset_ms ?? 0) > CLOCK_OFF_MS) {
     facts.push(say(agent.clock_offset_ms > 0 ? "agent.clock_ahead" : "agent.clock_behind", { length: lengthOf(Math.abs(agent.clock_offset_ms)) }));
   }
+  if (agent.certified_until_ms !== null) facts.push(say("agent.certified", { time: timeAt(agent.certified_until_ms, office) }));
+  if (agent.budget) facts.push(budgetText(agent.budget));
   return facts.join(" · ");
+}
+
+// Bytes in 24 hours, as KB.
+function budgetText({ spent, budget }) {
+  const kb = (bytes) => Math.ceil(bytes / 1000);
+  return budget > 0 ? say("agent.budget", { spent: kb(spent), budget: kb(budget) }) : say("agent.spent", { spent: kb(spent) });
 }
 
 function linkRow(link) {

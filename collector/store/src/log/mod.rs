@@ -49,7 +49,7 @@ pub struct Entry {
     pub agent: AgentId,
     /// In which run of which machine.
     pub boot: BootId,
-    /// Counts from 1 in each boot.
+    /// Counts from 1 in each boot; 0 for a pulse, which holds no samples, and of which there may be many.
     pub seq: u64,
     /// A `wire::Heartbeat`, encoded; checked before it came here.
     pub heartbeat: Bytes,
@@ -115,7 +115,7 @@ pub enum AppendError {
     Broken(#[from] anyhow::Error),
 }
 
-/// The promise: a record is in the log once per (agent, boot, seq), and is durable when `append` returns.
+/// The promise: a record is in the log once per (agent, boot, seq) but for pulses, and is durable when `append` returns.
 /// Methods block; call them from threads that may. One thread appends.
 pub trait Log: Send + Sync {
     /// Appends in order; returns when all of it would survive a power cut.

@@ -29,7 +29,7 @@ pub(super) struct SeenBoot {
 }
 
 impl Seen {
-    /// Notes the entry as appended at `position`; its session, and what opens that; `None` if it was there.
+    /// Notes the entry, if it is more than a pulse, as appended at `position`; its session, and what opens that; `None` if it was there.
     pub(super) fn insert(
         &mut self,
         entry: &Entry,
@@ -41,7 +41,7 @@ impl Seen {
         };
         let known = boots.iter_mut().find(|boot| boot.of.boot == entry.boot);
         if let Some(boot) = known {
-            if !boot.ranges.insert(entry.seq) {
+            if entry.seq > 0 && !boot.ranges.insert(entry.seq) {
                 return None;
             }
             boot.used = position;
@@ -57,7 +57,9 @@ impl Seen {
             });
         } else {
             let mut ranges = Ranges::default();
-            ranges.insert(entry.seq);
+            if entry.seq > 0 {
+                ranges.insert(entry.seq);
+            }
             boots.push(SeenBoot {
                 session: self.next_session,
                 of: Arc::new(Session {
@@ -106,6 +108,7 @@ impl Seen {
     ) {
         for (_, record) in new {
             if let Body::Heartbeat(entry) = &record.body
+                && entry.seq > 0
                 && let Some(boots) = self.agents.get_mut(&entry.agent)
                 && let Some(boot) = boots.iter_mut().find(|boot| boot.of.boot == entry.boot)
             {

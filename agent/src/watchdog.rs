@@ -8,12 +8,12 @@ use std::time::Duration;
 
 /// The uptime, in ms, at which the observer turned last.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Pulse(Arc<AtomicU64>);
+pub(crate) struct Watchdog(Arc<AtomicU64>);
 
 /// Beyond its longest wait, what an observer may take for a turn: a disk may be slow.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-impl Pulse {
+impl Watchdog {
     /// The observer turns.
     pub(crate) fn beat(&self) {
         self.0.store(now(), Ordering::Relaxed);

@@ -1,0 +1,189 @@
+//! How many bytes a day the agent may put on the network, and what it does with them.
+//!
+//! An office's line may be metered, and carries the office's own work. With a budget the agent is calm while nothing changes: samples wait on
+//! disk and go out many at once, and between them a pulse says that it is there. A change of any target's outcome (an *edge*) goes out at once
+//! all the same, and what follows it for a while. What waits while the agent was cut off is sent when that leaves enough for what is new.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+const DAY: Duration = Duration::from_secs(86_400);
+const HOUR: u64 = 3_600;
+/// A packet's headers and its acknowledgement's: IPv4 and TCP with time stamps, twice.
+const PACKET: u64 = 2 * 52;
+/// What goes into one packet.
+const SEGMENT: u64 = 1_400;
+
+/// What reading or writing so many bytes at once costs on the network.
+pub(crate) fn carried(bytes: u64) -> u64 {
+    bytes + PACKET * bytes.div_ceil(SEGMENT)
+}
+
+/// What was spent in each hour of the last day, and what may be.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    /// Bytes in 24 hours; `None` for no limit.
+    per_day: Option<u64>,
+    /// Hour of uptime, and bytes; ascending.
+    hours: VecDeque<(u64, u64)>,
+}
+
+impl Budget {
+    pub(crate) fn new(per_day: Option<u64>) -> Self {
+        Self {
+            per_day,
+            hours: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn per_day(&self) -> Option<u64> {
+        self.per_day
+    }
+
+    /// So many bytes went over the network; `now` is the machine's uptime.
+    pub(crate) fn spend(&mut self, bytes: u64, now: Duration) {
+        let hour = now.as_secs() / HOUR;
+        match self.hours.back_mut() {
+            Some((last, spent)) if *last == hour => *spent += bytes,
+            _ => self.hours.push_back((hour, bytes)),
+        }
+        while self.hours.front().is_some_and(|(of, _)| of + 24 <= hour) {
+            self.hours.pop_front();
+        }
+    }
+
+    /// In the last 24 hours.
+    pub(crate) fn spent(&self, now: Duration) -> u64 {
+        let hour = now.as_secs() / HOUR;
+        let recent = self.hours.iter().filter(|(of, _)| of + 24 > hour);
+        recent.map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Less than a quarter is left: what is old waits for what is new.
+    pub(crate) fn is_short(&self, now: Duration) -> bool {
+        self.per_day
+            .is_some_and(|per_day| self.spent(now) >= per_day / 4 * 3)
+    }
+
+    /// Nothing is left: only edges and pulses go out.
+    pub(crate) fn is_over(&self, now: Duration) -> bool {
+        self.per_day
+            .is_some_and(|per_day| self.spent(now) >= per_day)
+    }
+}
+
+/// How often the agent speaks while nothing changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pace {
+    /// From one word to the next, while the office is open and while it is closed.
+    pulse: (Duration, Duration),
+    /// Samples wait for at most this long, likewise.
+    batch: (Duration, Duration),
+}
+
+/// Bytes of a pulse, of a batch without its samples, and of a sample in a batch, with everything around them: measured by `tests/bench`.
+const PULSE: f64 = 170.0;
+const BATCH: f64 = 320.0;
+const SAMPLE: f64 = 2.6;
+/// The share of the budget that is spent while nothing changes.
+const CALM: f64 = 0.6;
+const BATCHES: (Duration, Duration) = (Duration::from_secs(900), Duration::from_secs(1_800));
+/// The longest time between two words.
+const LONGEST: Duration = Duration::from_secs(300);
+
+impl Pace {
+    /// What the budget allows for so many samples a day; without one, every heartbeat at once.
+    pub(crate) fn of(per_day: Option<u64>, samples: f64, heartbeat: Duration) -> Self {
+        let Some(per_day) = per_day else {
+            return Self {
+                pulse: (heartbeat, heartbeat),
+                batch: (Duration::ZERO, Duration::ZERO),
+            };
+        };
+        // The usual day: open for 8 hours, closed for 16.
+        let (open, closed) = (DAY.as_secs_f64() / 3.0, DAY.as_secs_f64() / 1.5);
+        let batches = open / BATCHES.0.as_secs_f64() + closed / BATCHES.1.as_secs_f64();
+        #[allow(clippy::cast_precision_loss, reason = "bytes of a day")]
+        let pulses = per_day as f64 * CALM - samples * SAMPLE - batches * BATCH;
+        // How far apart pulses are that take so many bytes of so much time.
+        let apart = |time: f64, bytes: f64, least: Duration| {
+            let apart = Duration::try_from_secs_f64(time * PULSE / bytes);
+            apart.map_or(LONGEST, |apart| apart.clamp(least.min(LONGEST), LONGEST))
+        };
+        let cost = |time: f64, apart: Duration| time / apart.as_secs_f64() * PULSE;
+        // First while it is open; while it is closed of what that leaves.
+        let while_open = apart(open, pulses - cost(closed, LONGEST), heartbeat);
+        let while_closed = apart(closed, pulses - cost(open, while_open), while_open);
+        Self {
+            pulse: (while_open.max(heartbeat), while_closed.max(heartbeat)),
+            batch: BATCHES,
+        }
+    }
+
+    /// From one word to the next.
+    pub(crate) fn pulse(&self, closed: bool) -> Duration {
+        if closed { self.pulse.1 } else { self.pulse.0 }
+    }
+
+    /// Samples wait for at most this long.
+    pub(crate) fn batch(&self, closed: bool) -> Duration {
+        if closed { self.batch.1 } else { self.batch.0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEARTBEAT: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn what_was_spent_a_day_ago_is_forgotten() {
+        let at = |hour: u64| Duration::from_secs(hour * HOUR + 10);
+        let mut budget = Budget::new(Some(1_000));
+        budget.spend(400, at(0));
+        budget.spend(349, at(0));
+        assert!(!budget.is_short(at(1)));
+        budget.spend(1, at(5));
+        assert_eq!((budget.spent(at(23)), budget.spent(at(24))), (750, 1));
+        assert!(budget.is_short(at(23)) && !budget.is_over(at(23)) && !budget.is_short(at(24)));
+        budget.spend(1_000, at(24));
+        assert!(budget.is_over(at(47)) && !budget.is_over(at(48)));
+        assert!(budget.hours.len() <= 24);
+        let mut free = Budget::new(None);
+        free.spend(u64::MAX / 2, at(0));
+        assert!(!free.is_short(at(0)) && !free.is_over(at(0)));
+    }
+
+    #[test]
+    fn a_larger_budget_is_spent_on_more_pulses() {
+        let six = 6.0 * 8_640.0;
+        let pulse = |kb: u64| Pace::of(Some(kb * 1_000), six, HEARTBEAT).pulse(false);
+        assert!(pulse(500) > Duration::from_secs(30) && pulse(500) < Duration::from_secs(90));
+        assert!(pulse(1_000) < pulse(500) / 3);
+        assert_eq!((pulse(100), pulse(100_000)), (LONGEST, HEARTBEAT));
+        // More samples leave less.
+        assert!(Pace::of(Some(500_000), six * 1.3, HEARTBEAT).pulse(false) > pulse(500));
+        let free = Pace::of(None, six, HEARTBEAT);
+        assert_eq!(
+            (free.pulse(true), free.batch(true)),
+            (HEARTBEAT, Duration::ZERO)
+        );
+    }
+
+    #[test]
+    fn a_calm_day_takes_its_share() {
+        for (kb, samples) in [(500_u32, 51_840.0), (2_000, 51_840.0), (900, 100_000.0)] {
+            let pace = Pace::of(Some(u64::from(kb) * 1_000), samples, HEARTBEAT);
+            let spent = 28_800.0 / pace.pulse(false).as_secs_f64() * PULSE
+                + 57_600.0 / pace.pulse(true).as_secs_f64() * PULSE
+                + 64.0 * BATCH
+                + samples * SAMPLE;
+            let share = spent / f64::from(kb * 1_000);
+            assert!(
+                (CALM - 0.02..=CALM + 0.001).contains(&share),
+                "{kb}: {share}"
+            );
+        }
+    }
+}
