@@ -9,6 +9,7 @@ mod budget;
 mod config;
 mod connect;
 mod delivery;
+mod doctor;
 mod identity;
 mod machine;
 mod marks;
@@ -99,6 +100,17 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Say what is wrong between here and the collector, step by step, and what to do; exits with 1 when something is
+    Doctor {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// The language
+        #[arg(long, value_enum, default_value_t = doctor::Language::Id)]
+        lang: doctor::Language,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// The agent as a service of Windows
     #[cfg(windows)]
     Service {
@@ -180,6 +192,11 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
                 println!("{document}");
             } else {
                 println!("{}", status::for_people(document)?.trim_end());
+            }
+        }
+        Command::Doctor { file, lang, json } => {
+            if !doctor::examine(&file.config, lang, json).await? {
+                return Ok(ExitCode::FAILURE);
             }
         }
         #[cfg(windows)]

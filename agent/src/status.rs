@@ -57,6 +57,8 @@ pub(crate) struct Connection {
     pub(crate) last_error: Option<String>,
     /// The last entry that the collector refused, and why.
     pub(crate) last_refusal: Option<String>,
+    /// The machine's wall clock minus the collector's when it last connected, in ms.
+    pub(crate) clock_offset_ms: Option<i64>,
 }
 
 /// One target and its last sample.
@@ -167,37 +169,45 @@ pub(crate) async fn ask(data_dir: &Path) -> anyhow::Result<serde_json::Value> {
     serde_json::from_str(&text).context("the agent's answer is not JSON")
 }
 
-/// The part of the document that [`for_people`] reads.
+/// The part of the document that people are told of.
 #[derive(Deserialize)]
-struct Document {
-    agent: String,
-    version: String,
-    certified_until_ms: Option<UnixMillis>,
-    connection: DocumentConnection,
-    spool: Option<DocumentSpool>,
-    budget: Spent,
-    gateway: Option<String>,
-    icmp_fix: Option<String>,
+pub(crate) struct Document {
+    pub(crate) agent: String,
+    pub(crate) version: String,
+    pub(crate) certified_until_ms: Option<UnixMillis>,
+    pub(crate) connection: DocumentConnection,
+    pub(crate) spool: Option<DocumentSpool>,
+    pub(crate) budget: Spent,
+    pub(crate) gateway: Option<String>,
+    pub(crate) icmp_fix: Option<String>,
     targets: Vec<DocumentTarget>,
 }
 
 #[derive(Deserialize)]
-struct DocumentConnection {
-    connected: bool,
-    collector: Option<String>,
-    office: Option<String>,
-    office_name: Option<String>,
-    since_ms: Option<UnixMillis>,
-    last_error: Option<String>,
-    last_refusal: Option<String>,
+pub(crate) struct DocumentConnection {
+    pub(crate) connected: bool,
+    pub(crate) collector: Option<String>,
+    pub(crate) office: Option<String>,
+    pub(crate) office_name: Option<String>,
+    pub(crate) since_ms: Option<UnixMillis>,
+    pub(crate) last_error: Option<String>,
+    pub(crate) last_refusal: Option<String>,
+    pub(crate) clock_offset_ms: Option<i64>,
 }
 
 #[derive(Deserialize)]
-struct DocumentSpool {
-    next: u64,
-    acked: u64,
-    dropped: u64,
-    bytes: u64,
+pub(crate) struct DocumentSpool {
+    pub(crate) next: u64,
+    pub(crate) acked: u64,
+    pub(crate) dropped: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Document {
+    pub(crate) fn read(document: serde_json::Value) -> anyhow::Result<Self> {
+        serde_json::from_value(document)
+            .context("the running agent is of another version; restart it")
+    }
 }
 
 #[derive(Deserialize)]
@@ -213,8 +223,7 @@ struct DocumentTarget {
 /// The document as lines that a person can read.
 pub(crate) fn for_people(document: serde_json::Value) -> anyhow::Result<String> {
     use std::fmt::Write as _;
-    let status: Document = serde_json::from_value(document)
-        .context("the running agent is of another version; restart it")?;
+    let status = Document::read(document)?;
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
     let since = |at: Option<UnixMillis>| at.map_or_else(|| "-".into(), |at| at.to_string());
     let connection = &status.connection;

@@ -656,6 +656,7 @@ impl Streamer {
         connection.office_name = Some(welcome.office_name.clone());
         connection.since_ms = Some(machine::wall());
         connection.last_error = None;
+        connection.clock_offset_ms = Some(machine::wall().0.saturating_sub(welcome.wall_ms));
     }
 
     fn disconnected(&self, error: &str) {

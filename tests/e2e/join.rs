@@ -22,7 +22,7 @@ const REGISTRY: &str = "[[office]]\ncode = \"36.73.02\"\nname = \"Cipocok Jaya\"
 const NAMES: &str = "names = [\"localhost\"]\n";
 const WITHIN: Duration = Duration::from_secs(20);
 
-async fn collector(keys: &str) -> Collector {
+pub(crate) async fn collector(keys: &str) -> Collector {
     Collector::start_at("127.0.0.1:0", &format!("{NAMES}{keys}"), REGISTRY).await
 }
 
@@ -30,7 +30,7 @@ fn authority(collector: &Collector) -> PathBuf {
     collector.dir.path().join("data/authority/ca.pem")
 }
 
-fn join(agent: &Agent, invitation: &Invitation, more: &[&str]) -> Output {
+pub(crate) fn join(agent: &Agent, invitation: &Invitation, more: &[&str]) -> Output {
     let mut command = Command::new(program("denyut-agent"));
     command.args(["join", "-"]).args(more).arg("--config");
     command.arg(agent.dir.path().join("agent.toml"));
@@ -43,7 +43,7 @@ fn join(agent: &Agent, invitation: &Invitation, more: &[&str]) -> Output {
 }
 
 /// Waits until the agent is connected, or not; returns what it says then.
-async fn connected(agent: &Agent, is: bool) -> Value {
+pub(crate) async fn connected(agent: &Agent, is: bool) -> Value {
     let what = if is { "connected" } else { "not connected" };
     let asked = || async {
         let status = agent.status()?;

@@ -6,6 +6,7 @@ mod budget;
 mod care;
 mod deploy;
 mod detection;
+mod doctor;
 mod durability;
 mod elsewhere;
 mod join;
