@@ -73,7 +73,7 @@ async fn each_trouble_is_named_with_its_fix() {
     let revoked = collector.operate(&["agent", "revoke", id.as_str().expect("text")]);
     assert!(revoked.status.success(), "{}", said(&revoked));
     connected(&agent, false).await;
-    only(&agent, "accepted", "was revoked at");
+    only(&agent, "accepted", "was revoked");
 
     // The collector is gone; then another one is at its place.
     collector.terminate();
