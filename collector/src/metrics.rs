@@ -19,6 +19,7 @@ pub(crate) struct Metrics {
     pub(crate) refused_members: Counter,
     pub(crate) twins: Counter,
     pub(crate) paced: Counter,
+    pub(crate) crowded: Counter,
     pub(crate) broken_streams: Counter,
     pub(crate) unheard_acks: Counter,
     pub(crate) commit_seconds: Histogram,
@@ -70,6 +71,7 @@ impl Metrics {
             refused_members: Counter::default(),
             twins: Counter::default(),
             paced: Counter::default(),
+            crowded: Counter::default(),
             broken_streams: Counter::default(),
             unheard_acks: Counter::default(),
             // 0.2 ms to 3.3 s
@@ -133,6 +135,11 @@ impl Metrics {
             "paced",
             "Heartbeats after which a stream had to wait, as its agent says too much",
             self.paced.clone(),
+        );
+        registry.register(
+            "crowded",
+            "Connections turned away, as too many handshakes are under way from their address",
+            self.crowded.clone(),
         );
         registry.register(
             "broken_streams",

@@ -457,3 +457,44 @@ async fn no_call_is_answered_to_who_is_somebody_else() {
         answer.unwrap_or_else(|status| panic!("{method}: {status:?}"));
     }
 }
+
+/// One address cannot take all places at the door, and who shows no certificate does not stay.
+#[tokio::test]
+async fn who_only_stands_at_the_door_is_shown_out() {
+    let collector = collector("").await;
+    let to = collector.ingest;
+    let authority = authority(&collector);
+    // It shakes hands without a certificate, and asks for nothing.
+    let mut silent = Command::new("openssl")
+        .args(["s_client", "-quiet", "-alpn", "h2", "-connect"])
+        .arg(to.to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("starts");
+    // From another address than the agents'.
+    let from: std::net::SocketAddr = ([127, 0, 0, 9], 0).into();
+    let mut crowd = Vec::new();
+    for _ in 0..200 {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind(from).expect("binds");
+        crowd.push(socket.connect(to).await.expect("connects"));
+    }
+    eventually("most wait, some are turned away", WITHIN, || async {
+        (collector.metric("denyut_crowded_total").await == 200 - 128).then_some(())
+    })
+    .await;
+    let (_, _) = member::join(to, &authority, &collector.invite(&[]))
+        .await
+        .expect("others are let in");
+    drop(crowd);
+
+    let mut ended = || {
+        let ended = silent.try_wait().expect("can be asked").is_some();
+        async move { ended.then_some(()) }
+    };
+    assert!(ended().await.is_none(), "it may take a while");
+    let within = Duration::from_secs(90);
+    eventually("it is shown out", within, ended).await;
+}

@@ -5,6 +5,7 @@ use super::{
     Gate, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MESSAGE_MAX, STREAMS_PER_CONNECTION, Service,
 };
 use crate::join::{self, Authority, Members, Name, SERVER_FOR};
+use crate::metrics::Metrics;
 use anyhow::Context;
 use denyut_proto::UnixMillis;
 use denyut_proto::wire::ingest_server::IngestServer;
@@ -14,15 +15,17 @@ use rustls::server::{
 };
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::{self, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -35,6 +38,10 @@ use tracing::{debug, info, warn};
 /// Handshakes at the same time, and how long one may take.
 const HANDSHAKES: usize = 1_024;
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
+/// Of these from one address: many offices may share one, but do not all come at once.
+const HANDSHAKES_OF_ONE: usize = 128;
+/// Who shows no certificate may join or come back, which is a matter of seconds.
+const UNCERTIFIED_FOR: Duration = Duration::from_secs(60);
 /// A request for a certificate and what comes with it.
 const MEMBERSHIP_MAX: usize = 16 * 1024;
 
@@ -93,6 +100,8 @@ fn server_config(authority: &Authority, current: Arc<Current>) -> anyhow::Result
 struct Connection {
     bytes: Bytes,
     peer: Peer,
+    /// Nothing is read after it.
+    until: Option<Pin<Box<Sleep>>>,
 }
 
 enum Bytes {
@@ -114,6 +123,11 @@ impl AsyncRead for Connection {
         context: &mut task::Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Some(until) = &mut self.until
+            && until.as_mut().poll(context).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         match &mut self.bytes {
             Bytes::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Bytes::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
@@ -163,6 +177,7 @@ impl Connection {
         Self {
             bytes: Bytes::Plain(stream),
             peer,
+            until: None,
         }
     }
 
@@ -171,10 +186,45 @@ impl Connection {
         let stream = acceptor.accept(stream).await?;
         let certificates = stream.get_ref().1.peer_certificates();
         let proof = Proof::of(certificates.and_then(<[_]>::first));
+        let is_certified = matches!(proof, Proof::Certified(_));
+        let until = (!is_certified).then(|| Box::pin(tokio::time::sleep(UNCERTIFIED_FOR)));
         Ok(Self {
             bytes: Bytes::Tls(Box::new(stream)),
             peer: Peer { address, proof },
+            until,
         })
+    }
+}
+
+/// How many handshakes are under way from each address.
+#[derive(Debug, Clone, Default)]
+struct Waiting(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// One of them; over when dropped.
+struct Shaking(Waiting, IpAddr);
+
+impl Waiting {
+    /// One more, unless there are too many.
+    fn begin(&self, from: IpAddr) -> Option<Shaking> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = all.entry(from).or_default();
+        if *count >= HANDSHAKES_OF_ONE {
+            return None;
+        }
+        *count += 1;
+        Some(Shaking(self.clone(), from))
+    }
+}
+
+impl Drop for Shaking {
+    fn drop(&mut self) {
+        let mut all = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = all.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.1);
+            }
+        }
     }
 }
 
@@ -183,14 +233,16 @@ async fn accept(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
     taken: mpsc::Sender<io::Result<Connection>>,
+    metrics: Arc<Metrics>,
 ) {
+    let waiting = Waiting::default();
     let turns = Arc::new(Semaphore::new(HANDSHAKES));
     loop {
         let Ok(turn) = Arc::clone(&turns).acquire_owned().await else {
             return;
         };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 warn!(%error, "cannot take a connection");
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -206,11 +258,15 @@ async fn accept(
             }
             continue;
         };
+        let Some(shaking) = waiting.begin(from.ip()) else {
+            metrics.crowded.inc();
+            continue;
+        };
         let taken = taken.clone();
         // Ends with its time.
         tokio::spawn(async move {
-            let _turn = turn;
-            let peer = stream.peer_addr().ok();
+            let _ends = (turn, shaking);
+            let peer = Some(from);
             match tokio::time::timeout(HANDSHAKE_WITHIN, Connection::tls(stream, &tls)).await {
                 Ok(Ok(connection)) => {
                     taken.send(Ok(connection)).await.ok();
@@ -249,7 +305,7 @@ pub(crate) async fn serve(
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(STREAMS_PER_CONNECTION);
-    let stop = gate.stop.clone();
+    let (stop, metrics) = (gate.stop.clone(), Arc::clone(&gate.metrics));
     let service =
         IngestServer::new(Service(Arc::clone(&gate))).max_decoding_message_size(MESSAGE_MAX);
     let mut routes = Routes::new(service);
@@ -276,7 +332,7 @@ pub(crate) async fn serve(
         }));
     }
     let (taken, connections) = mpsc::channel(16);
-    tokio::spawn(helpers.run_until_cancelled_owned(accept(listener, acceptor, taken)));
+    tokio::spawn(helpers.run_until_cancelled_owned(accept(listener, acceptor, taken, metrics)));
     let wrong_door = move || async move {
         (
             axum::http::StatusCode::NOT_FOUND,
