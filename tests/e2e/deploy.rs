@@ -151,3 +151,141 @@ fn the_quickstart_starts_shows_and_stops() {
         assert!(said().contains(text), "no {text:?} in\n{}", said());
     }
 }
+
+/// A server before the page; ends with its owner.
+struct Proxy(std::process::Child);
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // Its own children end with it only if it is asked.
+        kill_process(Pid::from_child(&self.0), Signal::TERM).ok();
+        self.0.wait().ok();
+    }
+}
+
+/// Whether the page, its data and what happens come through, and only for who knows the password.
+async fn is_asked_and_let_through(port: u16, authority: &Path) {
+    let ca = fs::read(authority).expect("reads");
+    let client = reqwest::Client::builder()
+        .tls_certs_only([reqwest::Certificate::from_pem(&ca).expect("a certificate")])
+        .build()
+        .expect("a client");
+    let url = |path: &str| format!("https://127.0.0.1:{port}{path}");
+    let page = || async { client.get(url("/")).send().await.ok() };
+    let refused = eventually("it answers", Duration::from_secs(20), page).await;
+    assert_eq!(refused.status(), 401);
+    let known = |path: &str| {
+        client
+            .get(url(path))
+            .basic_auth("operator", Some("rahasia"))
+    };
+    let offices = known("/api/v1/offices").send().await.expect("answers");
+    let offices: serde_json::Value = offices.json().await.expect("JSON");
+    assert_eq!(offices[0]["code"], "36.73.02");
+    // The first line of the events comes at once, though the answer does not end.
+    let events = known("/api/v1/events").send();
+    let mut events = events.await.expect("answers");
+    let first = tokio::time::timeout(Duration::from_secs(20), events.chunk()).await;
+    assert!(first.expect("in time").expect("reads").is_some());
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("listens");
+    listener.local_addr().expect("is bound").port()
+}
+
+/// The example, with what it names replaced by what is here.
+fn example(name: &str, replaced: &[(&str, String)]) -> String {
+    let text = fs::read_to_string(deploy().join("example").join(name)).expect("reads");
+    replaced.iter().fold(text, |text, (from, to)| {
+        assert!(text.contains(from), "{name} does not say {from:?}");
+        text.replace(from, to)
+    })
+}
+
+async fn proxied() -> (denyut_tests::Collector, tempfile::TempDir, u16) {
+    let office = "[[office]]\ncode = \"36.73.02\"\nname = \"Cipocok Jaya\"\n";
+    let collector = denyut_tests::Collector::start(office).await;
+    let dir = tempfile::tempdir().expect("tempdir");
+    Authority::new(dir.path()).server("proxy", "127.0.0.1".parse().expect("an address"));
+    (collector, dir, free_port())
+}
+
+#[tokio::test]
+async fn the_page_is_behind_nginx() {
+    let (collector, dir, port) = proxied().await;
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let hash = Command::new("openssl")
+        .args(["passwd", "-apr1", "rahasia"])
+        .output();
+    let hash = String::from_utf8(hash.expect("runs").stdout).expect("text");
+    fs::write(path("htpasswd"), format!("operator:{hash}")).expect("writes");
+    let site = example(
+        "nginx.conf",
+        &[
+            ("listen 443 ssl", format!("listen 127.0.0.1:{port} ssl")),
+            ("/etc/ssl/certs/denyut.pem", path("proxy.pem")),
+            ("/etc/ssl/private/denyut.key", path("proxy.key")),
+            ("/etc/nginx/denyut.htpasswd", path("htpasswd")),
+            ("127.0.0.1:7080", collector.api.to_string()),
+        ],
+    );
+    let folders = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+    let folders = folders
+        .map(|name| format!("{name}_temp_path {};", path(name)))
+        .concat();
+    let main = format!(
+        "user root; daemon off; pid {}; error_log {}; events {{}} http {{ access_log off; {folders} {site} }}",
+        path("pid"),
+        path("log")
+    );
+    fs::write(path("main.conf"), main).expect("writes");
+    let nginx = Command::new("nginx")
+        .args(["-c", &path("main.conf")])
+        .spawn();
+    let _nginx = Proxy(nginx.expect("starts"));
+    is_asked_and_let_through(port, &dir.path().join("ca.pem")).await;
+}
+
+#[tokio::test]
+async fn the_page_is_behind_caddy() {
+    let (collector, dir, port) = proxied().await;
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let hash = Command::new("caddy")
+        .args(["hash-password", "--plaintext", "rahasia"])
+        .output();
+    let hash = String::from_utf8(hash.expect("runs").stdout).expect("text");
+    let tls = format!("tls {} {}", path("proxy.pem"), path("proxy.key"));
+    let site = example(
+        "Caddyfile",
+        &[
+            (
+                "denyut.example {",
+                format!("https://127.0.0.1:{port} {{\n\t{tls}"),
+            ),
+            (
+                "$2a$14$BFd2eUX3n9CNl8lTSy0WPuhhIRoxSAPf5sc7Y9Rg.DAjCTJYCuqcy",
+                hash.trim().to_owned(),
+            ),
+            ("127.0.0.1:7080", collector.api.to_string()),
+        ],
+    );
+    let options = "{\n\tadmin off\n\tauto_https disable_redirects\n\tskip_install_trust\n\tgrace_period 1s\n}\n";
+    fs::write(path("Caddyfile"), options.to_owned() + &site).expect("writes");
+    let caddy = Command::new("caddy")
+        .args([
+            "run",
+            "--adapter",
+            "caddyfile",
+            "--config",
+            &path("Caddyfile"),
+        ])
+        .env("HOME", dir.path())
+        .env("XDG_DATA_HOME", dir.path())
+        .env("XDG_CONFIG_HOME", dir.path())
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(path("caddy.log")).expect("creates"))
+        .spawn();
+    let _caddy = Proxy(caddy.expect("starts"));
+    is_asked_and_let_through(port, &dir.path().join("ca.pem")).await;
+}

@@ -216,6 +216,33 @@ fn is_looked_after(debian: &Debian) {
     }
 }
 
+/// What `deploy/README.md` says of a backup, and of going back to it.
+fn goes_back_to_a_backup(debian: &Debian) {
+    let as_collector = |line: &str| {
+        let run = ["runuser", "-u", "denyut-collector", "--"];
+        let line: Vec<&str> = run.into_iter().chain(line.split(' ')).collect();
+        debian.machine.run(&line)
+    };
+    let backup = |to: &str| as_collector(&format!("denyut-collector backup --to {to}"));
+    let refused = said(&backup("/srv/before"));
+    assert!(refused.contains("ReadWritePaths="), "{refused}");
+    let before = "/var/backups/denyut-collector/before";
+    let made = backup(before);
+    assert!(made.status.success(), "{}", said(&made));
+    let data = "/var/lib/denyut-collector";
+    let service = |what: &str| debian.machine.on(&["systemctl", what, "denyut-collector"]);
+    service("stop");
+    debian
+        .machine
+        .on(&["mv", data, "/var/lib/denyut-collector.new"]);
+    let owner = "-o denyut-collector -g denyut-collector -m 0750";
+    let folder = format!("install -d {owner} {data}");
+    debian.machine.on(&folder.split(' ').collect::<Vec<_>>());
+    let restored = as_collector(&format!("denyut-collector restore --from {before}"));
+    assert!(restored.status.success(), "{}", said(&restored));
+    service("start");
+}
+
 /// Removed they leave the data, purged nothing.
 fn goes(debian: &Debian, service: &str) {
     let is_there = |path: &str| debian.machine.path(path).exists();
@@ -283,6 +310,12 @@ fn the_debian_packages_install_run_upgrade_and_go() {
     assert_eq!(debian.agent(), id);
     let more = || (debian.samples(&id)? > had).then_some(());
     Debian::wait("more samples", more);
+    goes_back_to_a_backup(&debian);
+    assert_eq!(debian.agent(), id);
+    let had = debian.samples(&id).expect("samples");
+    Debian::wait("samples go on", || {
+        (debian.samples(&id)? > had).then_some(())
+    });
     let config = fs::read_to_string(debian.machine.path("/etc/denyut/collector.toml"));
     assert!(config.expect("is there").contains(REGISTRY));
 

@@ -16,10 +16,11 @@ use crate::history::ledger::Ledger;
 use crate::log::{Log, Position, sync_folder};
 use crate::store::{AUTHORITY, SERIAL, Store};
 use crate::verify::{Report, verify_files};
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use denyut_proto::UnixMillis;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::io::Write;
 use std::path::Path;
 
@@ -65,7 +66,14 @@ impl Store {
                 to.display()
             );
         }
-        fs::create_dir_all(to).with_context(cannot)?;
+        fs::create_dir_all(to)
+            .map_err(|error| match error.kind() {
+                ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => {
+                    anyhow!("{error}; let the collector's service write there (`ReadWritePaths=` by `systemctl edit denyut-collector`, and the folder's owner)")
+                }
+                _ => error.into(),
+            })
+            .with_context(cannot)?;
         // Only one of two that come at once makes it.
         fs::create_dir(to.join(FOLDERS[0])).with_context(cannot)?;
         let quiet = self.history.pause_upkeep();
