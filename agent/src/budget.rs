@@ -4,11 +4,13 @@
 //! disk and go out many at once, and between them a pulse says that it is there. A change of any target's outcome (an *edge*) goes out at once
 //! all the same, and what follows it for a while. What waits while the agent was cut off is sent when that leaves enough for what is new.
 
+use denyut_proto::UnixMillis;
 use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tracing::warn;
 
 const DAY: Duration = Duration::from_secs(86_400);
-const HOUR: u64 = 3_600;
 /// A packet's headers and its acknowledgement's: IPv4 and TCP with time stamps, twice.
 const PACKET: u64 = 2 * 52;
 /// What goes into one packet.
@@ -19,20 +21,26 @@ pub(crate) fn carried(bytes: u64) -> u64 {
     bytes + PACKET * bytes.div_ceil(SEGMENT)
 }
 
-/// What was spent in each hour of the last day, and what may be.
+/// What was spent in each hour of the last day, and what may be. Kept in a file, as offices are switched off every evening.
 #[derive(Debug)]
 pub(crate) struct Budget {
     /// Bytes in 24 hours; `None` for no limit.
     per_day: Option<u64>,
-    /// Hour of uptime, and bytes; ascending.
-    hours: VecDeque<(u64, u64)>,
+    /// Hour since 1970, and bytes; ascending.
+    hours: VecDeque<(i64, u64)>,
+    file: PathBuf,
 }
 
 impl Budget {
-    pub(crate) fn new(per_day: Option<u64>) -> Self {
+    /// With what was kept in `data_dir`, if that can be read.
+    pub(crate) fn open(per_day: Option<u64>, data_dir: &Path) -> Self {
+        let file = data_dir.join("spent");
+        let kept = std::fs::read(&file).ok();
+        let hours = kept.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         Self {
             per_day,
-            hours: VecDeque::new(),
+            hours: hours.unwrap_or_default(),
+            file,
         }
     }
 
@@ -40,36 +48,61 @@ impl Budget {
         self.per_day
     }
 
-    /// So many bytes went over the network; `now` is the machine's uptime.
-    pub(crate) fn spend(&mut self, bytes: u64, now: Duration) {
-        let hour = now.as_secs() / HOUR;
-        match self.hours.back_mut() {
-            Some((last, spent)) if *last == hour => *spent += bytes,
-            _ => self.hours.push_back((hour, bytes)),
+    /// So many bytes went over the network.
+    pub(crate) fn spend(&mut self, bytes: u64, now: UnixMillis) {
+        let hour = hour_of(now);
+        let new = match self.hours.back_mut() {
+            Some((last, spent)) if *last == hour => {
+                *spent = spent.saturating_add(bytes);
+                false
+            }
+            _ => {
+                // Of a clock that was set back, what is ahead is of no hour.
+                self.hours.retain(|(of, _)| is_recent(*of, hour));
+                self.hours.push_back((hour, bytes));
+                true
+            }
+        };
+        if new {
+            self.keep();
         }
-        while self.hours.front().is_some_and(|(of, _)| of + 24 <= hour) {
-            self.hours.pop_front();
+    }
+
+    /// Keeps it for the next start. It is an account, no promise: a power cut loses at most an hour of it.
+    pub(crate) fn keep(&self) {
+        let written = serde_json::to_vec(&self.hours).map_err(std::io::Error::other);
+        if let Err(error) = written.and_then(|bytes| std::fs::write(&self.file, bytes)) {
+            warn!(%error, "cannot keep what was spent of the budget");
         }
     }
 
     /// In the last 24 hours.
-    pub(crate) fn spent(&self, now: Duration) -> u64 {
-        let hour = now.as_secs() / HOUR;
-        let recent = self.hours.iter().filter(|(of, _)| of + 24 > hour);
-        recent.map(|(_, bytes)| bytes).sum()
+    pub(crate) fn spent(&self, now: UnixMillis) -> u64 {
+        let hour = hour_of(now);
+        let recent = self.hours.iter().filter(|(of, _)| is_recent(*of, hour));
+        let bytes = recent.map(|(_, bytes)| bytes);
+        bytes.fold(0, |sum, bytes| sum.saturating_add(*bytes))
     }
 
     /// Less than a quarter is left: what is old waits for what is new.
-    pub(crate) fn is_short(&self, now: Duration) -> bool {
+    pub(crate) fn is_short(&self, now: UnixMillis) -> bool {
         self.per_day
             .is_some_and(|per_day| self.spent(now) >= per_day / 4 * 3)
     }
 
     /// Nothing is left: only edges and pulses go out.
-    pub(crate) fn is_over(&self, now: Duration) -> bool {
+    pub(crate) fn is_over(&self, now: UnixMillis) -> bool {
         self.per_day
             .is_some_and(|per_day| self.spent(now) >= per_day)
     }
+}
+
+fn hour_of(at: UnixMillis) -> i64 {
+    at.0.div_euclid(3_600_000)
+}
+
+fn is_recent(of: i64, hour: i64) -> bool {
+    (hour.saturating_sub(23)..=hour).contains(&of)
 }
 
 /// How often the agent speaks while nothing changes.
@@ -138,9 +171,10 @@ mod tests {
     const HEARTBEAT: Duration = Duration::from_secs(10);
 
     #[test]
-    fn what_was_spent_a_day_ago_is_forgotten() {
-        let at = |hour: u64| Duration::from_secs(hour * HOUR + 10);
-        let mut budget = Budget::new(Some(1_000));
+    fn what_was_spent_a_day_ago_is_forgotten_and_nothing_else() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let at = |hour: i64| UnixMillis(1_790_000_000_000 + hour * 3_600_000);
+        let mut budget = Budget::open(Some(1_000), dir.path());
         budget.spend(400, at(0));
         budget.spend(349, at(0));
         assert!(!budget.is_short(at(1)));
@@ -149,9 +183,19 @@ mod tests {
         assert!(budget.is_short(at(23)) && !budget.is_over(at(23)) && !budget.is_short(at(24)));
         budget.spend(1_000, at(24));
         assert!(budget.is_over(at(47)) && !budget.is_over(at(48)));
-        assert!(budget.hours.len() <= 24);
-        let mut free = Budget::new(None);
-        free.spend(u64::MAX / 2, at(0));
+        budget.keep();
+        let mut budget = Budget::open(Some(1_000), dir.path());
+        assert_eq!(budget.spent(at(25)), 1_001);
+        // A clock that is set back.
+        budget.spend(7, at(0));
+        assert_eq!(budget.spent(at(1)), 7);
+        for hour in 0..100 {
+            budget.spend(1, at(hour));
+        }
+        assert!(budget.hours.len() <= 25);
+        std::fs::write(dir.path().join("spent"), "nonsense").expect("writes");
+        let mut free = Budget::open(None, dir.path());
+        free.spend(u64::MAX, at(0));
         assert!(!free.is_short(at(0)) && !free.is_over(at(0)));
     }
 

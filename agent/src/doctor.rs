@@ -6,6 +6,7 @@
 use crate::config::{Config, Named};
 use crate::connect::{self, CONNECT_TIMEOUT};
 use crate::identity::Identity;
+use crate::stream::REFUSES;
 use crate::{machine, probe, status, system};
 use anyhow::Context;
 use denyut_proto::UnixMillis;
@@ -30,6 +31,7 @@ pub(crate) enum Language {
     En,
 }
 
+const SILENT: &str = "no answer to the greeting";
 /// A clock that is off by more than this is wrong.
 const CLOCK_OFF_MS: u64 = 60_000;
 
@@ -179,8 +181,12 @@ async fn look(report: &mut Report, path: &Path) {
     report.well("config", "config", &[("path", &shown)]);
     let running = look_at_service(report, &config).await;
     let who = look_at_identity(report, &config);
+    look_at_both(report, who.as_ref(), running.as_ref());
     look_at_clock(report, who.as_ref(), running.as_ref());
-    match who.as_ref().and_then(|who| Some((who, who.collector()?))) {
+    match who
+        .as_ref()
+        .and_then(|who| Some((who, who.collector(running.as_ref())?)))
+    {
         None => report.not_asked(&["name", "route", "port", "tls", "accepted"], "identity"),
         Some((who, uri)) => match look_at_way(report, who, &uri).await {
             Ok(()) => look_at_membership(report, running.as_ref()),
@@ -237,8 +243,20 @@ enum Who {
 }
 
 impl Who {
-    /// The first of its collectors.
-    fn collector(&self) -> Option<Uri> {
+    fn agent(&self) -> &str {
+        match self {
+            Self::Named(named) => named.agent.as_str(),
+            Self::Joined(identity) => identity.agent.as_str(),
+        }
+    }
+
+    /// The collector that it speaks with, else the first of them.
+    fn collector(&self, running: Option<&status::Document>) -> Option<Uri> {
+        let connection = running.map(|status| &status.connection);
+        let connected = connection.filter(|connection| connection.connected);
+        if let Some(uri) = connected.and_then(|it| it.collector.as_ref()?.parse().ok()) {
+            return Some(uri);
+        }
         match self {
             Self::Named(named) => named.collectors.first().cloned(),
             Self::Joined(identity) => identity.uri().ok(),
@@ -296,6 +314,18 @@ fn look_at_identity(report: &mut Report, config: &Config) -> Option<Who> {
             );
             None
         }
+    }
+}
+
+/// Whether the service runs as who this machine is.
+fn look_at_both(report: &mut Report, who: Option<&Who>, running: Option<&status::Document>) {
+    if let (Some(who), Some(status)) = (who, running)
+        && !status.agent.is_empty()
+        && status.agent != who.agent()
+    {
+        let values = [("running", status.agent.as_str()), ("agent", who.agent())];
+        report.findings.retain(|one| one.step != "service");
+        report.wrong("service", "service.other", "service.other.fix", &values);
     }
 }
 
@@ -373,12 +403,21 @@ async fn look_at_way(report: &mut Report, who: &Who, uri: &Uri) -> Result<(), &'
         let connector = TlsConnector::from(who.tls()?);
         let hands = connector.connect(name, stream);
         let shaken = tokio::time::timeout(CONNECT_TIMEOUT, hands).await;
-        shaken.context("no answer to the greeting")??;
+        shaken.context(SILENT)??;
         anyhow::Ok(())
     };
     if let Err(error) = shake_hands.await {
         let error = format!("{error:#}");
-        report.wrong("tls", "tls.not", "tls.fix", &[("error", &error)]);
+        let (key, fix) = if error.contains("not valid for name") {
+            ("tls.name", "tls.name.fix")
+        } else if error.contains("InvalidContentType") {
+            ("tls.port", "tls.port.fix")
+        } else if error.contains(SILENT) {
+            ("tls.silent", "tls.silent.fix")
+        } else {
+            ("tls.not", "tls.fix")
+        };
+        report.wrong("tls", key, fix, &[("error", &error)]);
         return Err("tls");
     }
     report.well("tls", "tls", &[]);
@@ -463,12 +502,14 @@ fn look_at_membership(report: &mut Report, running: Option<&status::Document>) {
         report.well("accepted", "accepted", &values);
     } else {
         let error = or_dash(&connection.last_error);
-        report.wrong(
-            "accepted",
-            "accepted.not",
-            "accepted.fix",
-            &[("error", &error)],
-        );
+        let values = [("error", error.as_str())];
+        if error.starts_with(REFUSES) {
+            report.wrong("accepted", "accepted.not", "accepted.fix", &values);
+        } else {
+            // The way there is good by now.
+            let text = report.catalogue.say("accepted.soon", &values);
+            report.add("accepted", Verdict::NotAsked, text, None);
+        }
     }
 }
 

@@ -31,13 +31,14 @@ use clap::{Parser, Subcommand};
 use config::Config;
 use denyut_proto::{HttpExpectation, Invalid, Outcome, Probe, Role, Target};
 use run::{claim_data_dir, make_data_dir};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 /// Prints a line; ends the program if nobody takes it.
 fn say(line: std::fmt::Arguments<'_>) {
-    use std::io::{ErrorKind, Write};
+    use std::io::ErrorKind;
     if let Err(error) = writeln!(std::io::stdout(), "{line}") {
         if error.kind() != ErrorKind::BrokenPipe {
             eprintln!("error: cannot write to stdout: {error}");
@@ -149,7 +150,8 @@ fn main() -> ExitCode {
     match block_on(dispatch(arguments.command)) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            // Where nobody takes that either, the exit code says it.
+            writeln!(std::io::stderr(), "error: {error:#}").ok();
             ExitCode::FAILURE
         }
     }
@@ -260,6 +262,13 @@ fn check_config(path: &Path) -> anyhow::Result<()> {
         config.spool_max >> 20,
         config.data_dir.join("spool").display()
     );
+    match config.per_day {
+        Some(per_day) => println!(
+            "It puts at most {} KB a day on the network; while nothing changes it speaks less often for that (`status` says).",
+            per_day / 1_000
+        ),
+        None => println!("It sends everything at once, however much that is."),
+    }
     if config.targets.is_empty() {
         println!("It has no targets of its own; the collector may give it some.");
     }

@@ -136,6 +136,7 @@ async fn work(
     let mut observer_task = tokio::spawn(observer.run(orders_rx, stopped));
     let streamer = stream::Streamer {
         access,
+        budget: Budget::open(config.per_day, &config.data_dir),
         data_dir: config.data_dir,
         reconnect_max: config.reconnect_max,
         boot,
@@ -143,7 +144,6 @@ async fn work(
         spool,
         spooled,
         delivery: Delivery::default(),
-        budget: Budget::new(config.per_day),
         meter,
         targets_pace,
         heartbeat: config.heartbeat,

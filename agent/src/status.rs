@@ -8,7 +8,7 @@ use denyut_proto::{Identity, Outcome, Target, TargetName, UnixMillis};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::io::{AsyncBufReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -40,6 +40,8 @@ pub(crate) struct Spent {
     /// While nothing changes: from one word to the next, and how long samples wait at most; in seconds.
     pub(crate) pulse_s: u64,
     pub(crate) batch_s: u64,
+    /// The office is closed at the moment.
+    pub(crate) closed: bool,
     /// Entries of the past wait for a closed office or a larger budget.
     pub(crate) left_for_later: bool,
 }
@@ -154,6 +156,8 @@ pub(crate) async fn ask(data_dir: &Path) -> anyhow::Result<serde_json::Value> {
     let read = async {
         let mut text = String::new();
         let connection = system::knock(data_dir).await?;
+        // More than any agent says.
+        let connection = AsyncReadExt::take(connection, 1 << 20);
         BufReader::new(connection).read_line(&mut text).await?;
         std::io::Result::Ok(text)
     };
@@ -167,6 +171,28 @@ pub(crate) async fn ask(data_dir: &Path) -> anyhow::Result<serde_json::Value> {
         )
     })?;
     serde_json::from_str(&text).context("the agent's answer is not JSON")
+}
+
+impl Spent {
+    fn for_people(&self) -> String {
+        let kb = |bytes: u64| bytes.div_ceil(1_000);
+        let spent = kb(self.bytes);
+        let Some(per_day) = self.per_day.map(kb) else {
+            return format!("budget     {spent} KB in 24 h; no limit\n");
+        };
+        let left = per_day.saturating_sub(spent);
+        let (pulse, batch) = (self.pulse_s, self.batch_s / 60);
+        let office = if self.closed { "closed" } else { "open" };
+        let mut out = format!(
+            "budget     {spent} KB of {per_day} in 24 h, {left} left\n           \
+             while nothing changes it speaks every {pulse} s, so silence is noticed after {} s; samples wait for up to {batch} min (the office is {office})\n",
+            3 * pulse
+        );
+        if self.left_for_later {
+            out += "           what was stored while it was cut off waits until the office is closed\n";
+        }
+        out
+    }
 }
 
 /// The part of the document that people are told of.
@@ -270,28 +296,7 @@ pub(crate) fn for_people(document: serde_json::Value) -> anyhow::Result<String> 
             spool.bytes.div_ceil(1024)
         )?;
     }
-    let budget = &status.budget;
-    let kb = |bytes: u64| bytes.div_ceil(1_000);
-    match budget.per_day {
-        None => writeln!(out, "budget     {} KB in 24 h; no limit", kb(budget.bytes))?,
-        Some(per_day) => {
-            let (spent, left) = (kb(budget.bytes), kb(per_day.saturating_sub(budget.bytes)));
-            writeln!(
-                out,
-                "budget     {spent} KB of {} in 24 h, {left} left",
-                kb(per_day)
-            )?;
-            let (pulse, batch) = (budget.pulse_s, budget.batch_s / 60);
-            writeln!(
-                out,
-                "           while nothing changes it speaks every {pulse} s, and samples wait for up to {batch} min"
-            )?;
-            if budget.left_for_later {
-                let text = "what was stored while it was cut off waits until the office is closed";
-                writeln!(out, "           {text}")?;
-            }
-        }
-    }
+    out += &status.budget.for_people();
     writeln!(out, "gateway    {}", or_dash(status.gateway))?;
     if let Some(fix) = &status.icmp_fix {
         writeln!(out, "ping       {fix}")?;

@@ -32,6 +32,8 @@ use tracing::{info, warn};
 const OUTBOUND: usize = 8;
 /// Entries that are sent though the budget is short: what tells of the present.
 const RECENT: u64 = 90;
+/// The longest wait before the next try to connect when nothing of the budget is left: each costs some KB.
+const OVER_RECONNECT: Duration = Duration::from_secs(15 * 60);
 /// What was spent is told this often.
 const TELL_SPENDING: Duration = Duration::from_secs(600);
 /// Without an acknowledgement for this long, what was sent is sent again on a new stream.
@@ -211,6 +213,8 @@ impl Streamer {
         let mut failures: u32 = 0;
         let mut which = 0;
         let mut last_said = String::new();
+        let pace = *self.targets_pace.borrow();
+        self.account(pace);
         loop {
             let began = Instant::now();
             let ended = tokio::select! {
@@ -220,7 +224,10 @@ impl Streamer {
             };
             let welcomed = ended.is_ok();
             let error = match ended {
-                Ok(End::Stopped) => return,
+                Ok(End::Stopped) => {
+                    self.account(pace);
+                    return self.budget.keep();
+                }
                 // It was good a moment ago: the same one again.
                 Ok(End::Lost(error)) => error,
                 Err(error) => {
@@ -254,9 +261,16 @@ impl Streamer {
                 warn!(error = %text, "no stream to the collector; samples wait in the spool");
                 last_said = text;
             }
-            let wait = full_jitter(failures, self.reconnect_max);
+            self.account(pace);
+            let over = self.budget.is_over(machine::wall());
+            let longest = if over {
+                OVER_RECONNECT
+            } else {
+                self.reconnect_max
+            };
+            let wait = full_jitter(failures, longest.max(self.reconnect_max));
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return self.budget.keep(),
                 () = tokio::time::sleep(wait) => {}
             }
         }
@@ -358,7 +372,7 @@ impl Streamer {
         stopping: bool,
         outgoing: &mpsc::Sender<AgentMessage>,
     ) -> anyhow::Result<bool> {
-        let (now, closed) = (machine::uptime(), self.is_closed());
+        let (now, closed) = (machine::wall(), self.is_closed());
         let (short, over) = (self.budget.is_short(now), self.budget.is_over(now));
         let pace = self.pace(calm);
         let unsent = self.delivery.sent() < tail.last;
@@ -392,7 +406,7 @@ impl Streamer {
         }
         if calm.is_pulse_due(pace, closed || over) {
             let pulse = wire::Pulse {
-                uptime_ms: ms(now),
+                uptime_ms: ms(machine::uptime()),
                 started_ms: ms(self.started),
                 interval_ms: u32::try_from(ms(pace.pulse(closed || over))).unwrap_or(u32::MAX),
             };
@@ -482,19 +496,20 @@ impl Streamer {
 
     /// Takes what the connections carried since to the account.
     fn account(&mut self, pace: Pace) {
-        let now = machine::uptime();
+        let now = machine::wall();
         self.budget.spend(self.meter.take(), now);
         let status = &mut lock(&self.status).budget;
         status.bytes = self.budget.spent(now);
         status.per_day = self.budget.per_day();
         status.pulse_s = pace.pulse(self.is_closed()).as_secs();
         status.batch_s = pace.batch(self.is_closed()).as_secs();
+        status.closed = self.is_closed();
         status.left_for_later = self.delivery.left().is_some();
     }
 
     fn spending(&self) -> wire::Spending {
         wire::Spending {
-            spent: self.budget.spent(machine::uptime()),
+            spent: self.budget.spent(machine::wall()),
             budget: self.budget.per_day().unwrap_or(0),
         }
     }
@@ -704,6 +719,9 @@ fn targets_of(configuration: &wire::Configuration) -> Result<Vec<Target>, denyut
     Ok(targets)
 }
 
+/// With this begins what the collector itself said.
+pub(crate) const REFUSES: &str = "the collector refuses this agent";
+
 /// The collector's own words, where it gave some.
 #[allow(
     clippy::needless_pass_by_value,
@@ -723,10 +741,7 @@ pub(crate) fn explain(status: tonic::Status) -> anyhow::Error {
             }
             anyhow!("the connection broke: {}", without_repeats(&causes))
         }
-        code => anyhow!(
-            "the collector refuses this agent ({code:?}): {}",
-            status.message()
-        ),
+        code => anyhow!("{REFUSES} ({code:?}): {}", status.message()),
     }
 }
 

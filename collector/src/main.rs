@@ -35,6 +35,7 @@ use denyut_detect::params::length;
 use denyut_store::{Store, history, log, state};
 use join::Members;
 use std::fs::{DirBuilder, File};
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -54,7 +55,7 @@ const GRACE: Duration = Duration::from_secs(3);
 
 /// Prints a line; ends the program if nobody takes it.
 fn say(line: std::fmt::Arguments<'_>) {
-    use std::io::{ErrorKind, Write};
+    use std::io::ErrorKind;
     if let Err(error) = writeln!(std::io::stdout(), "{line}") {
         if error.kind() != ErrorKind::BrokenPipe {
             eprintln!("error: cannot write to stdout: {error}");
@@ -203,7 +204,8 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            // Where nobody takes that either, the exit code says it.
+            writeln!(std::io::stderr(), "error: {error:#}").ok();
             ExitCode::FAILURE
         }
     }
@@ -509,7 +511,7 @@ fn describe_detection(setup: &denyut_detect::Setup) {
         length(params.recovery_time)
     );
     println!(
-        "An agent with a heartbeat every 10s is silent after {}.",
+        "An agent that speaks every 10s is silent after {}; with a byte budget it speaks less often (its `status` says).",
         length((every * params.silent_intervals).max(params.silent_least))
     );
     println!(

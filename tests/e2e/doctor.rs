@@ -68,6 +68,14 @@ async fn each_trouble_is_named_with_its_fix() {
         "{told}"
     );
 
+    // It joins as another, and the service does not know yet.
+    let output = join(&agent, &collector.invite(&[]), &["--again"]);
+    assert!(output.status.success(), "{}", said(&output));
+    only(&agent, "service", "restart it");
+    agent.terminate();
+    agent.launch();
+    connected(&agent, true).await;
+
     // Shut out by an operator.
     let id = agent.status().expect("answers")["agent"].clone();
     let revoked = collector.operate(&["agent", "revoke", id.as_str().expect("text")]);

@@ -46,6 +46,8 @@ const HELLO_WITHIN: Duration = Duration::from_secs(10);
 const UNACKED: usize = 128;
 /// Messages waiting to be sent to one agent, at most.
 const OUTBOUND: usize = 64;
+/// What a heartbeat that is refused costs of what an agent may say, in samples: each is a line in the log.
+const REFUSED_COSTS: usize = 60;
 /// One message: a heartbeat and its envelope.
 const MESSAGE_MAX: usize = MAX_HEARTBEAT_BYTES + 1024;
 /// How long a stream's last word may take.
@@ -117,7 +119,7 @@ impl Cut {
                 "another stream of this agent is open; is its identity used on two machines?",
             ),
             Self::Revoked => Status::permission_denied(
-                "this agent was revoked; if that was a mistake, join again with a new token (`denyut-agent join`)",
+                "this agent was revoked; if that was a mistake, join again with a new token (`denyut-agent join --again`), and restart the agent",
             ),
         }
     }
@@ -586,12 +588,18 @@ async fn read_entries(
             Some(Kind::Batch(batch)) => entries(&batch)?,
             Some(Kind::Pulse(pulse)) => {
                 let now = taking(gate)?;
-                match gate.pulse(speaker, pulse, now) {
+                let cost = match gate.pulse(speaker, pulse, now) {
                     // Nobody waits for what becomes of it.
-                    Ok(entry) => drop(hand_in(gate, entry).await?),
-                    Err(error) => refuse(gate, speaker, 0, &error),
-                }
-                pause(gate, take(0)).await;
+                    Ok(entry) => {
+                        drop(hand_in(gate, entry).await?);
+                        0
+                    }
+                    Err(error) => {
+                        refuse(gate, speaker, 0, &error);
+                        REFUSED_COSTS
+                    }
+                };
+                pause(gate, take(cost)).await;
                 continue;
             }
             Some(Kind::Hello(_)) => {
@@ -608,7 +616,7 @@ async fn read_entries(
             } else {
                 gate.check(speaker, &entry, now)
             };
-            let mut samples = 0;
+            let mut samples = REFUSED_COSTS;
             let verdict = match checked {
                 Ok(entry) => {
                     let decoded = entry.decoded.get().into_iter();
