@@ -64,9 +64,10 @@ enum Command {
     },
     /// Make this machine an agent, by an invitation from `denyut-collector token create`
     Join {
-        /// The invitation: one word that begins with https://; `-` reads it from the input, where no other user of the machine sees it
+        /// The invitation: one word that begins with https://; `-` reads it from the input, where no other user of the machine sees it. Left out,
+        /// it is in the file that DENYUT_INVITATION_FILE names
         #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
-        invitation: String,
+        invitation: Option<String>,
         #[command(flatten)]
         file: ConfigFile,
         /// Even if it is an agent already; it will be another
@@ -180,7 +181,7 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             invitation,
             file,
             again,
-        } => join(&invitation, &Config::load(&file.config)?, again).await?,
+        } => join(invitation.as_deref(), &Config::load(&file.config)?, again).await?,
         Command::CheckConfig { file } => check_config(&file.config)?,
         Command::Probe {
             target,
@@ -208,23 +209,44 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn join(invitation: &str, config: &Config, again: bool) -> anyhow::Result<()> {
+/// What is to be the invitation: a word, the first line of the input, or of the file that the environment names.
+fn invitation_of(word: Option<&str>) -> anyhow::Result<denyut_proto::Invitation> {
+    // More than any invitation: what follows is none.
+    let first_line = |input: &mut dyn std::io::Read| {
+        let mut line = String::new();
+        let input = std::io::Read::take(input, 1_024);
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(input), &mut line).map(|_| line)
+    };
+    let line = match word {
+        Some("-") => first_line(&mut std::io::stdin())
+            .context("cannot read the invitation from the input")?,
+        Some(word) => word.to_owned(),
+        None => {
+            let path = std::env::var_os(INVITATION_FILE).with_context(|| {
+                format!("no invitation: give it as a word, as `-` on the input, or name its file in {INVITATION_FILE}")
+            })?;
+            let read = std::fs::File::open(&path).and_then(|mut file| first_line(&mut file));
+            read.with_context(|| {
+                format!(
+                    "{INVITATION_FILE}: cannot read {}",
+                    Path::new(&path).display()
+                )
+            })?
+        }
+    };
+    Ok(line.parse()?)
+}
+
+const INVITATION_FILE: &str = "DENYUT_INVITATION_FILE";
+
+async fn join(invitation: Option<&str>, config: &Config, again: bool) -> anyhow::Result<()> {
     if let Some(named) = &config.named {
         bail!(
             "the configuration names this agent {}; remove `agent` and `collector.addresses` to let it join",
             named.agent
         );
     }
-    let invitation: denyut_proto::Invitation = if invitation == "-" {
-        let mut line = String::new();
-        // More than any invitation: what follows is none.
-        let input = std::io::Read::take(std::io::stdin(), 1_024);
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(input), &mut line)
-            .context("cannot read the invitation from the input")?;
-        line.parse()?
-    } else {
-        invitation.parse()?
-    };
+    let invitation = invitation_of(invitation)?;
     make_data_dir(&config.data_dir)?;
     let (identity, answer) = membership::join(&config.data_dir, &invitation, again).await?;
     println!(

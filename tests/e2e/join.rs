@@ -94,6 +94,27 @@ async fn a_machine_joins_by_one_line_and_stays_who_it_is() {
         "only its digest is kept"
     );
 
+    // A line from a file that the environment names.
+    let by_file = Agent::start(None, "[collector]\nreconnect_max = \"1s\"");
+    let file = by_file.dir.path().join("invitation");
+    let from_file = |file: &std::path::Path| {
+        let mut command = Command::new(program("denyut-agent"));
+        command.env("DENYUT_INVITATION_FILE", file).arg("join");
+        let config = by_file.dir.path().join("agent.toml");
+        command.arg("--config").arg(config).output().expect("runs")
+    };
+    let output = from_file(&file);
+    assert!(
+        said(&output).contains("DENYUT_INVITATION_FILE: cannot read"),
+        "{}",
+        said(&output)
+    );
+    std::fs::write(&file, format!("{}\n", collector.invite(&[]))).expect("writes");
+    let output = from_file(&file);
+    assert!(output.status.success(), "{}", said(&output));
+    connected(&by_file, true).await;
+    drop(by_file);
+
     // The line is used up; and who has joined does not do so by mistake.
     let other = Agent::start(None, "");
     let output = join(&other, &invitation, &[]);
