@@ -7,11 +7,12 @@ use anyhow::{Context, bail};
 use denyut_store::Store;
 use serde::{Deserialize, Serialize};
 use std::fs::Permissions;
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
@@ -186,11 +187,27 @@ fn check_target(data_dir: &Path, to: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A collector that starts is waited for.
+const STARTS_WITHIN: Duration = Duration::from_secs(10);
+
 /// Asks the collector that runs on `data_dir`.
 pub(crate) async fn ask(data_dir: &Path, ask: &Ask) -> anyhow::Result<String> {
     let line = serde_json::to_string(ask).context("a path must be text (UTF-8)")?;
     let path = path_of(data_dir);
-    let stream = UnixStream::connect(&path).await.with_context(|| {
+    let began = Instant::now();
+    let connected = loop {
+        match UnixStream::connect(&path).await {
+            // It is just starting: it claims its data before it listens.
+            Err(error)
+                if [ErrorKind::NotFound, ErrorKind::ConnectionRefused].contains(&error.kind())
+                    && began.elapsed() < STARTS_WITHIN =>
+            {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            other => break other,
+        }
+    };
+    let stream = connected.with_context(|| {
         format!(
             "a collector runs on {}, but {} cannot be opened; run this as its user",
             data_dir.display(),

@@ -93,7 +93,18 @@ fn build_net() -> anyhow::Result<Net> {
                 other,
                 &format!("ip addr add 10.{prefix}.{n}.1/24 dev {cable}{n}"),
             );
-            // Only what the agents say: no router is looked for.
+            // Only what the agents say: no router is looked for, and neighbours need not ask for each other.
+            let ends = [
+                (host.as_str(), cable.to_owned(), 2),
+                (other, format!("{cable}{n}"), 1),
+            ];
+            for [here, there] in [[&ends[0], &ends[1]], [&ends[1], &ends[0]]] {
+                let address = format!("/sys/class/net/{}/address", there.1);
+                let card = run(&net, there.0, &["cat", &address])?;
+                let neighbour = format!("10.{prefix}.{n}.{} lladdr {}", there.2, card.trim());
+                let line = format!("ip neigh replace {neighbour} dev {} nud permanent", here.1);
+                net.on(here.0, &line);
+            }
             net.on(
                 &host,
                 &format!("sysctl -qw net.ipv6.conf.{cable}.disable_ipv6=1"),
@@ -210,16 +221,10 @@ fn start_ours(net: &Net, arguments: &Arguments, dir: &Path) -> anyhow::Result<[R
     let serve = [program.as_str(), "serve", "--config", &config];
     let mut all = vec![start(net, "center", &serve, &path("collector.log"))?];
     let began = Instant::now();
-    let listens = || {
-        net.within("center", || {
-            TcpStream::connect((Ipv4Addr::LOCALHOST, 7_443)).is_ok()
-        })
-    };
-    while !listens() {
-        ensure!(
-            began.elapsed() < Duration::from_secs(20),
-            "the collector does not listen"
-        );
+    let agent = text(&arguments.agent);
+    let ready = [&agent, "probe", "http://127.0.0.1:7080/-/ready"];
+    while let Err(error) = run(net, "center", &ready) {
+        ensure!(began.elapsed() < Duration::from_secs(20), error);
         std::thread::sleep(Duration::from_millis(100));
     }
     for n in [OPEN, CLOSED] {

@@ -716,7 +716,7 @@ async fn acknowledge(
             }
         };
         // While more is waiting, its acknowledgement will cover this one.
-        if verdicts.is_empty() || seq.is_multiple_of(64) {
+        if verdicts.is_empty() || seq.is_multiple_of(128) {
             let closed_for_s = gate.closed_for(speaker);
             let ack = wire::Ack { seq, closed_for_s };
             tell(send, collector_message::Kind::Ack(ack)).await?;
