@@ -90,7 +90,7 @@ async fn install(config: &Path, invitation: Option<&str>) -> anyhow::Result<()> 
     if let Some(invitation) = invitation {
         // So that an installer may run this again, over what is there.
         if crate::identity::Identity::read(&read.data_dir)?.is_none() {
-            join(invitation, &read, false).await?;
+            join(Some(invitation), &read, false).await?;
         }
     }
     let program = std::env::current_exe().context("cannot tell where this program is")?;

@@ -180,8 +180,8 @@ impl Calm {
         self.is_urgent || self.is_awake() || self.unsent_since.is_some_and(waited)
     }
 
-    fn is_pulse_due(&self, pace: Pace, closed: bool) -> bool {
-        self.waits && self.spoke.elapsed() >= pace.pulse(closed)
+    fn is_pulse_due(&self, promise: Duration) -> bool {
+        self.waits && self.spoke.elapsed() >= promise
     }
 
     /// Something was sent.
@@ -375,6 +375,11 @@ impl Streamer {
         let (now, closed) = (machine::wall(), self.is_closed());
         let (short, over) = (self.budget.is_short(now), self.budget.is_over(now));
         let pace = self.pace(calm);
+        let promise = pace.pulse(closed || over);
+        // Who speaks less often from now on says so at once: what was said before promises more.
+        if self.promise.send_replace(promise) < promise && calm.waits {
+            self.pulse(calm, promise, outgoing).await;
+        }
         let unsent = self.delivery.sent() < tail.last;
         let urgent = tail.urgent > self.delivery.sent();
         let awake = if short { 0 } else { AWAKE };
@@ -404,21 +409,28 @@ impl Streamer {
             }
             self.delivery.is_empty_to(left);
         }
-        if calm.is_pulse_due(pace, closed || over) {
-            let pulse = wire::Pulse {
-                uptime_ms: ms(machine::uptime()),
-                started_ms: ms(self.started),
-                interval_ms: u32::try_from(ms(pace.pulse(closed || over))).unwrap_or(u32::MAX),
-            };
-            calm.spoke();
-            // Where the stream is gone the inbound side says why.
-            outgoing
-                .send(message(agent_message::Kind::Pulse(pulse)))
-                .await
-                .ok();
+        if calm.is_pulse_due(promise) {
+            self.pulse(calm, promise, outgoing).await;
         }
-        self.promise.send_replace(pace.pulse(closed || over));
         Ok(false)
+    }
+
+    /// Says that the agent is there, and speaks again within this.
+    async fn pulse(
+        &self,
+        calm: &mut Calm,
+        promise: Duration,
+        outgoing: &mpsc::Sender<AgentMessage>,
+    ) {
+        let pulse = wire::Pulse {
+            uptime_ms: ms(machine::uptime()),
+            started_ms: ms(self.started),
+            interval_ms: u32::try_from(ms(promise)).unwrap_or(u32::MAX),
+        };
+        calm.spoke();
+        // Where the stream is gone the inbound side says why.
+        let message = message(agent_message::Kind::Pulse(pulse));
+        outgoing.send(message).await.ok();
     }
 
     /// Sends entries of one place, as many as may be on their way; `false` if there are none.

@@ -1,6 +1,6 @@
 //! What is known of one agent, and of the links it watches.
 
-use super::{Finding, Step};
+use super::{BEHIND, Finding, Step};
 use crate::link::{Fold, Late, Link, Phase, Taken, Turn};
 use crate::office;
 use crate::params::Params;
@@ -123,7 +123,11 @@ impl Agent {
             self.pace.0 += 0.05 * (gap - self.pace.0);
             self.pace.1 += 0.05 * ((gap - self.pace.0).abs() - self.pace.1);
         }
-        self.interval_ms = u64::try_from(heartbeat.interval.as_millis()).unwrap_or(u64::MAX);
+        // What the youngest word promises counts; what was stored promised it for then.
+        let is_fresh = arrival.since(heartbeat.at) <= BEHIND;
+        if heartbeat.at >= self.last_at || (!same_boot && is_fresh) {
+            self.interval_ms = u64::try_from(heartbeat.interval.as_millis()).unwrap_or(u64::MAX);
+        }
         // A clock that was set back does not make the past the present.
         self.last_at = self.last_at.max(heartbeat.at);
         self.last_arrival = arrival;

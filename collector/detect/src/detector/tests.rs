@@ -541,6 +541,54 @@ fn what_resolves_an_incident_is_its_last_revision() {
     }
 }
 
+/// An agent that saves bytes speaks less often at night, and tells then what it stored: by the promise of its youngest word it is there.
+#[test]
+fn what_was_stored_promises_nothing_for_now() {
+    let mut world = World::new(setup());
+    let (office, agent) = ("36.73.01".parse(), "a-1".parse());
+    let (office, agent) = (office.expect("a code"), agent.expect("an id"));
+    let says = |world: &mut World, made: i64, arrives: i64, interval: u64| {
+        let heartbeat = Heartbeat {
+            at: at(made),
+            uptime: Duration::from_secs(made.unsigned_abs()),
+            started: Duration::ZERO,
+            interval: Duration::from_secs(interval),
+            samples: Vec::new(),
+            targets: None,
+            goodbye: None,
+            gateway: None,
+            shown: Vec::new(),
+        };
+        world.take(&Event::Heartbeat {
+            office: &office,
+            agent: &agent,
+            boot: BootId([1; 16]),
+            heartbeat: &heartbeat,
+            arrival: at(arrives),
+        });
+    };
+    for second in 0..=1_100 {
+        match second {
+            100..=200 if second % 10 == 0 => says(&mut world, second, second, 10),
+            205 => says(&mut world, 205, 205, 300),
+            207 => says(&mut world, 50, 207, 10),
+            _ => {}
+        }
+        world.take(&Event::Tick { now: at(second) });
+        let presence = world.detector.agent(&"a-1".parse().expect("an id"));
+        let presence = presence.map(|agent| agent.presence);
+        if second >= 210 {
+            // Up to three of the promised intervals after it was last heard.
+            assert_eq!(presence, Some(Presence::Present), "{second}");
+        }
+    }
+    for second in 1_100..1_120 {
+        world.take(&Event::Tick { now: at(second) });
+    }
+    let silent = world.detector.agent(&"a-1".parse().expect("an id"));
+    assert_eq!(silent.expect("is known").presence, Presence::Silent);
+}
+
 #[test]
 fn a_silent_office_is_unreachable_until_its_agent_tells_what_it_saw() {
     let world = one(
