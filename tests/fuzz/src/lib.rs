@@ -13,15 +13,17 @@ use denyut_proto::{
 use denyut_store::history::codec::{self, COUNT_MAX};
 use denyut_store::history::column::Effort;
 use denyut_store::history::rollup::{self, Level};
+use denyut_store::log::{Body, EmbeddedLog, Log};
 use prost::Message;
 use std::fmt::Display;
+use std::fs;
 use std::str::FromStr;
 
 /// Something that is tried, and its name.
 pub type Tried = (&'static str, fn(&[u8]));
 
 /// All of it.
-pub const ALL: [Tried; 7] = [
+pub const ALL: [Tried; 8] = [
     ("heartbeat", heartbeat),
     ("batch", batch),
     ("agent-message", agent_message),
@@ -29,6 +31,7 @@ pub const ALL: [Tried; 7] = [
     ("words", words),
     ("chunk", chunk),
     ("rows", rows),
+    ("log", log),
 ];
 
 /// A heartbeat of an agent, from the wire, the spool or the log.
@@ -121,10 +124,43 @@ pub fn rows(bytes: &[u8]) {
     }
 }
 
+/// A segment of the log, as a disk may give it back: it opens or says why not; and what it opens, it reads to its end.
+pub fn log(bytes: &[u8]) {
+    thread_local! {
+        static FOLDER: tempfile::TempDir = tempfile::tempdir().expect("a folder");
+    }
+    FOLDER.with(|folder| {
+        let path = folder.path().join("log");
+        fs::create_dir_all(&path).expect("makes");
+        for old in fs::read_dir(&path).expect("reads").flatten() {
+            fs::remove_file(old.path()).expect("removes");
+        }
+        fs::write(path.join(SEGMENT), bytes).expect("writes");
+        let Ok(opened) = EmbeddedLog::open(&path) else {
+            return;
+        };
+        let mut next = opened.begin();
+        while let Ok(records) = opened.read(next, 64) {
+            let Some((last, _)) = records.last() else {
+                break;
+            };
+            for (_, record) in &records {
+                if let Body::Heartbeat(entry) = &record.body {
+                    entry.heartbeat().ok();
+                }
+            }
+            assert!(*last >= next, "reading goes on");
+            next = last + 1;
+        }
+    });
+}
+
+/// The name of a log's first segment.
+const SEGMENT: &str = "0000000000000001.log";
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
     use std::path::Path;
 
     #[test]
