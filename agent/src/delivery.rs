@@ -111,8 +111,12 @@ impl Delivery {
         }
     }
 
-    /// A hole was read to its end and held nothing more.
+    /// A place was read to its end and held nothing more.
     pub(crate) fn is_empty_to(&mut self, next: Next) {
+        if next.to > self.sent {
+            self.sent = next.to;
+            return;
+        }
         self.holes
             .retain(|hole| hole.to != next.to || hole.from <= hole.sent);
         if let Some(hole) = self.holes.iter_mut().find(|hole| hole.to == next.to) {
@@ -130,7 +134,8 @@ impl Delivery {
             };
             let hole = self.holes.iter_mut().find(|hole| seq <= hole.to);
             match hole {
-                Some(hole) if hole.from <= seq => hole.from = seq + 1,
+                // Of holes that became one, what lies between them was not sent as of a hole.
+                Some(hole) if (hole.from..=hole.sent).contains(&seq) => hole.from = seq + 1,
                 Some(_) => {}
                 None => self.acked = self.acked.max(seq),
             }
@@ -225,6 +230,30 @@ mod tests {
         delivery.begin(30);
         assert_eq!(delivery.left(), Some(Next { after: 0, to: 30 }));
         assert_eq!(delivery.sent(), 30);
+    }
+
+    #[test]
+    fn what_was_never_sent_is_not_acknowledged_when_holes_become_one() {
+        let mut delivery = Delivery::default();
+        delivery.begin(0);
+        let mut live = 0;
+        // One more than are kept apart, and all that was sent beside them still on its way.
+        for _ in 0..=HOLES {
+            live += 5;
+            delivery.leave_before(live);
+            delivery.sending(live);
+        }
+        assert_eq!(delivery.acknowledged(live), 0);
+        delivery.begin(live);
+        let mut told = Vec::new();
+        while let Some(next) = delivery.left() {
+            delivery.sending(next.after + 1);
+            told.push(next.after + 1);
+            delivery.acknowledged(next.after + 1);
+        }
+        let missing = (1..=live).filter(|seq| seq % 5 != 0 && !told.contains(seq));
+        assert_eq!(missing.count(), 0);
+        assert_eq!(delivery.whole_to(), live);
     }
 
     #[test]

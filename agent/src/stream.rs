@@ -1,5 +1,5 @@
-//! From the spool to the collector: one stream, entries in ascending sequence, resumed after the last
-//! acknowledged one.
+//! From the spool to the collector: one stream, resumed after the last acknowledged entry. What goes out when is for `budget` and [`Calm`]
+//! to say, and in what order for `delivery`.
 
 use crate::budget::{Budget, Pace};
 use crate::config::Named;
@@ -398,6 +398,9 @@ impl Streamer {
             };
             if self.send_some(calm, next, outgoing).await? {
                 return Ok(true);
+            }
+            if self.delivery.room() > 0 {
+                self.delivery.is_empty_to(next);
             }
         } else if let Some(left) = self.delivery.left()
             && !over

@@ -3,7 +3,7 @@
 use crate::elsewhere;
 use denyut_tests::machine::Machine;
 use denyut_tests::wine::Wine;
-use denyut_tests::{agent_elsewhere, eventually, program, said};
+use denyut_tests::{agent_elsewhere, eventually, made, said};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,21 +14,9 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 const WITHIN: Duration = Duration::from_secs(60);
 const REGISTRY: &str = "[[office]]\ncode = \"36.73.02\"\nname = \"Cipocok Jaya\"\n";
 
-/// The package as `deploy/package --profile dev` made it; `None`, said loudly, where it was not made. With `CI` set that is a failure.
+/// The package as `deploy/package --profile dev` made it; see [`made`].
 fn package(name: &str) -> Option<PathBuf> {
-    let native = program("denyut-agent");
-    let folder = native.ancestors().nth(2).expect("target/<profile>/<name>");
-    let path = folder.join("packages").join(name);
-    if path.exists() {
-        return Some(path);
-    }
-    let text = format!(
-        "*** SKIPPED: {} is not made: run `deploy/package` first ***",
-        path.display()
-    );
-    eprintln!("{text}");
-    assert!(std::env::var_os("CI").is_none(), "{text}");
-    None
+    made(&format!("packages/{name}"))
 }
 
 /// A machine with both packages on it.
@@ -227,8 +215,8 @@ fn goes_back_to_a_backup(debian: &Debian) {
     let refused = said(&backup("/srv/before"));
     assert!(refused.contains("ReadWritePaths="), "{refused}");
     let before = "/var/backups/denyut-collector/before";
-    let made = backup(before);
-    assert!(made.status.success(), "{}", said(&made));
+    let copied = backup(before);
+    assert!(copied.status.success(), "{}", said(&copied));
     let data = "/var/lib/denyut-collector";
     let service = |what: &str| debian.machine.on(&["systemctl", what, "denyut-collector"]);
     service("stop");

@@ -41,17 +41,22 @@ pub fn said(output: &std::process::Output) -> String {
     text(&output.stdout) + &text(&output.stderr)
 }
 
-/// The agent as `deploy/build --profile dev` built it for another kind of machine, by the path below its target folder; `None`, said
-/// loudly, where it was not built. With `CI` set that is a failure.
+/// The agent as `deploy/build --profile dev` built it for another kind of machine; see [`made`].
 pub fn agent_elsewhere(target: &str, name: &str) -> Option<PathBuf> {
+    made(&format!("cross/{target}/debug/{name}"))
+}
+
+/// What `tests/run` makes before the tests, by its path below `target`; `None`, said loudly, where it is not there. With `CI` set that is a
+/// failure.
+pub fn made(path: &str) -> Option<PathBuf> {
     let native = program("denyut-agent");
     let folder = native.ancestors().nth(2).expect("target/<profile>/<name>");
-    let path = folder.join("cross").join(target).join("debug").join(name);
+    let path = folder.join(path);
     if path.exists() {
         return Some(path);
     }
     let text = format!(
-        "*** SKIPPED: {} is not built: run `deploy/build` first ***",
+        "*** SKIPPED: {} is not there: tests/run makes it ***",
         path.display()
     );
     eprintln!("{text}");

@@ -23,21 +23,10 @@ pub struct Machine {
 static MACHINES: AtomicU32 = AtomicU32::new(0);
 
 impl Machine {
-    /// Boots one from a copy of the system in `target/debian`; `None`, said loudly, where there is none. With `CI` set that is a failure.
+    /// Boots one from a copy of the system in `target/debian`; see [`made`](crate::made).
     #[must_use]
     pub fn start() -> Option<Self> {
-        let program = crate::program("denyut-agent");
-        let system = program.ancestors().nth(2).expect("target/<profile>/<name>");
-        let system = system.join("debian");
-        if !system.exists() {
-            let text = format!(
-                "*** SKIPPED: {} is not there: tests/run makes it ***",
-                system.display()
-            );
-            eprintln!("{text}");
-            assert!(std::env::var_os("CI").is_none(), "{text}");
-            return None;
-        }
+        let system = crate::made("debian")?;
         let number = MACHINES.fetch_add(1, Ordering::Relaxed);
         let name = format!("dn{}m{number}", std::process::id());
         let dir = tempfile::tempdir().expect("tempdir");

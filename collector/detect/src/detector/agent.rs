@@ -123,9 +123,8 @@ impl Agent {
             self.pace.0 += 0.05 * (gap - self.pace.0);
             self.pace.1 += 0.05 * ((gap - self.pace.0).abs() - self.pace.1);
         }
-        // What the youngest word promises counts; what was stored promised it for then.
-        let is_fresh = arrival.since(heartbeat.at) <= BEHIND;
-        if heartbeat.at >= self.last_at || (!same_boot && is_fresh) {
+        // What the youngest word promises counts; what was stored promised it for then. A clock may have been set a little meanwhile.
+        if heartbeat.at + BEHIND >= self.last_at {
             self.interval_ms = u64::try_from(heartbeat.interval.as_millis()).unwrap_or(u64::MAX);
         }
         // A clock that was set back does not make the past the present.
