@@ -6,6 +6,7 @@
 use crate::config::{Config, Named};
 use crate::connect::{self, CONNECT_TIMEOUT};
 use crate::identity::Identity;
+use crate::status::Status;
 use crate::stream::REFUSES;
 use crate::{machine, probe, status, system};
 use anyhow::Context;
@@ -216,9 +217,9 @@ async fn look(report: &mut Report, path: &Path) {
     look_at_ping(report);
 }
 
-async fn look_at_service(report: &mut Report, config: &Config) -> Option<status::Document> {
+async fn look_at_service(report: &mut Report, config: &Config) -> Option<Status> {
     let asked = status::ask(&config.data_dir).await;
-    match asked.and_then(status::Document::read) {
+    match asked.and_then(Status::read) {
         Ok(document) => {
             report.well("service", "service", &[("version", &document.version)]);
             Some(document)
@@ -251,7 +252,7 @@ impl Who {
     }
 
     /// The collector that it speaks with, else the first of them.
-    fn collector(&self, running: Option<&status::Document>) -> Option<Uri> {
+    fn collector(&self, running: Option<&Status>) -> Option<Uri> {
         let connection = running.map(|status| &status.connection);
         let connected = connection.filter(|connection| connection.connected);
         if let Some(uri) = connected.and_then(|it| it.collector.as_ref()?.parse().ok()) {
@@ -318,7 +319,7 @@ fn look_at_identity(report: &mut Report, config: &Config) -> Option<Who> {
 }
 
 /// Whether the service runs as who this machine is.
-fn look_at_both(report: &mut Report, who: Option<&Who>, running: Option<&status::Document>) {
+fn look_at_both(report: &mut Report, who: Option<&Who>, running: Option<&Status>) {
     if let (Some(who), Some(status)) = (who, running)
         && !status.agent.is_empty()
         && status.agent != who.agent()
@@ -329,7 +330,7 @@ fn look_at_both(report: &mut Report, who: Option<&Who>, running: Option<&status:
     }
 }
 
-fn look_at_clock(report: &mut Report, who: Option<&Who>, running: Option<&status::Document>) {
+fn look_at_clock(report: &mut Report, who: Option<&Who>, running: Option<&Status>) {
     let now = machine::wall();
     let now_text = now.to_string();
     let offset = running.and_then(|status| status.connection.clock_offset_ms);
@@ -477,7 +478,7 @@ async fn look_at_route(report: &mut Report, to: SocketAddr) -> bool {
     }
 }
 
-fn look_at_membership(report: &mut Report, running: Option<&status::Document>) {
+fn look_at_membership(report: &mut Report, running: Option<&Status>) {
     let Some(status) = running else {
         let text = report.catalogue.say("accepted.unknown", &[]);
         return report.add("accepted", Verdict::NotAsked, text, None);

@@ -26,7 +26,7 @@ pub(crate) async fn run(config: Config, mut requests: Requests) -> anyhow::Resul
     info!(version = env!("CARGO_PKG_VERSION"), "denyut-agent starts");
     let _lock = claim_data_dir(&config.data_dir)?;
     let status = Arc::new(Mutex::new(status::Status {
-        version: env!("CARGO_PKG_VERSION"),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
         ..Default::default()
     }));
     let stop_streaming = CancellationToken::new();

@@ -50,7 +50,7 @@ pub(crate) struct Spooled {
 }
 
 /// What the spool holds, for `Hello` and `status`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Range {
     /// The first sequence held (or `next` when empty).
     pub(crate) first: u64,

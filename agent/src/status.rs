@@ -13,10 +13,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 /// The document.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Status {
     pub(crate) agent: String,
-    pub(crate) version: &'static str,
+    pub(crate) version: String,
     pub(crate) boot: String,
     /// When the certificate of an agent that joined is over.
     pub(crate) certified_until_ms: Option<UnixMillis>,
@@ -47,7 +47,7 @@ pub(crate) struct Spent {
 }
 
 /// The stream to the collector.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Connection {
     pub(crate) connected: bool,
     pub(crate) collector: Option<String>,
@@ -64,10 +64,10 @@ pub(crate) struct Connection {
 }
 
 /// One target and its last sample.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct TargetStatus {
     name: TargetName,
-    role: &'static str,
+    role: String,
     probe: String,
     last_ms: Option<UnixMillis>,
     rtt_us: Option<u32>,
@@ -82,7 +82,7 @@ impl Status {
             .iter()
             .map(|target| TargetStatus {
                 name: target.name.clone(),
-                role: target.role.as_str(),
+                role: target.role.as_str().to_owned(),
                 probe: target.probe.to_string(),
                 last_ms: None,
                 rtt_us: None,
@@ -195,61 +195,18 @@ impl Spent {
     }
 }
 
-/// The part of the document that people are told of.
-#[derive(Deserialize)]
-pub(crate) struct Document {
-    pub(crate) agent: String,
-    pub(crate) version: String,
-    pub(crate) certified_until_ms: Option<UnixMillis>,
-    pub(crate) connection: DocumentConnection,
-    pub(crate) spool: Option<DocumentSpool>,
-    pub(crate) budget: Spent,
-    pub(crate) gateway: Option<String>,
-    pub(crate) icmp_fix: Option<String>,
-    targets: Vec<DocumentTarget>,
-}
-
-#[derive(Deserialize)]
-pub(crate) struct DocumentConnection {
-    pub(crate) connected: bool,
-    pub(crate) collector: Option<String>,
-    pub(crate) office: Option<String>,
-    pub(crate) office_name: Option<String>,
-    pub(crate) since_ms: Option<UnixMillis>,
-    pub(crate) last_error: Option<String>,
-    pub(crate) last_refusal: Option<String>,
-    pub(crate) clock_offset_ms: Option<i64>,
-}
-
-#[derive(Deserialize)]
-pub(crate) struct DocumentSpool {
-    pub(crate) next: u64,
-    pub(crate) acked: u64,
-    pub(crate) dropped: u64,
-    pub(crate) bytes: u64,
-}
-
-impl Document {
+impl Status {
+    /// What a running agent told.
     pub(crate) fn read(document: serde_json::Value) -> anyhow::Result<Self> {
         serde_json::from_value(document)
             .context("the running agent is of another version; restart it")
     }
 }
 
-#[derive(Deserialize)]
-struct DocumentTarget {
-    name: String,
-    role: String,
-    probe: String,
-    last_ms: Option<UnixMillis>,
-    rtt_us: Option<u32>,
-    failure: Option<String>,
-}
-
 /// The document as lines that a person can read.
 pub(crate) fn for_people(document: serde_json::Value) -> anyhow::Result<String> {
     use std::fmt::Write as _;
-    let status = Document::read(document)?;
+    let status = Status::read(document)?;
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
     let since = |at: Option<UnixMillis>| at.map_or_else(|| "-".into(), |at| at.to_string());
     let connection = &status.connection;
@@ -302,8 +259,8 @@ pub(crate) fn for_people(document: serde_json::Value) -> anyhow::Result<String> 
         writeln!(out, "ping       {fix}")?;
     }
     writeln!(out)?;
-    let width = |of: fn(&DocumentTarget) -> usize| status.targets.iter().map(of).max().unwrap_or(0);
-    let (name_width, probe_width) = (width(|t| t.name.len()), width(|t| t.probe.len()));
+    let width = |of: fn(&TargetStatus) -> usize| status.targets.iter().map(of).max().unwrap_or(0);
+    let (name_width, probe_width) = (width(|t| t.name.as_str().len()), width(|t| t.probe.len()));
     for target in &status.targets {
         let result = match (target.rtt_us, &target.failure) {
             (Some(rtt_us), _) => format!("{:.2} ms", f64::from(rtt_us) / 1000.0),
@@ -313,7 +270,7 @@ pub(crate) fn for_people(document: serde_json::Value) -> anyhow::Result<String> 
         writeln!(
             out,
             "{:name_width$}  {:9}  {:probe_width$}  {:>18}  {}",
-            target.name,
+            target.name.as_str(),
             target.role,
             target.probe,
             result,
