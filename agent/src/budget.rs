@@ -114,7 +114,8 @@ pub(crate) struct Pace {
     batch: (Duration, Duration),
 }
 
-/// Bytes of a pulse, of a batch without its samples, and of a sample in a batch, with everything around them: measured by `tests/bench`.
+/// Bytes of a pulse, of a batch without its samples, and of a sample in a batch, with everything around them. In packets of `tests/footprint`
+/// they were 156, 250 to 400, and 1.8 (with quiet round trips; 2.5 in the test of `proto/batch.rs`).
 const PULSE: f64 = 170.0;
 const BATCH: f64 = 320.0;
 const SAMPLE: f64 = 2.6;

@@ -32,7 +32,7 @@ pub(crate) struct Status {
 /// What of the byte budget is spent, and how often the agent speaks for it.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Spent {
-    /// Bytes in the last 24 hours, as far as the process ran.
+    /// Bytes in the last 24 hours.
     #[serde(rename = "spent")]
     pub(crate) bytes: u64,
     /// Bytes that may be spent in 24 hours; none: no limit.

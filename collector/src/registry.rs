@@ -120,7 +120,7 @@ pub(crate) struct Introduction {
 /// Bytes of an agent's connections, as the network carried them, both ways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Spending {
-    /// In the 24 hours before it last said so, as far as the agent ran.
+    /// In the 24 hours before it last said so.
     pub(crate) spent: u64,
     /// What it may spend in 24 hours; 0 for no limit.
     pub(crate) budget: u64,
