@@ -284,7 +284,10 @@ impl Generation {
         let mut from = 0;
         while let Some(((hour, _), _)) = inner.directory.range((from, 0)..).next() {
             days.push(i64::from(hour / 24));
-            from = (hour / 24 + 1) * 24;
+            let Some(next) = (hour / 24 + 1).checked_mul(24) else {
+                break;
+            };
+            from = next;
         }
         days
     }

@@ -93,7 +93,7 @@ pub(crate) fn repair(folder: &Path, engine: Option<&Arc<Engine>>) -> anyhow::Res
             let kept = if level == Level::Raw {
                 salvage(&path)?
             } else {
-                readable(&path)
+                readable(&path, level)
             };
             let aside = quarantine(&path)?;
             let (links, items) = (
@@ -114,7 +114,7 @@ pub(crate) fn repair(folder: &Path, engine: Option<&Arc<Engine>>) -> anyhow::Res
             done.push(format!(
                 "{}: {links} links with {items} {} are whole and were put into a new block; the damaged one is {}",
                 path.display(),
-                if level == Level::Raw { "samples" } else { "days of rows" },
+                if level == Level::Raw { "samples" } else { "rows" },
                 aside.display()
             ));
         }
@@ -245,12 +245,16 @@ fn salvage(path: &Path) -> anyhow::Result<BTreeMap<u32, (Vec<u8>, u64)>> {
     Ok(kept)
 }
 
-/// The entries of a block that are whole.
-fn readable(path: &Path) -> BTreeMap<u32, (Vec<u8>, u64)> {
+/// The entries of a block of rows that are whole, and make sense.
+fn readable(path: &Path, level: Level) -> BTreeMap<u32, (Vec<u8>, u64)> {
     let Ok(block) = Block::open(path) else {
         return BTreeMap::new();
     };
     let slots = block.slots().filter_map(Result::ok);
-    let whole = slots.filter_map(|slot| Some((slot.link, (block.value(slot).ok()?, 1))));
+    let whole = slots.filter_map(|slot| {
+        let value = block.value(slot).ok()?;
+        let rows = check_value(&value, slot.link, level).ok()?;
+        Some((slot.link, (value, rows)))
+    });
     whole.collect()
 }

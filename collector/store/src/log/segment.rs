@@ -35,6 +35,8 @@ pub(super) const MAGIC: [u8; 4] = *b"dnF1";
 pub(super) const HEADER: usize = 29;
 /// A payload, unpacked: a group of a thousand of the longest heartbeats, or a head of 100,000 agents, is below it.
 pub(super) const UNPACKED_MAX: usize = 64 << 20;
+/// No honest log comes this far.
+const POSITION_MAX: Position = 1 << 60;
 /// Of zstd: its fastest level that finds the likeness of heartbeats.
 const PACK_LEVEL: i32 = 1;
 
@@ -74,6 +76,7 @@ impl Header {
             unpacked: word(25) as usize,
         };
         (bytes[..4] == MAGIC
+            && header.first <= POSITION_MAX
             && header.length <= UNPACKED_MAX * 2
             && header.unpacked <= UNPACKED_MAX)
             .then_some(header)
