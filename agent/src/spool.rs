@@ -33,8 +33,10 @@ use tracing::{info, warn};
 /// How long an acknowledged segment is kept, in case the collector loses what it had.
 const KEEP_ACKED: Duration = Duration::from_secs(15 * 60);
 
-/// No honest spool comes this far; a sequence above it is damage.
+/// No honest spool comes this far; a segment above it is damage.
 const SEQ_MAX: u64 = 1 << 60;
+/// Nor an honest mark: beyond a damaged one there is room for all that an agent will ever append.
+const MARK_MAX: u64 = SEQ_MAX / 2;
 const MAGIC: &[u8; 8] = b"DNYTSPL1";
 const HEADER: usize = 4 + 4 + 8 + 16;
 /// After a cut tail the sequence goes on this much higher: further than entries that could have been sent
@@ -520,7 +522,7 @@ fn read_mark(folder: &Path) -> Option<(u64, u64)> {
     let words: Vec<&str> = text.split_whitespace().collect();
     match words[..] {
         ["acked", acked, "dropped", dropped] => {
-            let acked = acked.parse().ok().filter(|acked| *acked <= SEQ_MAX)?;
+            let acked = acked.parse().ok().filter(|acked| *acked <= MARK_MAX)?;
             Some((acked, dropped.parse().ok()?))
         }
         _ => None,
