@@ -2,8 +2,11 @@
 
 use crate::connect::{Shown, Trust};
 use crate::system;
+use crate::update::{self, Source, Updates};
 use anyhow::{Context, anyhow};
 use denyut_proto::{AgentId, Invalid, Target, TargetSpec, parse_duration, read_targets};
+use minisign_verify::PublicKey;
+use reqwest::Url;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde::Deserialize;
 use std::net::IpAddr;
@@ -25,6 +28,8 @@ struct File {
     spool: SpoolSection,
     #[serde(default)]
     budget: BudgetSection,
+    #[serde(default)]
+    update: UpdateSection,
     #[serde(default)]
     target: Vec<TargetSpec>,
 }
@@ -53,6 +58,16 @@ struct BudgetSection {
     kb_per_day: Option<u64>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UpdateSection {
+    manifest: Option<String>,
+    key: Option<String>,
+    ca: Option<PathBuf>,
+    every: Option<String>,
+    trial: Option<String>,
+}
+
 /// What the program runs by: checked, with units in the types.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
@@ -70,6 +85,8 @@ pub(crate) struct Config {
     pub(crate) spool_max: u64,
     /// Bytes that it may put on the network in a day, both ways; `None` for no limit.
     pub(crate) per_day: Option<u64>,
+    /// From where it keeps itself up to date; `None` if it does not.
+    pub(crate) updates: Option<Updates>,
     /// The targets of this file; the collector may add to them.
     pub(crate) targets: Vec<Target>,
 }
@@ -103,18 +120,21 @@ impl Config {
     pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read the configuration {}", path.display()))?;
-        let invalid = || format!("the configuration {} is not valid", path.display());
-        let file: File = toml::from_str(&text)
-            .map_err(|error| {
-                // Its own words point at the line; what may stand there is in the example.
-                let text = error.to_string();
-                anyhow!(
-                    "{}\ncompare it with deploy/example/agent.toml",
-                    text.trim_end()
-                )
-            })
-            .with_context(invalid)?;
-        Self::try_from(file).with_context(invalid)
+        Self::parse(&text)
+            .with_context(|| format!("the configuration {} is not valid", path.display()))
+    }
+
+    /// Reads and checks its text.
+    pub(crate) fn parse(text: &str) -> anyhow::Result<Self> {
+        let file: File = toml::from_str(text).map_err(|error| {
+            // Its own words point at the line; what may stand there is in the example.
+            let text = error.to_string();
+            anyhow!(
+                "{}\ncompare it with deploy/example/agent.toml",
+                text.trim_end()
+            )
+        })?;
+        Ok(Self::try_from(file)?)
     }
 
     /// The same for who runs the agent, and so must be able to read its key; who only asks for its status need not.
@@ -229,9 +249,73 @@ impl TryFrom<File> for Config {
             reconnect_max,
             spool_max: spool_mib << 20,
             per_day: (kb_per_day != 0).then_some(kb_per_day * 1_000),
+            updates: updates(file.update)?,
             targets: read_targets(file.target)?,
         })
     }
+}
+
+fn updates(section: UpdateSection) -> Result<Option<Updates>, Invalid> {
+    let missing = |field: &str| {
+        let fix = "set both, or neither: then the agent stays what it is";
+        Invalid::new(field, "(missing)", "updates need a manifest and a key", fix)
+    };
+    let (text, key) = match (section.manifest, section.key) {
+        (Some(manifest), Some(key)) => (manifest, key),
+        (Some(_), None) => return Err(missing("update.key")),
+        (None, Some(_)) => return Err(missing("update.manifest")),
+        (None, None) => return Ok(None),
+    };
+    let bad = |problem: &str, fix: &str| Invalid::new("update.manifest", &text, problem, fix);
+    let manifest: Url = text.parse().map_err(|_| {
+        bad(
+            "not an address",
+            "write it like `https://updates.example/denyut/manifest.json`",
+        )
+    })?;
+    if !update::is_safe(&manifest) {
+        return Err(bad(
+            "plaintext is only for loopback",
+            "use https (or http on loopback)",
+        ));
+    }
+    if manifest.query().is_some() || manifest.fragment().is_some() {
+        return Err(bad(
+            "the signature is beside it, with `.minisig` behind its name",
+            "end the address with a file's name",
+        ));
+    }
+    let key = PublicKey::from_base64(&key).map_err(|_| {
+        Invalid::new(
+            "update.key",
+            &key,
+            "not a public key of minisign",
+            "write the second line of the `minisign.pub` that `minisign -G` made",
+        )
+    })?;
+    let length = |field: &str, text: Option<String>, default: Duration, most: Duration| {
+        let field = format!("update.{field}");
+        let length = text.map_or(Ok(default), |text| parse_duration(&field, &text))?;
+        if length < Duration::from_secs(10) || length > most {
+            return Err(Invalid::new(
+                field,
+                format!("{length:?}"),
+                "out of range",
+                format!("write 10s to {}", humantime::format_duration(most)),
+            ));
+        }
+        Ok(length)
+    };
+    let hours = |hours: u64| Duration::from_secs(hours * 3_600);
+    Ok(Some(Updates {
+        source: Source {
+            manifest,
+            key,
+            ca: section.ca,
+        },
+        every: length("every", section.every, hours(6), hours(7 * 24))?,
+        trial: length("trial", section.trial, Duration::from_secs(600), hours(1))?,
+    }))
 }
 
 /// Who the agent is by the file, if it says so.
@@ -336,7 +420,7 @@ fn collectors(section: &CollectorSection, addresses: &[String]) -> Result<Vec<Ur
     Ok(collectors)
 }
 
-fn is_loopback(host: &str) -> bool {
+pub(crate) fn is_loopback(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }

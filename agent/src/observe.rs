@@ -51,7 +51,7 @@ enum Event {
     Tick,
     Probed(Probed),
     Ordered(Order),
-    Stop(Goodbye),
+    Stop(Option<Goodbye>),
 }
 
 struct Probed {
@@ -112,11 +112,11 @@ struct State {
 }
 
 impl Observer {
-    /// Runs until `stop`, then spools a last heartbeat that says goodbye.
+    /// Runs until `stop`, then spools a last heartbeat that says goodbye, if there is one to say.
     pub(crate) async fn run(
         mut self,
         mut orders: mpsc::Receiver<Order>,
-        mut stop: oneshot::Receiver<Goodbye>,
+        mut stop: oneshot::Receiver<Option<Goodbye>>,
     ) {
         let now = machine::uptime();
         let targets = self.merged();
@@ -146,7 +146,7 @@ impl Observer {
                 .map_or(state.heartbeat_due, |due| due.min(state.heartbeat_due));
             let event = tokio::select! {
                 biased;
-                goodbye = &mut stop => Event::Stop(goodbye.unwrap_or(Goodbye::Stopped)),
+                goodbye = &mut stop => Event::Stop(goodbye.unwrap_or(Some(Goodbye::Stopped))),
                 Some(order) = orders.recv() => Event::Ordered(order),
                 Some(probed) = state.running.join_next() => match probed {
                     Ok(probed) => Event::Probed(probed),
@@ -187,7 +187,7 @@ impl Observer {
             }
         };
         state.running.shutdown().await;
-        self.spool_heartbeat(&mut state, Some(goodbye), With::Samples)
+        self.spool_heartbeat(&mut state, goodbye, With::Samples)
             .await;
     }
 

@@ -6,27 +6,73 @@ use crate::connect::Meter;
 use crate::delivery::Delivery;
 use crate::observe::{self, Order};
 use crate::stream::Tail;
-use crate::system::{self, Request, Requests};
+use crate::system::{self, Over, Request, Requests};
+use crate::update::{self, Updater};
 use crate::watchdog::Watchdog;
 use crate::{identity, machine, membership, probe, spool, status, stream};
 use anyhow::{Context, bail};
-use denyut_proto::BootId;
+use denyut_proto::{BootId, Goodbye};
 use std::fs::File;
 use std::path::Path;
 use std::pin::pin;
+use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
+/// Runs the agent of a configuration, or a newer version in its place, until it is to stop.
+pub(crate) async fn run(path: &Path, mut requests: Requests) -> anyhow::Result<ExitCode> {
+    let installed = update::installed();
+    loop {
+        let config = Config::load_to_run(path)?;
+        let newer = {
+            let _lock = claim_data_dir(&config.data_dir)?;
+            // A newer program looks for none: the installed one does.
+            installed
+                .is_none()
+                .then(|| update::newer(&config))
+                .flatten()
+        };
+        if let Some(program) = newer {
+            info!(program = %program.display(), "a newer version takes over");
+            let hangs = update::hangs(&config, &program);
+            match system::hand_over(&program, path, &mut requests, hangs).await {
+                Ok(Over::Stopped) => return Ok(ExitCode::SUCCESS),
+                Ok(Over::Back) => {}
+                // The service manager starts this program again, which counts the starts of a version on trial.
+                Ok(Over::Broke(how)) => bail!("{}: {how}", program.display()),
+                Err(error) => update::gave_up(&config, &program, &error)?,
+            }
+            continue;
+        }
+        match agent(config, &mut requests).await? {
+            Ended::Stopped => return Ok(ExitCode::SUCCESS),
+            Ended::ForAnother => {}
+        }
+        if let Some(installed) = &installed {
+            return system::hand_back(installed, path);
+        }
+    }
+}
+
+/// Why an agent ended.
+enum Ended {
+    /// It was to stop.
+    Stopped,
+    /// Another version is to run.
+    ForAnother,
+}
+
 /// Data folder, spool, probes, stream; then wait for what the system asks, and stop in the reverse order.
-pub(crate) async fn run(config: Config, mut requests: Requests) -> anyhow::Result<()> {
-    info!(version = env!("CARGO_PKG_VERSION"), "denyut-agent starts");
+async fn agent(config: Config, requests: &mut Requests) -> anyhow::Result<Ended> {
+    info!(version = crate::VERSION, "denyut-agent starts");
     let _lock = claim_data_dir(&config.data_dir)?;
     let status = Arc::new(Mutex::new(status::Status {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        version: crate::VERSION.to_owned(),
         ..Default::default()
     }));
     let stop_streaming = CancellationToken::new();
@@ -52,13 +98,13 @@ pub(crate) async fn run(config: Config, mut requests: Requests) -> anyhow::Resul
             tokio::select! {
                 access = &mut access => break access?,
                 request = requests.next() => if let Request::Stop(_) = request {
-                    return Ok(());
+                    return Ok(Ended::Stopped);
                 },
             }
         }
     };
     let connection = (access, meter);
-    work(
+    let ended = work(
         config,
         connection,
         requests,
@@ -71,18 +117,18 @@ pub(crate) async fn run(config: Config, mut requests: Requests) -> anyhow::Resul
         error!(%error, "the status socket ended badly");
     }
     info!("denyut-agent stopped");
-    Ok(())
+    Ok(ended)
 }
 
 /// Observes and streams as who it is, until it is to stop; `stop_streaming` is cancelled then.
 async fn work(
     config: Config,
     (access, meter): (stream::Access, Meter),
-    mut requests: Requests,
+    requests: &mut Requests,
     status: Arc<Mutex<status::Status>>,
     watchdog: Watchdog,
     stop_streaming: &CancellationToken,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Ended> {
     let agent = access.agent();
     let spool = spool::Spool::open(&config.data_dir.join("spool"), config.spool_max)?;
     let boot = BootId::of(machine::boot_id()?, spool.id());
@@ -117,6 +163,7 @@ async fn work(
     if let stream::Access::Joined(held) = &access {
         tokio::spawn(held.clone().keep_certified(stop_streaming.clone()));
     }
+    let updater = Updater::of(&config, &agent, first, &spool, &status);
     let observer = observe::Observer {
         agent,
         boot,
@@ -156,31 +203,52 @@ async fn work(
         revision,
     };
     let mut stream_task = tokio::spawn(streamer.run(stop_streaming.clone()));
+    let mut updating = pin!(keep_up_to_date(updater));
 
     let goodbye = loop {
         tokio::select! {
             request = requests.next() => match request {
-                Request::Stop(goodbye) => break goodbye,
+                Request::Stop(goodbye) => break Some(goodbye),
                 // The observer has ended, or has a queue of orders: then there is more to say than that.
                 Request::Suspend => drop(orders.try_send(Order::Suspend)),
             },
+            // The next version is there in a second, and says nothing of this either.
+            () = &mut updating => break None,
             ended = &mut observer_task => bail!("the observer ended by itself: {ended:?}"),
             ended = &mut stream_task => bail!("the stream ended by itself: {ended:?}"),
         }
     };
-    system::tell_stopping();
-    // First the goodbye goes to the spool, then the spool to the collector as far as it can.
+    part(goodbye, stop_observing, observer_task).await;
+    stop_streaming.cancel();
+    if let Err(error) = stream_task.await {
+        error!(%error, "the stream ended badly");
+    }
+    Ok(goodbye.map_or(Ended::ForAnother, |_| Ended::Stopped))
+}
+
+/// First the goodbye goes to the spool; then the spool goes to the collector as far as it can.
+async fn part(
+    goodbye: Option<Goodbye>,
+    stop_observing: oneshot::Sender<Option<Goodbye>>,
+    observer_task: JoinHandle<()>,
+) {
+    if goodbye.is_some() {
+        system::tell_stopping();
+    }
     if stop_observing.send(goodbye).is_err() {
         error!("the observer is gone");
     }
     if let Err(error) = observer_task.await {
         error!(%error, "the observer ended badly");
     }
-    stop_streaming.cancel();
-    if let Err(error) = stream_task.await {
-        error!(%error, "the stream ended badly");
+}
+
+/// Returns when another version is to run.
+async fn keep_up_to_date(updater: Option<Updater>) {
+    match updater {
+        Some(updater) => updater.run().await,
+        None => std::future::pending().await,
     }
-    Ok(())
 }
 
 /// `DENYUT_LOG`, or what is worth a line.

@@ -41,10 +41,16 @@ pub(crate) enum Action {
         #[command(flatten)]
         file: ConfigFile,
     },
+    /// What that starts of a newer version, and stops by its input
+    #[command(hide = true)]
+    StandIn {
+        #[command(flatten)]
+        file: ConfigFile,
+    },
 }
 
 /// Carries it out; [`run`] does `Run`.
-pub(crate) async fn act(action: Action) -> anyhow::Result<()> {
+pub(crate) async fn act(action: Action) -> anyhow::Result<ExitCode> {
     match action {
         Action::Install { file, join } => install(&file.config, join.as_deref()).await?,
         Action::Uninstall { purge } => {
@@ -69,8 +75,13 @@ pub(crate) async fn act(action: Action) -> anyhow::Result<()> {
         }
         Action::Status => println!("{}", windows::state()?.unwrap_or("not installed")),
         Action::Run { .. } => bail!("the service manager starts this by itself"),
+        Action::StandIn { file } => {
+            running::log_to_event_log()?;
+            let ended = running::run(&file.config, Requests::Service(system::passed_on())).await;
+            return ended.inspect_err(|error| tracing::error!("{error:#}"));
+        }
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn install(config: &Path, invitation: Option<&str>) -> anyhow::Result<()> {
@@ -106,10 +117,7 @@ async fn install(config: &Path, invitation: Option<&str>) -> anyhow::Result<()> 
 /// The service itself, on behalf of the service manager.
 pub(crate) fn run(config: PathBuf) -> ExitCode {
     let dispatched = windows::dispatch(move |asked| {
-        let work = async {
-            let config = Config::load_to_run(&config)?;
-            running::run(config, Requests::Service(asked)).await
-        };
+        let work = running::run(&config, Requests::Service(asked));
         if let Err(error) = running::log_to_event_log() {
             eprintln!("error: {error:#}");
         }

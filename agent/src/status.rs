@@ -23,6 +23,8 @@ pub(crate) struct Status {
     pub(crate) connection: Connection,
     pub(crate) spool: Option<Range>,
     pub(crate) budget: Spent,
+    /// None if the agent does not keep itself up to date.
+    pub(crate) updating: Option<Updating>,
     pub(crate) gateway: Option<String>,
     /// What to do so that ICMP is permitted.
     pub(crate) icmp_fix: Option<String>,
@@ -44,6 +46,18 @@ pub(crate) struct Spent {
     pub(crate) closed: bool,
     /// Entries of the past wait for a closed office or a larger budget.
     pub(crate) left_for_later: bool,
+}
+
+/// How it keeps itself up to date.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Updating {
+    /// The installed program handed over to this one, which is newer.
+    pub(crate) handed_over: bool,
+    /// When it last looked for a newer version, and why that came to nothing.
+    pub(crate) checked_ms: Option<UnixMillis>,
+    pub(crate) last_error: Option<String>,
+    /// The version that was rolled back, and why.
+    pub(crate) failed: Option<String>,
 }
 
 /// The stream to the collector.
@@ -254,6 +268,24 @@ pub(crate) fn for_people(document: serde_json::Value) -> anyhow::Result<String> 
         )?;
     }
     out += &status.budget.for_people();
+    if let Some(updating) = &status.updating {
+        let is = if updating.handed_over {
+            "this version came as an update"
+        } else {
+            "this version is the installed one"
+        };
+        let checked = updating.checked_ms;
+        let checked = checked.map_or_else(|| "not yet".into(), |at| at.to_string());
+        writeln!(out, "updates    {is}; last looked: {checked}")?;
+        for (what, text) in [
+            ("no update", &updating.last_error),
+            ("rolled back", &updating.failed),
+        ] {
+            if let Some(text) = text {
+                writeln!(out, "           {what}: {text}")?;
+            }
+        }
+    }
     writeln!(out, "gateway    {}", or_dash(status.gateway))?;
     if let Some(fix) = &status.icmp_fix {
         writeln!(out, "ping       {fix}")?;

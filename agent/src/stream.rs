@@ -659,7 +659,7 @@ impl Streamer {
             protocol: PROTOCOL,
             agent: self.access.agent().to_string(),
             boot: self.boot.0.to_vec(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: crate::VERSION.to_owned(),
             machine: Some(machine::facts()),
             spool: Some(wire::SpoolRange {
                 first: range.first,
@@ -670,6 +670,11 @@ impl Streamer {
             wall_ms: machine::wall().0,
             uptime_ms: ms(machine::uptime()),
             configuration_revision: self.revision,
+            failed_update: lock(&self.status)
+                .updating
+                .as_ref()
+                .and_then(|updating| updating.failed.as_deref())
+                .map_or_else(String::new, beginning),
         }
     }
 
@@ -697,6 +702,15 @@ impl Streamer {
         connection.connected = false;
         connection.last_error = Some(error.to_owned());
     }
+}
+
+/// As much of a text as `Hello` may carry.
+fn beginning(text: &str) -> String {
+    let mut end = text.len().min(255);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
 }
 
 /// The collector's last configuration, as kept from an earlier run: its revision and targets.

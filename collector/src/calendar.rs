@@ -29,7 +29,7 @@ struct Line {
     name: String,
 }
 
-fn csv(text: &str) -> anyhow::Result<Holidays> {
+pub(crate) fn csv(text: &str) -> anyhow::Result<Holidays> {
     let mut holidays = Holidays::default();
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     for line in reader.deserialize() {
@@ -49,7 +49,7 @@ fn csv(text: &str) -> anyhow::Result<Holidays> {
     Ok(holidays)
 }
 
-fn ics(text: &str) -> anyhow::Result<Holidays> {
+pub(crate) fn ics(text: &str) -> anyhow::Result<Holidays> {
     let calendar: Calendar = text
         .parse()
         .map_err(|error: String| anyhow::anyhow!("not a calendar: {error}"))?;

@@ -175,20 +175,23 @@ impl Config {
     pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read the configuration {}", path.display()))?;
-        let invalid = || format!("the configuration {} is not valid", path.display());
-        let file: File = toml::from_str(&text)
-            .map_err(|error| {
-                // Its own words point at the line; what may stand there is in the example.
-                let text = error.to_string();
-                anyhow!(
-                    "{}\ncompare it with deploy/example/collector.toml",
-                    text.trim_end()
-                )
-            })
-            .with_context(invalid)?;
         // Files that it names lie beside it, unless it says otherwise.
         let folder = path.parent().unwrap_or(Path::new("."));
-        Self::of(file, folder).with_context(invalid)
+        Self::parse(&text, folder)
+            .with_context(|| format!("the configuration {} is not valid", path.display()))
+    }
+
+    /// Reads and checks its text; the files that it names are in `folder`.
+    pub(crate) fn parse(text: &str, folder: &Path) -> anyhow::Result<Self> {
+        let file: File = toml::from_str(text).map_err(|error| {
+            // Its own words point at the line; what may stand there is in the example.
+            let text = error.to_string();
+            anyhow!(
+                "{}\ncompare it with deploy/example/collector.toml",
+                text.trim_end()
+            )
+        })?;
+        Self::of(file, folder)
     }
 
     /// The same for a collector that is to listen: what it names for that must be there too.

@@ -130,6 +130,8 @@ pub(crate) struct AgentView {
     pub(crate) gateway: Option<String>,
     /// Version of the program.
     pub(crate) version: Option<String>,
+    /// The newer version that was rolled back, and why, as it said when it last connected.
+    pub(crate) failed_update: Option<String>,
     pub(crate) hostname: Option<String>,
     /// Operating system and architecture (`linux x86_64`).
     pub(crate) machine: Option<String>,
@@ -544,6 +546,7 @@ impl AgentView {
             last_ms: agent.map(|agent| agent.last_at),
             gateway: agent.and_then(|agent| agent.gateway.clone()),
             version: said.map(|said| said.version.clone()),
+            failed_update: said.and_then(|said| said.failed_update.clone()),
             hostname: said.map(|said| said.hostname.clone()),
             machine: said.map(|said| format!("{} {}", said.os, said.arch)),
             connected_ms: said.map(|said| said.at),

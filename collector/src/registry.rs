@@ -112,6 +112,9 @@ pub(crate) struct Introduction {
     pub(crate) dropped: u64,
     /// Its wall clock minus the collector's, in ms (off by the time the message travelled).
     pub(crate) clock_offset_ms: i64,
+    /// The newer version of its program that was rolled back, and why.
+    #[serde(default)]
+    pub(crate) failed_update: Option<String>,
     /// What it has spent of its byte budget.
     #[serde(default)]
     pub(crate) spending: Option<Spending>,
@@ -151,6 +154,7 @@ impl Introduction {
             ("machine.hostname", &machine.hostname),
             ("machine.os", &machine.os),
             ("machine.arch", &machine.arch),
+            ("failed_update", &hello.failed_update),
         ] {
             if text.len() > Self::TEXT_MAX {
                 let fix = format!("send at most {} bytes", Self::TEXT_MAX);
@@ -168,6 +172,7 @@ impl Introduction {
                 .saturating_sub(spool.first.max(spool.acked.saturating_add(1))),
             dropped: spool.dropped,
             clock_offset_ms: hello.wall_ms.saturating_sub(at.0),
+            failed_update: Some(hello.failed_update.clone()).filter(|text| !text.is_empty()),
             spending: spending.map(Into::into),
         })
     }

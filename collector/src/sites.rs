@@ -28,7 +28,7 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<(u64, OfficeSection)>> {
     parse(file).with_context(|| format!("`offices`: {}", path.display()))
 }
 
-fn parse(text: impl std::io::Read) -> anyhow::Result<Vec<(u64, OfficeSection)>> {
+pub(crate) fn parse(text: impl std::io::Read) -> anyhow::Result<Vec<(u64, OfficeSection)>> {
     let mut reader = csv::ReaderBuilder::new()
         .trim(csv::Trim::All)
         .from_reader(text);

@@ -15,3 +15,4 @@ mod offices;
 mod packages;
 mod page;
 mod probes;
+mod update;

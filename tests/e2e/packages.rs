@@ -2,6 +2,7 @@
 
 use crate::elsewhere;
 use denyut_tests::machine::Machine;
+use denyut_tests::release::{Publisher, kind, other_version};
 use denyut_tests::wine::Wine;
 use denyut_tests::{agent_elsewhere, eventually, made, said};
 use serde_json::Value;
@@ -231,6 +232,45 @@ fn goes_back_to_a_backup(debian: &Debian) {
     service("start");
 }
 
+/// Confined as it is, it takes an update: for systemd it is the same process, and it is what is started again when that is killed.
+fn updates_itself(debian: &Debian) {
+    let publisher = Publisher::start();
+    let config = debian.machine.path("/etc/denyut/agent.toml");
+    let text = fs::read_to_string(&config).expect("is there");
+    fs::write(&config, text + &publisher.section("30s")).expect("writes");
+    debian.machine.on(&["systemctl", "restart", "denyut-agent"]);
+    let process = debian.shown("denyut-agent", "MainPID");
+    let installed = debian.machine.path("/usr/bin/denyut-agent");
+    let next = tempfile::NamedTempFile::new().expect("makes");
+    other_version(&installed, "9.9.9", next.path());
+    publisher.publish("9.9.9", &kind(), next.path());
+    let runs = || {
+        let office = debian.get("/api/v1/offices/36.73.02")?;
+        let agent = &office["agents"][0];
+        (agent["state"] == "up" && agent["version"] == "9.9.9").then_some(())
+    };
+    Debian::wait("the newer version runs", runs);
+    assert_eq!(debian.shown("denyut-agent", "MainPID"), process);
+    let kept = || {
+        let state = debian
+            .machine
+            .path("/var/lib/denyut-agent/update/state.json");
+        let state: Value = serde_json::from_slice(&fs::read(state).ok()?).ok()?;
+        (state["kept"] == "9.9.9").then_some(())
+    };
+    Debian::wait("it is kept", kept);
+    debian
+        .machine
+        .on(&["systemctl", "kill", "--signal=KILL", "denyut-agent"]);
+    debian.restarted("denyut-agent");
+    let shown = || {
+        let status = debian.machine.run(&["denyut-agent", "status", "--json"]);
+        let status: Value = serde_json::from_slice(&status.stdout).ok()?;
+        (status["version"] == "9.9.9").then_some(())
+    };
+    Debian::wait("it runs again", shown);
+}
+
 /// Removed they leave the data, purged nothing.
 fn goes(debian: &Debian, service: &str) {
     let is_there = |path: &str| debian.machine.path(path).exists();
@@ -304,6 +344,7 @@ fn the_debian_packages_install_run_upgrade_and_go() {
     Debian::wait("samples go on", || {
         (debian.samples(&id)? > had).then_some(())
     });
+    updates_itself(&debian);
     let config = fs::read_to_string(debian.machine.path("/etc/denyut/collector.toml"));
     assert!(config.expect("is there").contains(REGISTRY));
 

@@ -7,6 +7,7 @@ pub mod member;
 pub mod net;
 pub mod peer;
 pub mod process;
+pub mod release;
 pub mod tls;
 pub mod wine;
 

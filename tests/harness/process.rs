@@ -150,6 +150,12 @@ impl Collector {
         .await;
     }
 
+    /// Changes its configuration from the next start on: this text to that.
+    pub fn configure(&mut self, from: &str, to: &str) {
+        assert!(self.config.contains(from), "{}", self.config);
+        self.config = self.config.replace(from, to);
+    }
+
     /// Ends it by SIGKILL.
     pub fn kill(&mut self) {
         self.process.take().expect("runs").end(Signal::KILL);
@@ -244,6 +250,13 @@ pub struct Agent {
 impl Agent {
     /// Starts one with this configuration but for the data folder, in a namespace if one is named.
     pub fn start(namespace: Option<&str>, config: &str) -> Self {
+        let mut agent = Self::prepare(namespace, config);
+        agent.launch();
+        agent
+    }
+
+    /// The same without its start.
+    pub fn prepare(namespace: Option<&str>, config: &str) -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
         // Top-level keys come before the first section. Unless a test says otherwise, everything is sent at once.
         let budget = if config.contains("[budget]") {
@@ -254,13 +267,11 @@ impl Agent {
         let data = dir.path().join("data");
         let config = format!("data_dir = \"{}\"\n{config}\n{budget}", data.display());
         fs::write(dir.path().join("agent.toml"), config).expect("writes the configuration");
-        let mut agent = Self {
+        Self {
             process: None,
             dir,
             namespace: namespace.map(str::to_owned),
-        };
-        agent.launch();
-        agent
+        }
     }
 
     /// Starts it again on the same data.
@@ -281,6 +292,17 @@ impl Agent {
     pub fn terminate(&mut self) {
         let status = self.process.take().expect("runs").end(Signal::TERM);
         assert!(status.success(), "{status}");
+    }
+
+    /// Waits for its own end; whether that was a good one.
+    pub fn ends(&mut self) -> bool {
+        let mut process = self.process.take().expect("runs");
+        process.child.wait().expect("it ends").success()
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("runs").child.id()
     }
 
     /// What `denyut-agent status --json` says; `None` when it does not answer.

@@ -42,17 +42,28 @@ async fn ask(server: SocketAddr, name: Name) -> std::io::Result<Answer> {
         let until = tokio::time::Instant::now() + RESEND_AFTER;
         while let Ok(received) = tokio::time::timeout_at(until, socket.recv(&mut buffer)).await {
             let rtt = start.elapsed();
-            match Message::from_vec(&buffer[..received?]) {
-                // Late or forged: not the answer to this question.
-                Ok(answer)
-                    if answer.metadata.id != message.metadata.id
-                        || answer.metadata.message_type != MessageType::Response
-                        || answer.queries.first().is_some_and(|of| *of != question) => {}
-                Ok(answer) => return Ok(judge(answer.metadata.response_code, rtt)),
-                Err(_) => return Ok(Err(Reason::DnsError.into())),
+            match read(&buffer[..received?], message.metadata.id, &question) {
+                Some(Ok(code)) => return Ok(judge(code, rtt)),
+                Some(Err(failure)) => return Ok(Err(failure)),
+                None => {}
             }
         }
     }
+}
+
+/// What a datagram answers; `None` if it is late or forged: not the answer to this question.
+pub(crate) fn read(
+    bytes: &[u8],
+    id: u16,
+    question: &Query,
+) -> Option<Result<ResponseCode, Failure>> {
+    let Ok(answer) = Message::from_vec(bytes) else {
+        return Some(Err(Reason::DnsError.into()));
+    };
+    let is_answer = answer.metadata.id == id
+        && answer.metadata.message_type == MessageType::Response
+        && answer.queries.first().is_none_or(|of| of == question);
+    is_answer.then_some(Ok(answer.metadata.response_code))
 }
 
 /// A name without an A record answers `NOERROR` and is as good a sign of life as one with.

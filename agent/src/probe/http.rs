@@ -16,15 +16,19 @@ use std::time::{Duration, Instant};
 const BODY_MAX: usize = 64 * 1024;
 
 /// A client that keeps no connection (each probe must try all of the way), follows no redirect (its
-/// answer is the target's own), and uses no proxy.
-pub(super) fn client(ca: Option<&Path>, resolver: Resolver) -> anyhow::Result<reqwest::Client> {
+/// answer is the target's own), and uses no proxy. `field` is where the configuration names `ca`.
+pub(super) fn client(
+    field: &str,
+    ca: Option<&Path>,
+    resolver: Resolver,
+) -> anyhow::Result<reqwest::Client> {
     let mut roots = RootCertStore {
         roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
     };
     if let Some(path) = ca {
         let read = || {
             format!(
-                "`probe_ca`: cannot read certificates from {}",
+                "`{field}`: cannot read certificates from {}",
                 path.display()
             )
         };
@@ -35,7 +39,7 @@ pub(super) fn client(ca: Option<&Path>, resolver: Resolver) -> anyhow::Result<re
                 .with_context(read)?;
         }
         if roots.len() == before {
-            bail!("`probe_ca`: {} holds no PEM certificate", path.display());
+            bail!("`{field}`: {} holds no PEM certificate", path.display());
         }
     }
     let tls = rustls::ClientConfig::builder()

@@ -1,6 +1,6 @@
 //! One probe of one target: a round-trip time by the monotonic clock, or a typed reason.
 
-mod dns;
+pub(crate) mod dns;
 mod http;
 #[cfg(unix)]
 mod icmp;
@@ -43,13 +43,18 @@ pub(crate) struct Told {
 /// The time it took to answer, or why there was no answer.
 type Answer = Result<Duration, Failure>;
 
+/// A client for HTTP that trusts, beside the public authorities, those in the PEM file that `field` of the configuration names.
+pub(crate) fn client(field: &str, ca: Option<&Path>) -> anyhow::Result<reqwest::Client> {
+    http::client(field, ca, Resolver::new())
+}
+
 impl Prober {
     /// `ca`: a PEM file of authorities to trust beside the public ones.
     pub(crate) fn new(ca: Option<&Path>) -> anyhow::Result<Self> {
         let resolver = Resolver::new();
         Ok(Self {
             icmp: icmp::Pingers::default(),
-            http: http::client(ca, resolver.clone())?,
+            http: http::client("probe_ca", ca, resolver.clone())?,
             resolver,
         })
     }

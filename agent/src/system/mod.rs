@@ -22,6 +22,29 @@ pub(crate) struct Gateway {
     pub(crate) scope: u32,
 }
 
+/// How a newer program that was handed over to ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Over {
+    /// It was asked to stop, and did.
+    #[cfg_attr(
+        unix,
+        expect(dead_code, reason = "here it takes the place of this process")
+    )]
+    Stopped,
+    /// It handed back: another version is to run.
+    #[cfg_attr(
+        unix,
+        expect(dead_code, reason = "here it takes the place of this process")
+    )]
+    Back,
+    /// It ended for no reason that it should; this is how.
+    #[cfg_attr(
+        unix,
+        expect(dead_code, reason = "here it takes the place of this process")
+    )]
+    Broke(String),
+}
+
 /// What the system asks of a running agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Request {

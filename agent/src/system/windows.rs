@@ -1,19 +1,23 @@
 //! Windows.
 
-use super::{Gateway, Request};
+use super::{Gateway, Over, Request};
 use anyhow::Context;
 use denyut_proto::Goodbye;
 use denyut_windows::{Asked, EventLog, Level};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::process::{ExitCode, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::net::windows::named_pipe::{
     ClientOptions, NamedPipeClient, NamedPipeServer, ServerOptions,
 };
+use tokio::process::Command;
 use tokio::signal::windows::{CtrlBreak, CtrlC, ctrl_break, ctrl_c};
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tracing::{Metadata, info};
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -55,6 +59,96 @@ pub(crate) fn default_gateway() -> Option<Gateway> {
 /// Makes a file that is not there yet. Who may read it, its folder says.
 pub(crate) fn private_file(path: &Path) -> io::Result<File> {
     File::create_new(path)
+}
+
+/// Makes a file that is not there yet. Who may run it, its folder says.
+pub(crate) fn program_file(path: &Path) -> io::Result<File> {
+    File::create_new(path)
+}
+
+/// The exit code of a newer program that hands back; no panic's, and none of the system's own.
+const BACK: u8 = 75;
+/// How long a newer program may take to stop.
+const STOPS_WITHIN: Duration = Duration::from_secs(15);
+
+/// Runs the agent of a newer program, and passes on to it what the system asks of this one, until it ends.
+pub(crate) async fn hand_over(
+    program: &Path,
+    config: &Path,
+    requests: &mut Requests,
+    hangs: impl Future<Output = ()>,
+) -> anyhow::Result<Over> {
+    let installed = std::env::current_exe().context("cannot tell where this program is")?;
+    let mut command = Command::new(program);
+    match requests {
+        Requests::Console(..) => command.arg("run"),
+        Requests::Service(_) => command.args(["service", "stand-in"]).stdin(Stdio::piped()),
+    };
+    let mut newer = command
+        .arg("--config")
+        .arg(config)
+        .env(crate::update::INSTALLED, installed)
+        .kill_on_drop(true)
+        .spawn()
+        .with_context(|| format!("cannot run {}", program.display()))?;
+    let mut input = newer.stdin.take();
+    let mut hangs = pin!(hangs);
+    loop {
+        let asked = tokio::select! {
+            ended = newer.wait() => return Ok(over(ended?)),
+            () = &mut hangs => {
+                newer.kill().await?;
+                return Ok(Over::Broke("it does not turn any more".to_owned()));
+            }
+            asked = requests.asked() => asked,
+        };
+        // One that is gone hears nothing; its end is what is seen next.
+        if let Some(input) = &mut input {
+            let line = format!("{}\n", asked.as_str());
+            input.write_all(line.as_bytes()).await.ok();
+            input.flush().await.ok();
+        }
+        if matches!(asked, Asked::Stop | Asked::Shutdown) {
+            if tokio::time::timeout(STOPS_WITHIN, newer.wait())
+                .await
+                .is_err()
+            {
+                newer.kill().await?;
+            }
+            return Ok(Over::Stopped);
+        }
+    }
+}
+
+fn over(ended: ExitStatus) -> Over {
+    match ended.code() {
+        Some(0) => Over::Stopped,
+        Some(code) if code == i32::from(BACK) => Over::Back,
+        _ => Over::Broke(format!("it ended with {ended}")),
+    }
+}
+
+/// What the installed program, which runs this one, passes on of what the system asks.
+pub(crate) fn passed_on() -> UnboundedReceiver<Asked> {
+    let (asks, asked) = unbounded_channel();
+    std::thread::spawn(move || {
+        let words = io::stdin().lines().map_while(Result::ok);
+        for asked in words.filter_map(|word| Asked::of(&word)) {
+            // Nobody listens any more: it has stopped.
+            asks.send(asked).ok();
+        }
+        // Without the installed program there is nobody who could ask this one to stop.
+    });
+    asked
+}
+
+/// Ends this program so that the installed one, which runs it, goes on.
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "elsewhere it takes the place of this process"
+)]
+pub(crate) fn hand_back(_: &Path, _: &Path) -> anyhow::Result<ExitCode> {
+    Ok(ExitCode::from(BACK))
 }
 
 /// Where a running agent is asked for its status: a pipe whose name, drawn anew each time, is told to who may read the data folder.
@@ -122,31 +216,37 @@ impl Requests {
 
     /// The next one.
     pub(crate) async fn next(&mut self) -> Request {
+        loop {
+            match self.asked().await {
+                Asked::Stop => {
+                    info!("asked to stop");
+                    return Request::Stop(Goodbye::Stopped);
+                }
+                Asked::Shutdown => {
+                    info!("the machine shuts down: stopping");
+                    return Request::Stop(Goodbye::Shutdown);
+                }
+                Asked::Suspend => {
+                    info!("the machine goes to sleep");
+                    return Request::Suspend;
+                }
+                Asked::Resume => info!("the machine is awake"),
+            }
+        }
+    }
+
+    /// The same as the system puts it.
+    async fn asked(&mut self) -> Asked {
         match self {
             Self::Console(interrupt, broken) => {
                 tokio::select! {
-                    _ = interrupt.recv() => info!("interrupted: stopping"),
-                    _ = broken.recv() => info!("interrupted: stopping"),
+                    _ = interrupt.recv() => {}
+                    _ = broken.recv() => {}
                 }
-                Request::Stop(Goodbye::Stopped)
+                Asked::Stop
             }
-            Self::Service(asked) => loop {
-                match asked.recv().await {
-                    Some(Asked::Stop) | None => {
-                        info!("the service manager: stopping");
-                        return Request::Stop(Goodbye::Stopped);
-                    }
-                    Some(Asked::Shutdown) => {
-                        info!("the machine shuts down: stopping");
-                        return Request::Stop(Goodbye::Shutdown);
-                    }
-                    Some(Asked::Suspend) => {
-                        info!("the machine goes to sleep");
-                        return Request::Suspend;
-                    }
-                    Some(Asked::Resume) => info!("the machine is awake"),
-                }
-            },
+            // Nobody who asks is left.
+            Self::Service(asked) => asked.recv().await.unwrap_or(Asked::Stop),
         }
     }
 }

@@ -37,6 +37,26 @@ pub enum Asked {
     Resume,
 }
 
+impl Asked {
+    /// All of it.
+    const ALL: [Self; 4] = [Self::Stop, Self::Shutdown, Self::Suspend, Self::Resume];
+
+    /// The word for it, by which one program passes it on to another.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Shutdown => "shutdown",
+            Self::Suspend => "suspend",
+            Self::Resume => "resume",
+        }
+    }
+
+    /// What the word is for.
+    pub fn of(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|asked| asked.as_str() == word)
+    }
+}
+
 /// Why something could not be done with the service.
 #[derive(Debug)]
 pub enum ServiceError {

@@ -16,7 +16,7 @@ pub(crate) struct Peer {
 
 /// What the other end showed of who it is.
 #[derive(Debug, Clone)]
-pub(super) enum Proof {
+pub(crate) enum Proof {
     /// Plaintext: it is who it says.
     Plaintext,
     /// TLS, and no certificate.
@@ -29,7 +29,7 @@ pub(super) enum Proof {
 
 /// What a certificate says.
 #[derive(Debug, Clone)]
-pub(super) struct Certified {
+pub(crate) struct Certified {
     pub(super) agent: AgentId,
     /// Of its public key.
     pub(super) key: Fingerprint,
@@ -39,7 +39,7 @@ pub(super) struct Certified {
 
 impl Proof {
     /// Reads the certificate that the client showed, which the handshake found to be signed by our authority and good for now.
-    pub(super) fn of(certificate: Option<&CertificateDer<'_>>) -> Self {
+    pub(crate) fn of(certificate: Option<&CertificateDer<'_>>) -> Self {
         let Some(certificate) = certificate else {
             return Self::Nothing;
         };

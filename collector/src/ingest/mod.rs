@@ -6,7 +6,7 @@ mod door;
 mod pace;
 mod twins;
 
-pub(crate) use caller::Caller;
+pub(crate) use caller::{Caller, Proof};
 pub(crate) use door::{Tls, serve};
 
 use crate::clock::Clock;

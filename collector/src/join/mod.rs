@@ -5,6 +5,6 @@ pub(crate) mod command;
 mod members;
 mod service;
 
-pub(crate) use authority::{Authority, Fingerprint, Name, SERVER_FOR, SPIFFE};
-pub(crate) use members::{Member, Members, Refused, enter_all};
+pub(crate) use authority::{Authority, Fingerprint, Name, Request, SERVER_FOR, SPIFFE};
+pub(crate) use members::{Member, Members, Refused, Token, enter_all};
 pub(crate) use service::Service;

@@ -5,6 +5,8 @@
 
 #![allow(clippy::missing_panics_doc, reason = "a panic is what is searched for")]
 
+mod sums;
+
 use denyut_proto::batch::{self, MAX_BATCH};
 use denyut_proto::{
     AgentId, Heartbeat, Identity, Invitation, MAX_HEARTBEAT_BYTES, OfficeCode, Probe, Target,
@@ -14,16 +16,18 @@ use denyut_store::history::codec::{self, COUNT_MAX};
 use denyut_store::history::column::Effort;
 use denyut_store::history::rollup::{self, Level};
 use denyut_store::log::{Body, EmbeddedLog, Log};
+use denyut_store::{verify, verify_backup};
 use prost::Message;
 use std::fmt::Display;
 use std::fs;
+use std::path::Path;
 use std::str::FromStr;
 
 /// Something that is tried, and its name.
 pub type Tried = (&'static str, fn(&[u8]));
 
 /// All of it.
-pub const ALL: [Tried; 8] = [
+pub const ALL: [Tried; 22] = [
     ("heartbeat", heartbeat),
     ("batch", batch),
     ("agent-message", agent_message),
@@ -32,6 +36,20 @@ pub const ALL: [Tried; 8] = [
     ("chunk", chunk),
     ("rows", rows),
     ("log", log),
+    ("raw-block", raw_block),
+    ("minute-block", minute_block),
+    ("generation", generation),
+    ("manifest", manifest),
+    ("state", denyut_collector::tried::state),
+    ("certificate-request", denyut_collector::tried::request),
+    ("certificate", denyut_collector::tried::certificate),
+    ("authority", authority),
+    ("tables", tables),
+    ("configurations", configurations),
+    ("spool", spool),
+    ("agent-files", agent_files),
+    ("name-server", denyut_agent::tried::name_server),
+    ("update", denyut_agent::tried::manifest),
 ];
 
 /// A heartbeat of an agent, from the wire, the spool or the log.
@@ -124,19 +142,35 @@ pub fn rows(bytes: &[u8]) {
     }
 }
 
-/// A segment of the log, as a disk may give it back: it opens or says why not; and what it opens, it reads to its end.
-pub fn log(bytes: &[u8]) {
+/// Gives an empty folder.
+fn in_folder(tried: impl FnOnce(&Path)) {
     thread_local! {
         static FOLDER: tempfile::TempDir = tempfile::tempdir().expect("a folder");
     }
     FOLDER.with(|folder| {
-        let path = folder.path().join("log");
-        fs::create_dir_all(&path).expect("makes");
-        for old in fs::read_dir(&path).expect("reads").flatten() {
-            fs::remove_file(old.path()).expect("removes");
+        let path = folder.path().join("of");
+        if path.exists() {
+            fs::remove_dir_all(&path).expect("removes");
         }
-        fs::write(path.join(SEGMENT), bytes).expect("writes");
-        let Ok(opened) = EmbeddedLog::open(&path) else {
+        fs::create_dir_all(&path).expect("makes");
+        tried(&path);
+    });
+}
+
+/// Puts bytes at a path below a folder.
+fn put(folder: &Path, name: &str, bytes: &[u8]) {
+    let path = folder.join(name);
+    fs::create_dir_all(path.parent().expect("in a folder")).expect("makes");
+    fs::write(path, bytes).expect("writes");
+}
+
+/// A segment of the log, as a disk may give it back: it opens or says why not; and what it opens, it reads to its end.
+pub fn log(bytes: &[u8]) {
+    let mut bytes = bytes.to_vec();
+    sums::log(&mut bytes);
+    in_folder(|folder| {
+        put(folder, SEGMENT, &bytes);
+        let Ok(opened) = EmbeddedLog::open(folder) else {
             return;
         };
         let mut next = opened.begin();
@@ -158,10 +192,114 @@ pub fn log(bytes: &[u8]) {
 /// The name of a log's first segment.
 const SEGMENT: &str = "0000000000000001.log";
 
+/// A block of samples.
+pub fn raw_block(bytes: &[u8]) {
+    block("raw", bytes);
+}
+
+/// A block of rows.
+pub fn minute_block(bytes: &[u8]) {
+    block("minute", bytes);
+}
+
+fn block(level: &str, bytes: &[u8]) {
+    let mut bytes = bytes.to_vec();
+    sums::block(&mut bytes);
+    in_folder(|folder| {
+        put(folder, &format!("{level}/20780_20780.1.block"), &bytes);
+        repaired(folder);
+    });
+}
+
+/// A generation.
+pub fn generation(bytes: &[u8]) {
+    let mut bytes = bytes.to_vec();
+    sums::generation(&mut bytes);
+    in_folder(|folder| {
+        put(folder, "recent/1-0000000000000001-20780.chunks", &bytes);
+        repaired(folder);
+    });
+}
+
+/// What is damaged is mended or set aside, and then nothing is.
+fn repaired(folder: &Path) {
+    let found = verify::verify(folder, false).expect("a folder that reads");
+    let done = verify::repair(folder).expect("a folder that takes").done;
+    assert_eq!(
+        found.damage.is_empty(),
+        done.is_empty(),
+        "{found:?} {done:?}"
+    );
+    let after = verify::verify(folder, false).expect("a folder that reads");
+    assert!(after.damage.is_empty(), "{found:?} {after:?}");
+}
+
+/// A backup's list of what is in it.
+pub fn manifest(bytes: &[u8]) {
+    in_folder(|folder| {
+        put(folder, "backup.json", bytes);
+        put(folder, "state.dump", &[0; 4]);
+        if let Ok((manifest, _)) = verify_backup(folder) {
+            manifest.bytes();
+        }
+    });
+}
+
+/// The collector's authority: its certificate up to the first NUL, its key after that.
+pub fn authority(bytes: &[u8]) {
+    let nul = bytes.iter().position(|byte| *byte == 0);
+    let (certificate, key) = bytes.split_at(nul.unwrap_or(bytes.len()));
+    in_folder(|folder| {
+        put(folder, "ca.pem", certificate);
+        put(folder, "ca.key", key.get(1..).unwrap_or_default());
+        denyut_collector::tried::authority(&folder.join("ca.pem"), &folder.join("ca.key"));
+    });
+}
+
+/// Tables that operators bring: offices, holidays, recorded checks.
+pub fn tables(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        denyut_collector::tried::tables(text);
+    }
+}
+
+/// The configurations of both programs.
+pub fn configurations(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        denyut_agent::tried::config(text);
+        in_folder(|folder| denyut_collector::tried::config(text, folder));
+    }
+}
+
+/// The agent's spool: its mark up to the first NUL, and a segment.
+pub fn spool(bytes: &[u8]) {
+    let nul = bytes.iter().position(|byte| *byte == 0);
+    let (mark, segment) = bytes.split_at(nul.unwrap_or(bytes.len()));
+    let mut segment = segment.get(1..).unwrap_or_default().to_vec();
+    sums::spool(&mut segment);
+    in_folder(|folder| {
+        put(folder, "mark", mark);
+        put(folder, "00000000000000000001.seg", &segment);
+        denyut_agent::tried::spool(folder);
+    });
+}
+
+/// The agent's other files: identity, account of its budget, the collector's configuration.
+pub fn agent_files(bytes: &[u8]) {
+    in_folder(|folder| {
+        put(folder, "identity.json", bytes);
+        put(folder, "spent", bytes);
+        let mut kept = crc32c::crc32c(bytes).to_le_bytes().to_vec();
+        kept.extend_from_slice(bytes);
+        put(folder, "configuration", &kept);
+        denyut_agent::tried::identity(folder);
+        denyut_agent::tried::kept(folder);
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
 
     #[test]
     fn the_corpus_holds() {

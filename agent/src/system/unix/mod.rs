@@ -4,14 +4,16 @@ mod network;
 
 pub(crate) use network::{default_gateway, name_server, neighbour};
 
-use super::Request;
+use super::{Over, Request};
 use anyhow::Context;
 use denyut_proto::Goodbye;
 use sd_notify::NotifyState;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -70,6 +72,47 @@ pub(crate) fn private_file(path: &Path) -> io::Result<File> {
         fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
     }
     Ok(file)
+}
+
+/// Makes a file that is not there yet, that only its owner may read and run.
+pub(crate) fn program_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o700)
+        .open(path)
+}
+
+/// Runs the agent of a newer program in place of this one, in the same process.
+#[expect(
+    clippy::unused_async,
+    reason = "on Windows it waits for the program's end"
+)]
+pub(crate) async fn hand_over(
+    program: &Path,
+    config: &Path,
+    _: &mut Requests,
+    _: impl Future<Output = ()>,
+) -> anyhow::Result<Over> {
+    let installed = std::env::current_exe().context("cannot tell where this program is")?;
+    let mut command = agent_of(program, config);
+    // It returns only what went wrong.
+    let error = command.env(crate::update::INSTALLED, installed).exec();
+    Err(error).with_context(|| format!("cannot run {}", program.display()))
+}
+
+/// Runs the agent of the installed program in place of this one.
+pub(crate) fn hand_back(installed: &Path, config: &Path) -> anyhow::Result<ExitCode> {
+    let error = agent_of(installed, config)
+        .env_remove(crate::update::INSTALLED)
+        .exec();
+    Err(error).with_context(|| format!("cannot run {}", installed.display()))
+}
+
+fn agent_of(program: &Path, config: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.args(["run", "--config"]).arg(config);
+    command
 }
 
 /// What was made or renamed in this folder is on the disk.

@@ -222,6 +222,7 @@ function agentText(agent, office) {
     facts.push(say(agent.clock_offset_ms > 0 ? "agent.clock_ahead" : "agent.clock_behind", { length: lengthOf(Math.abs(agent.clock_offset_ms)) }));
   }
   if (agent.certified_until_ms !== null) facts.push(say("agent.certified", { time: timeAt(agent.certified_until_ms, office) }));
+  if (agent.failed_update) facts.push(say("agent.failed_update", { text: agent.failed_update }));
   if (agent.budget) facts.push(budgetText(agent.budget));
   return facts.join(" · ");
 }

@@ -1,0 +1,595 @@
+//! denyut-collector: stores the samples of every office, detects outages, and answers operators.
+
+/// As the one of the standard library, but for a reader that went away: that is no panic.
+macro_rules! println {
+    ($($text:tt)*) => { $crate::say(format_args!($($text)*)) };
+}
+
+mod api;
+mod calendar;
+mod care;
+mod clock;
+mod commit;
+mod config;
+mod control;
+mod events;
+mod ingest;
+mod join;
+mod keeper;
+mod keys;
+mod manager;
+mod metrics;
+mod operate;
+mod query;
+mod registry;
+mod rerun;
+mod sites;
+pub mod tried;
+mod web;
+mod worker;
+
+use anyhow::{Context, bail};
+use clap::{Parser, Subcommand};
+use commit::Room;
+use config::Config;
+use denyut_detect::params::length;
+use denyut_store::{Store, history, log, state};
+use join::Members;
+use std::fs::{DirBuilder, File};
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+/// How long a stop waits for streams and requests to end.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Prints a line; ends the program if nobody takes it.
+fn say(line: std::fmt::Arguments<'_>) {
+    use std::io::ErrorKind;
+    if let Err(error) = writeln!(std::io::stdout(), "{line}") {
+        if error.kind() != ErrorKind::BrokenPipe {
+            eprintln!("error: cannot write to stdout: {error}");
+        }
+        std::process::exit(1);
+    }
+}
+
+/// Stores the samples of every office, detects outages, and answers operators.
+#[derive(Parser)]
+#[command(name = "denyut-collector", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the collector until it is stopped (SIGTERM or Ctrl-C)
+    Serve {
+        #[command(flatten)]
+        file: ConfigFile,
+    },
+    /// Read the configuration, say what it means, and stop
+    CheckConfig {
+        #[command(flatten)]
+        file: ConfigFile,
+    },
+    /// Check the data folder for damage; works while the collector runs, but for its state. Exits with 1 if anything is damaged
+    Verify {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Check this backup instead
+        #[arg(long, value_name = "FOLDER")]
+        backup: Option<PathBuf>,
+    },
+    /// Mend what is damaged in the data folder; the collector must be stopped. What is damaged is kept beside it as
+    /// *.quarantine-*. Exits with 1 if something cannot be mended
+    Repair {
+        #[command(flatten)]
+        file: ConfigFile,
+    },
+    /// Copy the data folder, while the collector runs or not
+    Backup {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// A new or empty folder
+        #[arg(long, value_name = "FOLDER")]
+        to: PathBuf,
+    },
+    /// Put a backup into an empty data folder
+    Restore {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// A folder that `backup` made
+        #[arg(long, value_name = "FOLDER")]
+        from: PathBuf,
+        /// Also a damaged backup: what is whole of it
+        #[arg(long)]
+        damaged: bool,
+    },
+    /// Tokens: what machines join by
+    #[command(subcommand)]
+    Token(operate::Token),
+    /// Agents that have joined
+    #[command(subcommand)]
+    Agent(operate::Agent),
+    /// Feed a recorded history through log, worker and detector, and print the incidents and who would be called: to try thresholds on
+    /// a past
+    Replay {
+        /// A CSV file with the columns unix_s,site,state,http_status,latency_ms (state: up, degraded or down); between lines the last
+        /// state holds. A site that is the code of an office of the configuration is that office
+        csv: PathBuf,
+        /// Whose thresholds, calendar and offices count; the defaults and no closing when left out
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Judge the past again, by this version and the thresholds of the configuration: say what would change. The collector must be
+    /// stopped
+    Redetect {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// From when on: a day (UTC) or a moment (2026-11-01, 2026-11-01T08:00:00+07:00)
+        #[arg(long, value_name = "TIME")]
+        from: String,
+        /// Keep what changes; each changed incident gets a revision that says so
+        #[arg(long)]
+        apply: bool,
+    },
+    /// Print the version
+    Version,
+}
+
+#[derive(clap::Args)]
+struct ConfigFile {
+    /// The configuration file
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/etc/denyut/collector.toml"
+    )]
+    config: PathBuf,
+}
+
+/// Does what the command line says.
+pub fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Serve { file } => Config::load_to_serve(&file.config).and_then(|config| {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build()
+                .context("cannot start the runtime")?;
+            let done = runtime.block_on(serve(config));
+            // After a failure some thread may wait for ever; what was acknowledged is on the disk.
+            runtime.shutdown_timeout(Duration::from_secs(1));
+            done
+        }),
+        Command::CheckConfig { file } => check_config(&file.config),
+        Command::Verify { file, backup } => {
+            Config::load(&file.config).and_then(|config| care::verify(&config, backup.as_deref()))
+        }
+        Command::Repair { file } => {
+            Config::load(&file.config).and_then(|config| care::repair(&config))
+        }
+        Command::Backup { file, to } => {
+            Config::load(&file.config).and_then(|config| care::backup(&config, &to))
+        }
+        Command::Restore {
+            file,
+            from,
+            damaged,
+        } => Config::load(&file.config).and_then(|config| care::restore(&config, &from, damaged)),
+        Command::Token(token) => operate::token(token),
+        Command::Agent(agent) => operate::agent(agent),
+        Command::Replay { csv, config, json } => rerun::replay(&csv, config.as_deref(), json),
+        Command::Redetect { file, from, apply } => {
+            Config::load(&file.config).and_then(|config| rerun::redetect(config, &from, apply))
+        }
+        Command::Version => {
+            println!("denyut-collector {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Where nobody takes that either, the exit code says it.
+            writeln!(std::io::stderr(), "error: {error:#}").ok();
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Log, data folder, ports, database, worker, committer, API, ingest; then wait for the signal and stop in the
+/// reverse order.
+#[allow(
+    clippy::too_many_lines,
+    reason = "the whole story of the process, start to stop"
+)]
+async fn serve(mut config: Config) -> anyhow::Result<()> {
+    start_log();
+    raise_file_limit();
+
+    let _lock = claim_data_dir(&config.data_dir)?;
+    // Before the database, which may take a while: that a port is taken is said at once.
+    let (ingest_listener, ingest_address) = bind("ingest.listen", config.ingest).await?;
+    let (api_listener, api_address) = bind("api.listen", config.api).await?;
+
+    let clock = Arc::new(clock::Clock::start());
+    let store = Arc::new(Store::open(&config.data_dir, clock.read().now)?);
+    let log: Arc<dyn log::Log> = Arc::clone(&store.log) as _;
+    let history: Arc<dyn history::History> = Arc::clone(&store.history) as _;
+    let state: Arc<dyn state::State> = Arc::clone(&store.state) as _;
+    let metrics = Arc::new(metrics::Metrics::new());
+    let bus = Arc::new(events::Bus::new());
+    let authority = config.authority(clock.read().now)?;
+    let registry = Arc::new(config.registry);
+    let mut members = None;
+    if let Some(authority) = authority {
+        info!(fingerprint = %authority.fingerprint(), "the authority that agents know the collector by");
+        join::enter_all(&registry, &*state)?;
+        config.setup.agents = registry.agents();
+        let all = Members::open(Arc::clone(&state), Arc::clone(&registry), authority)?;
+        members = Some(Arc::new(all));
+    }
+    let stop = CancellationToken::new();
+    let replay_to = log.end();
+
+    let maintenance = config.setup.maintenance.clone();
+    let (hours, holidays) = (
+        Arc::clone(&config.setup.hours),
+        config.setup.holidays.clone(),
+    );
+    let worker = worker::Worker::restore(
+        Arc::clone(&log),
+        Arc::clone(&history),
+        Arc::clone(&state),
+        store.replay_from,
+        config.setup,
+        Arc::clone(&bus),
+        Arc::clone(&metrics),
+    )?;
+    let processed = worker.processed();
+    let (end, end_rx) = watch::channel(log.end());
+    let mut worker_task = on_thread("worker", move |runtime| worker.run(runtime, end_rx));
+
+    let (commits, requests) = mpsc::channel(commit::QUEUE);
+    let room = Room::new(Arc::clone(&store), config.reserve);
+    let full = room.is_full();
+    let committer = commit::Committer {
+        log: Arc::clone(&log),
+        requests,
+        end,
+        room,
+        clock: Arc::clone(&clock),
+        metrics: Arc::clone(&metrics),
+    };
+    let mut commit_task = on_thread("commit", move |runtime| committer.run(runtime));
+
+    let gate = Arc::new(ingest::Gate {
+        registry: Arc::clone(&registry),
+        members: members.clone(),
+        log: Arc::clone(&log),
+        history: Arc::clone(&history),
+        state: Arc::clone(&state),
+        commits,
+        clock: Arc::clone(&clock),
+        metrics: Arc::clone(&metrics),
+        hours,
+        holidays,
+        oldest: config.retention.raw,
+        connected: Mutex::default(),
+        stop: stop.clone(),
+    });
+    let shared = Arc::new(api::Shared {
+        query: query::Query {
+            members: members.clone(),
+            registry,
+            history: Arc::clone(&history),
+            state,
+            maintenance,
+        },
+        gate: Arc::clone(&gate),
+        bus,
+        metrics: Arc::clone(&metrics),
+        log,
+        processed: Arc::clone(&processed),
+        replay_to,
+        store: Arc::clone(&store),
+        history_readers: Arc::new(Semaphore::new(api::HISTORY_READERS)),
+        stop: stop.clone(),
+    });
+    let mut api_task = tokio::spawn(api::serve(shared, api_listener));
+    let address = operate::address(config.tls.as_ref(), ingest_address);
+    let names = config.tls.map(|tls| tls.names).unwrap_or_default();
+    let is_tls = members.is_some();
+    let tls = members.map(|members| ingest::Tls { members, names });
+    let mut ingest_task = tokio::spawn(ingest::serve(
+        Arc::clone(&gate),
+        ingest_listener,
+        tls,
+        api_address,
+    ));
+    let control = Arc::new(control::Control {
+        store: Arc::clone(&store),
+        processed: Arc::clone(&processed),
+        clock: Arc::clone(&clock),
+        gate,
+        address,
+        stop: stop.clone(),
+    });
+    let mut control_task = tokio::spawn(control::serve(control, config.data_dir));
+    let keeper = keeper::Keeper {
+        store: Arc::clone(&store),
+        processed,
+        clock,
+        retention: config.retention,
+        reserve: config.reserve,
+        full,
+        metrics,
+    };
+    let (stop_keeper, stopped) = watch::channel(());
+    let mut keeper_tasks = keeper.start(&stopped);
+
+    let scheme = if is_tls { "https" } else { "http" };
+    info!(page = %api_address, agents = %ingest_address, "listening");
+    println!("page http://{api_address}/ agents {scheme}://{ingest_address}");
+    manager::tell_ready();
+
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    let ended_badly = tokio::select! {
+        _ = terminate.recv() => { info!("SIGTERM: stopping"); None }
+        _ = interrupt.recv() => { info!("interrupted: stopping"); None }
+        ended = &mut worker_task => Some(explain("worker", ended)),
+        ended = &mut commit_task => Some(explain("committer", ended)),
+        ended = &mut api_task => Some(explain("API", ended)),
+        ended = &mut ingest_task => Some(explain("agents' port", ended)),
+        ended = &mut control_task => Some(explain("control socket", ended)),
+        ended = &mut keeper_tasks.checkpoints => Some(explain("keeper", ended)),
+        ended = &mut keeper_tasks.upkeep => Some(explain("keeper", ended)),
+    };
+    manager::tell_stopping();
+    stop.cancel();
+    if let Some(error) = ended_badly {
+        // Nothing may be acknowledged any more; what was, is on the disk.
+        return Err(error);
+    }
+    // Streams and requests end, and with them the last senders of the committer, and with it the worker.
+    drain([
+        ("API", api_task),
+        ("agents' port", ingest_task),
+        ("control socket", control_task),
+        ("committer", commit_task),
+        ("worker", worker_task),
+    ])
+    .await;
+    store.history.stop_upkeep();
+    drop(stop_keeper);
+    drain([
+        ("keeper", keeper_tasks.upkeep),
+        ("keeper", keeper_tasks.checkpoints),
+    ])
+    .await;
+    info!("denyut-collector stopped");
+    Ok(())
+}
+
+/// Every agent is an open connection, every block an open file: as many as the system lets us have.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, most) {
+        warn!(%error, now = ?limit.current, "the limit of open files cannot be raised");
+    }
+}
+
+/// To stderr; `DENYUT_LOG` filters it.
+fn start_log() {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("DENYUT_LOG").unwrap_or_else(|_| {
+                "info,sled=warn,tonic::transport::server::io_stream=debug".into()
+            }),
+        )
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_writer(std::io::stderr)
+        .init();
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        "denyut-collector starts"
+    );
+}
+
+/// Waits for tasks that were told to stop, in this order; says which did not.
+async fn drain<const N: usize>(tasks: [(&'static str, JoinHandle<anyhow::Result<()>>); N]) {
+    for (name, mut task) in tasks {
+        match tokio::time::timeout(GRACE, &mut task).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(ended) => error!(error = %format!("{:#}", explain(name, ended)), "it stopped badly"),
+            Err(_) => {
+                // A peer that does not let go of its connection, most likely.
+                warn!("the {name} does not stop within {GRACE:?}; it is cut off");
+                task.abort();
+            }
+        }
+    }
+}
+
+type Done = Result<anyhow::Result<()>, tokio::task::JoinError>;
+
+fn explain(name: &str, ended: Done) -> anyhow::Error {
+    match ended {
+        Ok(Ok(())) => anyhow::anyhow!("the {name} ended by itself"),
+        Ok(Err(error)) => error.context(format!("the {name} failed")),
+        Err(error) => anyhow::Error::new(error).context(format!("the {name} panicked")),
+    }
+}
+
+/// Runs blocking work for the life of the process.
+pub(crate) fn on_thread(
+    name: &'static str,
+    work: impl FnOnce(&Handle) -> anyhow::Result<()> + Send + 'static,
+) -> JoinHandle<anyhow::Result<()>> {
+    let runtime = Handle::current();
+    tokio::task::spawn_blocking(move || {
+        let done = work(&runtime);
+        info!("the {name} thread ended");
+        done
+    })
+}
+
+async fn bind(field: &str, address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!("`{field}` = `{address}`: cannot listen there; stop what does, or choose another port (0: any free one)")
+    })?;
+    let bound = listener
+        .local_addr()
+        .context("a listener without an address")?;
+    Ok((listener, bound))
+}
+
+/// Makes the data folder and locks it.
+fn claim_data_dir(path: &Path) -> anyhow::Result<File> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o750)
+        .create(path)
+        .with_context(|| format!("`data_dir`: cannot make the folder {}", path.display()))?;
+    let lock = File::create(path.join("lock")).with_context(|| {
+        format!(
+            "`data_dir`: cannot write in {}; give this user the right to",
+            path.display()
+        )
+    })?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(std::fs::TryLockError::WouldBlock) => bail!(
+            "`data_dir` = `{}`: another denyut-collector uses it; stop that one, or name another folder",
+            path.display()
+        ),
+        Err(std::fs::TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("`data_dir`: cannot lock {}", path.display()))
+        }
+    }
+}
+
+/// What the thresholds and the calendar mean, in failures and seconds.
+fn describe_detection(setup: &denyut_detect::Setup) {
+    let params = &setup.params;
+    let every = Duration::from_secs(10);
+    let failures = |loss: f64| {
+        let count = params.failures_until_down(loss);
+        format!(
+            "{count} failures in a row ({})",
+            length(every * (count - 1))
+        )
+    };
+    println!(
+        "Probed every 10s, a link is down after {} where it loses 1 %, {} where 10 %, {} where 25 %; up again after {} answers over {}.",
+        failures(0.01),
+        failures(0.10),
+        failures(0.25),
+        params.recovery_answers,
+        length(params.recovery_time)
+    );
+    println!(
+        "An agent that speaks every 10s is silent after {}; with a byte budget it speaks less often (its `status` says).",
+        length((every * params.silent_intervals).max(params.silent_least))
+    );
+    println!(
+        "Somebody is called {} to {} after the last answer, in opening hours, by how long this link's blips usually are.",
+        length(
+            params
+                .page_after_least
+                .max(every * (params.failures_until_down(0.01) - 1))
+                + params.common_wait
+        ),
+        length(params.page_after_most + params.common_wait)
+    );
+    println!(
+        "Trouble that comes back within {} is the same incident, within {} a relapse; an incident is closed for good after {} of opening hours.",
+        length(params.rejoin),
+        length(params.relapse_within),
+        length(params.probation)
+    );
+    println!(
+        "Of 6 offices of a regency {} that go down together are a common cause, of 10 offices {}.",
+        params.common_offices(6),
+        params.common_offices(10)
+    );
+    match setup.holidays.last_year() {
+        Some(year) => match setup.holidays.len() {
+            1 => println!("One holiday is known, in {year}."),
+            count => println!("{count} holidays are known, the last in {year}."),
+        },
+        None => println!("No holidays are known (`calendar.holidays`)."),
+    }
+    for work in &setup.maintenance {
+        println!(
+            "Work at {} from {} to {}: {}.",
+            work.region, work.from, work.until, work.reason
+        );
+    }
+    for (name, value, default, means) in params.all() {
+        if value != default {
+            println!("detection.{name} = {value} (default {default}): {means}.");
+        }
+    }
+}
+
+fn check_config(path: &Path) -> anyhow::Result<()> {
+    let config = Config::load_to_serve(path)?;
+    let how = match &config.tls {
+        Some(tls) => {
+            let names: Vec<String> = tls.names.iter().map(join::Name::in_address).collect();
+            format!("by TLS, as {},", names.join(" or "))
+        }
+        None => "in plaintext".to_owned(),
+    };
+    println!("{} is valid.", path.display());
+    println!("Agents connect {how} to {}.", config.ingest);
+    println!("The page and the API are at http://{}/.", config.api);
+    println!("Data lies in {}.", config.data_dir.display());
+    println!("{}", config.describe_retention());
+    describe_detection(&config.setup);
+    for (code, office) in &config.registry.offices {
+        println!("{code} {}:", office.name);
+        let targets: Vec<&str> = office.targets.iter().map(|t| t.name.as_str()).collect();
+        let given = if targets.is_empty() {
+            "its own targets only".into()
+        } else {
+            format!("given {}", targets.join(", "))
+        };
+        let agents = config.registry.agents_of(code);
+        for id in &agents {
+            println!("  {id}: {given}");
+        }
+        if agents.is_empty() {
+            println!("  no agent");
+        }
+    }
+    if config.registry.agents().is_empty() {
+        println!("No agent is named; let machines join by `denyut-collector token create`.");
+    }
+    Ok(())
+}
