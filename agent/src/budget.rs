@@ -84,17 +84,26 @@ impl Budget {
         bytes.fold(0, |sum, bytes| sum.saturating_add(*bytes))
     }
 
-    /// Less than a quarter is left: what is old waits for what is new.
-    pub(crate) fn is_short(&self, now: UnixMillis) -> bool {
-        self.per_day
-            .is_some_and(|per_day| self.spent(now) >= per_day / 4 * 3)
+    /// How much is left.
+    pub(crate) fn left(&self, now: UnixMillis) -> Left {
+        let spent = self.spent(now);
+        match self.per_day {
+            Some(per_day) if spent >= per_day => Left::Nothing,
+            Some(per_day) if spent >= per_day / 4 * 3 => Left::Short,
+            _ => Left::Enough,
+        }
     }
+}
 
-    /// Nothing is left: only edges and pulses go out.
-    pub(crate) fn is_over(&self, now: UnixMillis) -> bool {
-        self.per_day
-            .is_some_and(|per_day| self.spent(now) >= per_day)
-    }
+/// How much is left of the budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// At least a quarter, or there is no limit.
+    Enough,
+    /// Less: what is old waits for what is new, and an edge is told in few words.
+    Short,
+    /// Only edges, what makes them certain, and pulses go out.
+    Nothing,
 }
 
 fn hour_of(at: UnixMillis) -> i64 {
@@ -178,12 +187,14 @@ mod tests {
         let mut budget = Budget::open(Some(1_000), dir.path());
         budget.spend(400, at(0));
         budget.spend(349, at(0));
-        assert!(!budget.is_short(at(1)));
+        assert_eq!(budget.left(at(1)), Left::Enough);
         budget.spend(1, at(5));
         assert_eq!((budget.spent(at(23)), budget.spent(at(24))), (750, 1));
-        assert!(budget.is_short(at(23)) && !budget.is_over(at(23)) && !budget.is_short(at(24)));
+        assert_eq!(budget.left(at(23)), Left::Short);
+        assert_eq!(budget.left(at(24)), Left::Enough);
         budget.spend(1_000, at(24));
-        assert!(budget.is_over(at(47)) && !budget.is_over(at(48)));
+        assert_eq!(budget.left(at(47)), Left::Nothing);
+        assert_ne!(budget.left(at(48)), Left::Nothing);
         budget.keep();
         let mut budget = Budget::open(Some(1_000), dir.path());
         assert_eq!(budget.spent(at(25)), 1_001);
@@ -197,7 +208,7 @@ mod tests {
         std::fs::write(dir.path().join("spent"), "nonsense").expect("writes");
         let mut free = Budget::open(None, dir.path());
         free.spend(u64::MAX, at(0));
-        assert!(!free.is_short(at(0)) && !free.is_over(at(0)));
+        assert_eq!(free.left(at(0)), Left::Enough);
     }
 
     #[test]

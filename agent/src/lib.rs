@@ -6,6 +6,7 @@ macro_rules! println {
 }
 
 mod budget;
+mod calm;
 mod config;
 mod connect;
 mod delivery;

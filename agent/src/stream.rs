@@ -1,7 +1,8 @@
-//! From the spool to the collector: one stream, resumed after the last acknowledged entry. What goes out when is for `budget` and [`Calm`]
+//! From the spool to the collector: one stream, resumed after the last acknowledged entry. What goes out when is for `budget` and `calm`
 //! to say, and in what order for `delivery`.
 
-use crate::budget::{Budget, Pace};
+use crate::budget::{Budget, Left, Pace};
+use crate::calm::Calm;
 use crate::config::Named;
 use crate::connect::{self, CONNECT_TIMEOUT, Meter};
 use crate::delivery::{Delivery, Next};
@@ -122,85 +123,6 @@ pub(crate) struct Tail {
     pub(crate) urgent: u64,
 }
 
-/// What one stream knows of when to speak.
-#[derive(Debug)]
-struct Calm {
-    takes_batches: bool,
-    /// Whether anything waits at all.
-    waits: bool,
-    /// Since when the oldest unsent entry waits.
-    unsent_since: Option<Instant>,
-    is_urgent: bool,
-    /// After an edge everything goes out at once, until then.
-    awake_until: Option<Instant>,
-    spoke: Instant,
-}
-
-/// How long that is, in heartbeats.
-const AWAKE: u32 = 12;
-/// With nothing left of the budget an edge goes out this long after the last word.
-const OVER_WAIT: Duration = Duration::from_secs(60);
-
-impl Calm {
-    fn new(takes_batches: bool, limited: bool) -> Self {
-        let now = Instant::now();
-        Self {
-            takes_batches,
-            waits: takes_batches && limited,
-            unsent_since: None,
-            is_urgent: false,
-            // What waited for the stream goes first, as far as the budget bears it.
-            awake_until: now.checked_add(Duration::from_secs(10)),
-            spoke: now,
-        }
-    }
-
-    fn see(&mut self, unsent: bool, urgent: bool, awake: Duration) {
-        let now = Instant::now();
-        self.unsent_since = unsent.then(|| self.unsent_since.unwrap_or(now));
-        self.is_urgent = urgent;
-        if urgent {
-            self.awake_until = now.checked_add(awake);
-        }
-    }
-
-    fn is_awake(&self) -> bool {
-        self.awake_until.is_some_and(|until| Instant::now() < until)
-    }
-
-    /// Whether what is unsent goes out now.
-    fn is_due(&self, pace: Pace, closed: bool, over: bool) -> bool {
-        if !self.waits {
-            return true;
-        }
-        if over {
-            return self.is_urgent && self.spoke.elapsed() >= OVER_WAIT;
-        }
-        let waited = |since: Instant| since.elapsed() >= pace.batch(closed);
-        self.is_urgent || self.is_awake() || self.unsent_since.is_some_and(waited)
-    }
-
-    fn is_pulse_due(&self, promise: Duration) -> bool {
-        self.waits && self.spoke.elapsed() >= promise
-    }
-
-    /// Something was sent.
-    fn spoke(&mut self) {
-        self.spoke = Instant::now();
-    }
-
-    /// When to look again.
-    fn next(&self, pace: Pace, closed: bool) -> Duration {
-        let pulse = pace.pulse(closed).saturating_sub(self.spoke.elapsed());
-        let batch = self
-            .unsent_since
-            .map(|since| pace.batch(closed).saturating_sub(since.elapsed()));
-        // With a budget that is short, or an office that opens, it is worth a look before that.
-        let soon = batch.map_or(pulse, |batch| batch.min(pulse)).min(OVER_WAIT);
-        soon.max(Duration::from_millis(100))
-    }
-}
-
 /// How a session that began well came to its end.
 enum End {
     Stopped,
@@ -262,7 +184,7 @@ impl Streamer {
                 last_said = text;
             }
             self.account(pace);
-            let over = self.budget.is_over(machine::wall());
+            let over = self.budget.left(machine::wall()) == Left::Nothing;
             let longest = if over {
                 OVER_RECONNECT
             } else {
@@ -322,7 +244,9 @@ impl Streamer {
             (true, Some(durable)) => held.min(durable),
             (true, None) => held.min(self.first - 1),
         });
-        let mut calm = Calm::new(welcome.takes_batches, self.budget.per_day().is_some());
+        let limited = self.budget.per_day().is_some();
+        let now = Instant::now();
+        let mut calm = Calm::new(welcome.takes_batches, limited, self.heartbeat, now);
         let mut spooled = self.spooled.subscribe();
         let mut waiting_since = Instant::now();
         loop {
@@ -341,7 +265,7 @@ impl Streamer {
             let wake = if sent_any && !full {
                 Duration::ZERO
             } else {
-                calm.next(self.pace(&calm), self.is_closed())
+                calm.next(self.pace(&calm), self.is_closed(), Instant::now())
             };
             tokio::select! {
                 message = inbound.message() => match message {
@@ -372,8 +296,9 @@ impl Streamer {
         stopping: bool,
         outgoing: &mpsc::Sender<AgentMessage>,
     ) -> anyhow::Result<bool> {
-        let (now, closed) = (machine::wall(), self.is_closed());
-        let (short, over) = (self.budget.is_short(now), self.budget.is_over(now));
+        let (now, closed) = (Instant::now(), self.is_closed());
+        let left = self.budget.left(machine::wall());
+        let (short, over) = (left != Left::Enough, left == Left::Nothing);
         let pace = self.pace(calm);
         let promise = pace.pulse(closed || over);
         // Who speaks less often from now on says so at once: what was said before promises more.
@@ -382,9 +307,11 @@ impl Streamer {
         }
         let unsent = self.delivery.sent() < tail.last;
         let urgent = tail.urgent > self.delivery.sent();
-        let awake = if short { 0 } else { AWAKE };
-        calm.see(unsent, urgent, self.heartbeat * awake);
-        let due = calm.is_due(pace, closed, over) || stopping;
+        if !unsent {
+            calm.sent_all(now);
+        }
+        calm.see(unsent, urgent, left, now);
+        let due = calm.is_due(pace, closed, left, now) || stopping;
         if unsent && due {
             let backlog = tail.last - self.delivery.sent() > RECENT;
             if over {
@@ -412,7 +339,7 @@ impl Streamer {
             }
             self.delivery.is_empty_to(left);
         }
-        if calm.is_pulse_due(promise) {
+        if calm.is_pulse_due(promise, now) {
             self.pulse(calm, promise, outgoing).await;
         }
         Ok(false)
@@ -430,7 +357,7 @@ impl Streamer {
             started_ms: ms(self.started),
             interval_ms: u32::try_from(ms(promise)).unwrap_or(u32::MAX),
         };
-        calm.spoke();
+        calm.spoke(Instant::now());
         // Where the stream is gone the inbound side says why.
         let message = message(agent_message::Kind::Pulse(pulse));
         outgoing.send(message).await.ok();
@@ -487,7 +414,7 @@ impl Streamer {
                 kind: Some(kind),
                 spending: self.spending_if_due(),
             };
-            calm.spoke();
+            calm.spoke(Instant::now());
             if outgoing.send(message).await.is_err() {
                 break; // the reason is on the inbound side
             }

@@ -1,6 +1,7 @@
 //! What must not come in is refused with the field, the value and the fix, and disturbs nobody else.
 
 use denyut_proto::wire::collector_message::Kind;
+use denyut_proto::wire::ingest_client::IngestClient;
 use denyut_proto::wire::{AgentMessage, Refusal, agent_message};
 use denyut_proto::{BootId, wire};
 use denyut_tests::peer::{Peer, entry, entry_of, heartbeat, hello, uptime_at};
@@ -10,7 +11,10 @@ use prost::Message;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
+use tonic::transport::Channel;
 
 const REGISTRY: &str =
     "[[office]]\ncode = \"36.73.02\"\nname = \"Cipocok Jaya\"\nagents = [\"a-1\", \"a-2\"]\n";
@@ -434,4 +438,71 @@ async fn an_agent_cannot_speak_with_another_agents_certificate() {
     // Without a certificate nobody gets as far as a stream.
     assert!(Peer::join(collector.ingest, "a-2", BOOT).await.is_err());
     assert_eq!(collector.metric("denyut_streams").await, 1);
+}
+
+/// Who does not read what it is told is not listened to either, from when its connection is full; and holds up nobody else.
+#[tokio::test]
+async fn who_does_not_read_waits_alone() {
+    let collector = Collector::start(REGISTRY).await;
+    // A connection that is soon full.
+    let channel = Channel::from_shared(format!("http://{}", collector.ingest))
+        .expect("an address")
+        .initial_stream_window_size(Some(65_535))
+        .initial_connection_window_size(Some(65_535))
+        .connect()
+        .await
+        .expect("connects");
+    let (send, outbound) = mpsc::channel(1);
+    send.send(hello("a-1", BOOT)).await.expect("there is room");
+    let mut client = IngestClient::new(channel);
+    let told = client.stream(ReceiverStream::new(outbound)).await;
+    let mut told = told.expect("streams").into_inner();
+    // Each of these is answered by itself, at length: with what is wrong with it.
+    let wrong = wire::Heartbeat {
+        samples: vec![wire::TargetSamples {
+            target: "\u{1f642}".repeat(100),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let wrong = wrong.encode_to_vec();
+    let mut said = 0u64;
+    let stuck = Duration::from_secs(5);
+    let next = |said: u64| send.send(entry(said + 1, wrong.clone()));
+    while let Ok(sent) = tokio::time::timeout(stuck, next(said)).await {
+        sent.expect("the stream is there");
+        said += 1;
+        assert!(said < 20_000, "it is listened to for ever");
+    }
+    let refused = || collector.metric("denyut_refused_entries_total");
+    let listened = refused().await;
+    assert!((100..said).contains(&listened), "{listened} of {said}");
+    assert!(outcome_as("a-2", &collector).await.is_none());
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(refused().await, listened);
+    // It reads: all of it is there, in order, and it is listened to again.
+    let mut answers = 0;
+    while answers < listened + 50 {
+        let answer = tokio::time::timeout(Duration::from_secs(30), told.message()).await;
+        let answer = answer.expect("in time").expect("goes on");
+        if let Some(Kind::Refusal(refusal)) = answer.expect("an answer").kind {
+            answers += 1;
+            assert_eq!(refusal.seq, answers);
+        }
+    }
+    assert!(refused().await >= listened + 50);
+}
+
+/// Sends one good entry as this agent; its refusal, or `None` if it was acknowledged.
+async fn outcome_as(agent: &str, collector: &Collector) -> Option<Refusal> {
+    let peer = Peer::join(collector.ingest, agent, BOOT).await;
+    let mut peer = peer.expect("joins");
+    assert!(peer.send(entry(1, heartbeat("server", &[now_ms()]))).await);
+    loop {
+        match peer.next().await.expect("goes on") {
+            Some(Kind::Refusal(refused)) => return Some(refused),
+            Some(Kind::Ack(_)) => return None,
+            _ => {}
+        }
+    }
 }

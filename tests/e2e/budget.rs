@@ -2,6 +2,7 @@
 
 use denyut_tests::{Agent, Collector, eventually};
 use serde_json::Value;
+use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
@@ -10,13 +11,16 @@ const REGISTRY: &str =
 const WITHIN: Duration = Duration::from_secs(60);
 
 fn agent(collector: &Collector, target: SocketAddr, kb_per_day: u64) -> Agent {
-    let config = format!(
+    Agent::start(None, &config(collector, target, kb_per_day))
+}
+
+fn config(collector: &Collector, target: SocketAddr, kb_per_day: u64) -> String {
+    format!(
         "agent = \"a-1\"\nheartbeat = \"1s\"\n[collector]\naddresses = [\"http://{}\"]\nreconnect_max = \"1s\"\n\
          [budget]\nkb_per_day = {kb_per_day}\n\
          [[target]]\nname = \"port\"\nrole = \"server\"\nprobe = \"tcp://{target}\"\ninterval = \"1s\"\ntimeout = \"500ms\"\n",
         collector.ingest
-    );
-    Agent::start(None, &config)
+    )
 }
 
 async fn link(collector: &Collector) -> Option<Value> {
@@ -93,3 +97,89 @@ async fn a_calm_agent_says_little_and_an_edge_at_once() {
     assert!(spent > 5_000 && spent < 200_000, "{budget}");
     server.join().expect("ended");
 }
+
+/// Hours of every day that end at the next full minute, but not before `least` from now; and that minute, in Unix ms.
+async fn hours_that_end(least: Duration) -> (String, i64) {
+    const MINUTE: i64 = 60_000;
+    const WIB: i64 = 7 * 60 * MINUTE;
+    loop {
+        let least = i64::try_from(least.as_millis()).expect("a minute or so");
+        let end = (denyut_tests::now_ms() + least + MINUTE - 1).div_euclid(MINUTE) * MINUTE;
+        let minutes = (end + WIB).div_euclid(MINUTE).rem_euclid(1_440);
+        // Around midnight there are none that begin at 00:00 and end soon.
+        if (5..1_435).contains(&minutes) {
+            let hours = format!("Mon-Sun 00:00-{:02}:{:02}", minutes / 60, minutes % 60);
+            return (hours, end);
+        }
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+}
+
+/// Little is left of the budget: what was stored while the agent was cut off waits until the office is closed, and then all of it comes. That it
+/// speaks less often from then on, it says at once.
+#[tokio::test]
+async fn what_was_stored_waits_until_the_office_is_closed() {
+    let mut collector = Collector::start(REGISTRY).await;
+    collector.kill();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("listens");
+    let target = listener.local_addr().expect("is bound");
+    // A pulse every three seconds while it is open, and every five minutes after that.
+    let mut agent = Agent::prepare(None, &config(&collector, target, 3_200));
+    let data = agent.dir.path().join("data");
+    fs::create_dir(&data).expect("makes");
+    let hour = denyut_tests::now_ms() / 3_600_000;
+    fs::write(data.join("spent"), format!("[[{hour},2500000]]")).expect("writes");
+    let begun = denyut_tests::now_ms();
+    agent.launch();
+    let number = |of: &str| agent.status()?["spool"][of].as_i64();
+    let stored = || async { (number("next")? > STORED).then_some(()) };
+    eventually("something is stored", 3 * WITHIN, stored).await;
+
+    let (hours, end) = hours_that_end(Duration::from_secs(15)).await;
+    let office = REGISTRY.replace("name = ", &format!("hours = \"{hours}\"\nname = "));
+    collector.configure(REGISTRY, &office);
+    collector.launch().await;
+    let left = |is: bool| {
+        let status = agent.status();
+        async move { (status?["budget"]["left_for_later"] == is).then_some(()) }
+    };
+    eventually("it is left for later", WITHIN, || left(true)).await;
+    let times = async || {
+        let body = collector.get("/api/v1/offices/36.73.02/links/a-1/port/samples");
+        let answer: Value = serde_json::from_str(&body.await?).ok()?;
+        let samples = answer["samples"].as_array()?.iter();
+        let times = samples.filter_map(|one| one["at_ms"].as_i64());
+        Some(times.collect::<Vec<_>>())
+    };
+    let some = || async { times().await?.first().copied() };
+    let first = eventually("what is new comes at once", WITHIN, some).await;
+    assert!(first > begun + 5_000, "{first} {begun}");
+    // The collector tells with its acknowledgements for how long an office is closed.
+    while denyut_tests::now_ms() < end {
+        assert!(times().await.expect("some")[0] > begun + 5_000);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    drop(listener);
+    link_is(&collector, "down").await;
+    eventually("nothing is left", WITHIN, || left(false)).await;
+    let all = || async { times().await.filter(|times| times[0] < begun + 3_000) };
+    let times = eventually("what was stored", WITHIN, all).await;
+    assert!(
+        times
+            .windows(2)
+            .all(|two| (1..5_000).contains(&(two[1] - two[0]))),
+        "{times:?}"
+    );
+    let status = agent.status().expect("answers");
+    assert_eq!(status["budget"]["closed"], true, "{status}");
+    assert!(status["budget"]["pulse_s"].as_u64() > Some(60), "{status}");
+    // By its pace of before it would be taken for silent after nine seconds.
+    for _ in 0..20 {
+        let office = collector.json("/api/v1/offices/36.73.02").await;
+        assert_eq!(office["agents"][0]["state"], "up", "{office}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// More entries than an agent whose budget is short sends at once of what it stored.
+const STORED: i64 = 105;
