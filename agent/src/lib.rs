@@ -301,8 +301,9 @@ fn check_config(path: &Path) -> anyhow::Result<()> {
     }
     if let Some(updates) = &config.updates {
         println!(
-            "It looks for a newer version at {} every {:?}.",
-            updates.source.manifest, updates.every
+            "It looks for a newer version at {} every {}.",
+            updates.source.manifest,
+            humantime::format_duration(updates.every)
         );
     }
     if config.targets.is_empty() {
