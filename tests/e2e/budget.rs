@@ -4,6 +4,7 @@ use denyut_tests::{Agent, Collector, eventually};
 use serde_json::Value;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc::{Sender, TryRecvError, channel};
 use std::time::Duration;
 
 const REGISTRY: &str =
@@ -23,6 +24,17 @@ fn config(collector: &Collector, target: SocketAddr, kb_per_day: u64) -> String 
     )
 }
 
+/// A port that takes each connection; until the sender is dropped, and one more.
+fn answering() -> (SocketAddr, Sender<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("listens");
+    let target = listener.local_addr().expect("is bound");
+    let (end, ends) = channel();
+    std::thread::spawn(move || {
+        while listener.accept().is_ok() && ends.try_recv() != Err(TryRecvError::Disconnected) {}
+    });
+    (target, end)
+}
+
 async fn link(collector: &Collector) -> Option<Value> {
     let office = collector.json("/api/v1/offices/36.73.02").await;
     office["links"].get(0).cloned()
@@ -40,14 +52,7 @@ async fn samples(collector: &Collector) -> usize {
 #[tokio::test]
 async fn a_calm_agent_says_little_and_an_edge_at_once() {
     let collector = Collector::start(REGISTRY).await;
-    let listener = TcpListener::bind("127.0.0.1:0").expect("listens");
-    let target = listener.local_addr().expect("is bound");
-    let (end, ends) = std::sync::mpsc::channel::<()>();
-    let server = std::thread::spawn(move || {
-        use std::sync::mpsc::TryRecvError::Disconnected;
-        // Takes each connection until it is to end; then the agent's next one is its last.
-        while listener.accept().is_ok() && ends.try_recv() != Err(Disconnected) {}
-    });
+    let (target, end) = answering();
     // 86,400 samples a day, a pulse every few seconds.
     let agent = agent(&collector, target, 12_000);
     link_is(&collector, "up").await;
@@ -95,7 +100,6 @@ async fn a_calm_agent_says_little_and_an_edge_at_once() {
     let budget = &status()["budget"];
     let spent = budget["spent"].as_u64().expect("a number");
     assert!(spent > 5_000 && spent < 200_000, "{budget}");
-    server.join().expect("ended");
 }
 
 /// Hours of every day that end at the next full minute, but not before `least` from now; and that minute, in Unix ms.
@@ -121,8 +125,7 @@ async fn hours_that_end(least: Duration) -> (String, i64) {
 async fn what_was_stored_waits_until_the_office_is_closed() {
     let mut collector = Collector::start(REGISTRY).await;
     collector.kill();
-    let listener = TcpListener::bind("127.0.0.1:0").expect("listens");
-    let target = listener.local_addr().expect("is bound");
+    let (target, end_of_target) = answering();
     // A pulse every three seconds while it is open, and every five minutes after that.
     let mut agent = Agent::prepare(None, &config(&collector, target, 3_200));
     let data = agent.dir.path().join("data");
@@ -159,7 +162,7 @@ async fn what_was_stored_waits_until_the_office_is_closed() {
         assert!(times().await.expect("some")[0] > begun + 5_000);
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    drop(listener);
+    drop(end_of_target);
     link_is(&collector, "down").await;
     eventually("nothing is left", WITHIN, || left(false)).await;
     let all = || async { times().await.filter(|times| times[0] < begun + 3_000) };
