@@ -1,6 +1,7 @@
 //! The door for the operator's own commands while the collector runs: a socket in the data folder that only its user can open. One line of
 //! JSON asks ([`Ask`]), one line answers: `ok …` or `error …`.
 
+use crate::case::{self, Cases};
 use crate::ingest::Gate;
 use crate::join;
 use anyhow::{Context, bail};
@@ -30,6 +31,8 @@ pub(crate) enum Ask {
     Backup(PathBuf),
     /// Something with tokens and agents.
     Join(join::command::Ask),
+    /// Something with incidents.
+    Incident(case::Ask),
 }
 
 /// What the commands work on.
@@ -37,6 +40,7 @@ pub(crate) struct Control {
     pub(crate) store: Arc<Store>,
     pub(crate) processed: Arc<AtomicU64>,
     pub(crate) clock: Arc<crate::clock::Clock>,
+    pub(crate) cases: Arc<Cases>,
     pub(crate) gate: Arc<Gate>,
     /// Where agents find the collector: `https://host:port`.
     pub(crate) address: String,
@@ -123,6 +127,14 @@ async fn answer(control: &Arc<Control>, stream: UnixStream) -> anyhow::Result<()
                     now,
                 )?;
                 Ok(serde_json::to_string(&answer)?)
+            })
+            .await?
+        }
+        Ok(Ask::Incident(ask)) => {
+            let control = Arc::clone(control);
+            tokio::task::spawn_blocking(move || {
+                let now = control.clock.read().now;
+                Ok(serde_json::to_string(&control.cases.answer(ask, now)?)?)
             })
             .await?
         }

@@ -32,6 +32,8 @@ pub(crate) const FOLDS: &str = "fold/";
 pub(crate) const OFFICES: &str = "office/";
 /// All incidents by number: [`denyut_detect::Incident`].
 pub(crate) const INCIDENTS: &str = "incident/";
+/// What people did about an incident, by its number: [`crate::case::Case`].
+pub(crate) const CASES: &str = "case/";
 /// The numbers of those that may be judged again.
 pub(crate) const LIVE: &str = "live/";
 /// The numbers of open incidents by office; of common causes by their number.
@@ -91,6 +93,10 @@ pub(crate) fn office(office: &OfficeCode) -> String {
 
 pub(crate) fn incident(number: u64) -> String {
     format!("{INCIDENTS}{number:012}")
+}
+
+pub(crate) fn case(number: u64) -> String {
+    format!("{CASES}{number:012}")
 }
 
 pub(crate) fn live(number: u64) -> String {

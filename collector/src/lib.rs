@@ -8,6 +8,7 @@ macro_rules! println {
 mod api;
 mod calendar;
 mod care;
+mod case;
 mod clock;
 mod commit;
 mod config;
@@ -29,6 +30,7 @@ mod web;
 mod worker;
 
 use anyhow::{Context, bail};
+use case::Cases;
 use clap::{Parser, Subcommand};
 use commit::Room;
 use config::Config;
@@ -124,6 +126,9 @@ enum Command {
     /// Agents that have joined
     #[command(subcommand)]
     Agent(operate::Agent),
+    /// Incidents: see them, acknowledge them, take them over, note what you know
+    #[command(subcommand)]
+    Incident(operate::Incident),
     /// Feed a recorded history through log, worker and detector, and print the incidents and who would be called: to try thresholds on
     /// a past
     Replay {
@@ -194,6 +199,7 @@ pub fn main() -> ExitCode {
         } => Config::load(&file.config).and_then(|config| care::restore(&config, &from, damaged)),
         Command::Token(token) => operate::token(token),
         Command::Agent(agent) => operate::agent(agent),
+        Command::Incident(incident) => operate::incident(incident),
         Command::Replay { csv, config, json } => rerun::replay(&csv, config.as_deref(), json),
         Command::Redetect { file, from, apply } => {
             Config::load(&file.config).and_then(|config| rerun::redetect(config, &from, apply))
@@ -266,6 +272,7 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
     let (end, end_rx) = watch::channel(log.end());
     let mut worker_task = on_thread("worker", move |runtime| worker.run(runtime, end_rx));
 
+    let cases = Arc::new(Cases::new(Arc::clone(&state), Some(Arc::clone(&bus))));
     let (commits, requests) = mpsc::channel(commit::QUEUE);
     let room = Room::new(Arc::clone(&store), config.reserve);
     let full = room.is_full();
@@ -302,6 +309,7 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
             state,
             maintenance,
         },
+        cases: Arc::clone(&cases),
         gate: Arc::clone(&gate),
         bus,
         metrics: Arc::clone(&metrics),
@@ -327,6 +335,7 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         store: Arc::clone(&store),
         processed: Arc::clone(&processed),
         clock: Arc::clone(&clock),
+        cases,
         gate,
         address,
         stop: stop.clone(),

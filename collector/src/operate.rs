@@ -1,15 +1,18 @@
-//! `denyut-collector token …` and `agent …`: what operators do with tokens and agents.
+//! `denyut-collector token …`, `agent …` and `incident …`: what operators do with them.
 
+use crate::case::{self, Cases, Deed};
 use crate::clock::Clock;
 use crate::config::{Config, Tls};
 use crate::join::command::{self, Answer, Ask};
 use crate::join::{Members, Name, enter_all};
+use crate::query::IncidentView;
 use crate::{ConfigFile, claim_data_dir, control};
 use anyhow::{Context, bail};
 use clap::Subcommand;
 use denyut_proto::{AgentId, Invalid, OfficeCode};
 use denyut_store::Store;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 /// What there is to do with tokens.
@@ -67,6 +70,84 @@ pub(crate) enum Agent {
         /// The agent
         agent: AgentId,
     },
+}
+
+/// What there is to do with incidents.
+#[derive(Subcommand)]
+pub(crate) enum Incident {
+    /// List the open incidents, the newest first
+    List {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Also those that are over
+        #[arg(long)]
+        all: bool,
+        /// Only this office's
+        #[arg(long, value_name = "CODE")]
+        office: Option<OfficeCode>,
+        /// At most so many
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        limit: u16,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one, and what people did about it
+    Show {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Its number
+        number: u64,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say that you know of it: nobody else need be called until that is over
+    Acknowledge {
+        #[command(flatten)]
+        who: Who,
+        /// Why nobody else need be called
+        #[arg(long, value_name = "TEXT")]
+        why: Option<String>,
+        /// For how long (5m to 30days)
+        #[arg(long = "for", value_name = "TIME", default_value = "24h")]
+        lasts: String,
+    },
+    /// Take an acknowledgement back
+    Withdraw {
+        #[command(flatten)]
+        who: Who,
+        /// Why
+        #[arg(long, value_name = "TEXT")]
+        why: Option<String>,
+    },
+    /// Note what you know of it
+    Note {
+        #[command(flatten)]
+        who: Who,
+        /// What you know
+        text: String,
+    },
+    /// Give it to somebody; to nobody without --to
+    Assign {
+        #[command(flatten)]
+        who: Who,
+        /// That one's name
+        #[arg(long, value_name = "NAME")]
+        to: Option<String>,
+    },
+}
+
+/// Who does something about which incident.
+#[derive(clap::Args)]
+pub(crate) struct Who {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// The incident's number
+    number: u64,
+    /// Who you are
+    #[arg(long, value_name = "NAME")]
+    by: String,
 }
 
 /// Where agents find the collector.
@@ -193,10 +274,7 @@ fn put(file: &ConfigFile, ask: Ask) -> anyhow::Result<Answer> {
         bail!("{}", command::PLAINTEXT);
     };
     let Ok(_lock) = claim_data_dir(&config.data_dir) else {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let said = runtime.block_on(control::ask(&config.data_dir, &control::Ask::Join(ask)))?;
+        let said = said(&config.data_dir, &control::Ask::Join(ask))?;
         return serde_json::from_str(&said).context("the collector is of another version");
     };
     if config.ingest.port() == 0 && matches!(ask, Ask::Invite { address: None, .. }) {
@@ -210,4 +288,134 @@ fn put(file: &ConfigFile, ask: Ask) -> anyhow::Result<Answer> {
     enter_all(&config.registry, &*state)?;
     let members = Members::open(state, Arc::new(config.registry), authority)?;
     Ok(command::answer(ask, &members, None, &address, now)?)
+}
+
+pub(crate) fn incident(incident: Incident) -> anyhow::Result<()> {
+    let (who, deed) = match incident {
+        Incident::List {
+            file,
+            all,
+            office,
+            limit,
+            json,
+        } => {
+            let ask = case::Ask::List {
+                open: !all,
+                office,
+                most: limit.into(),
+            };
+            let found = put_incident(&file, ask)?;
+            if json {
+                println!("{}", serde_json::to_string(&found)?);
+                return Ok(());
+            }
+            for one in &found {
+                println!("{}", line_of(one));
+            }
+            if found.is_empty() {
+                println!("There are no {}incidents.", if all { "" } else { "open " });
+            }
+            return Ok(());
+        }
+        Incident::Show { file, number, json } => {
+            let found = put_incident(&file, case::Ask::Show(number))?;
+            for one in &found {
+                if json {
+                    println!("{}", serde_json::to_string(one)?);
+                } else {
+                    show(one);
+                }
+            }
+            return Ok(());
+        }
+        Incident::Acknowledge { who, why, lasts } => {
+            let lasts = Some(lasts);
+            (who, Deed::Acknowledge { why, lasts })
+        }
+        Incident::Withdraw { who, why } => (who, Deed::Withdraw { why }),
+        Incident::Note { who, text } => (who, Deed::Note { text }),
+        Incident::Assign { who, to } => (who, Deed::Assign { to }),
+    };
+    let ask = case::Ask::Act {
+        number: who.number,
+        by: who.by,
+        deed,
+    };
+    for one in &put_incident(&who.file, ask)? {
+        println!("{}", line_of(one));
+    }
+    Ok(())
+}
+
+/// An incident in a line.
+fn line_of(one: &IncidentView) -> String {
+    let incident = &one.incident;
+    let until = incident.facts.resolved_ms;
+    let until = until.map_or_else(String::new, |at| format!(" until {at}"));
+    let known = one.acknowledged.as_ref().map_or_else(String::new, |known| {
+        format!("  {} knows of it until {}", known.by, known.until_ms)
+    });
+    let whose = one.assignee.as_ref();
+    let whose = whose.map_or_else(String::new, |name| format!("  for {name}"));
+    format!(
+        "#{}  {}  {}  {}  since {}{until}{known}{whose}",
+        incident.number,
+        one.status.as_str(),
+        incident.subject(),
+        incident.facts.cause.as_str(),
+        incident.facts.opened_ms
+    )
+}
+
+/// All of it that people look for.
+fn show(one: &IncidentView) {
+    println!("{}", line_of(one));
+    if let Some(at) = one.incident.paged_ms {
+        println!("  somebody is to be called since {at}");
+    }
+    for (what, number) in [
+        ("came back after", one.incident.relapse_of),
+        ("is part of", one.incident.parent),
+    ] {
+        if let Some(number) = number {
+            println!("  {what} #{number}");
+        }
+    }
+    for revision in &one.incident.revisions {
+        let subject = [
+            revision.agent.as_ref().map(ToString::to_string),
+            revision.target.as_ref().map(ToString::to_string),
+        ];
+        let subject: Vec<String> = subject.into_iter().flatten().collect();
+        println!(
+            "  {}  {}  {}",
+            revision.at_ms,
+            revision.reason.as_str(),
+            subject.join("/")
+        );
+    }
+    for step in &one.steps {
+        println!("  {}  {}: {}", step.at_ms, step.by, step.what);
+    }
+}
+
+/// Asks the collector that runs on the data folder; does it here if none does.
+fn put_incident(file: &ConfigFile, ask: case::Ask) -> anyhow::Result<Vec<IncidentView>> {
+    let config = Config::load(&file.config)?;
+    let Ok(_lock) = claim_data_dir(&config.data_dir) else {
+        let said = said(&config.data_dir, &control::Ask::Incident(ask))?;
+        return serde_json::from_str(&said).context("the collector is of another version");
+    };
+    let now = Clock::start().read().now;
+    let store = Store::open(&config.data_dir, now)?;
+    let state = Arc::clone(&store.state) as Arc<dyn denyut_store::state::State>;
+    Ok(Cases::new(state, None).answer(ask, now)?)
+}
+
+/// What the running collector says.
+fn said(data_dir: &Path, ask: &control::Ask) -> anyhow::Result<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(control::ask(data_dir, ask))
 }

@@ -1,5 +1,6 @@
 //! What people and programs ask: read-only views over registry, state and history.
 
+use crate::case::{Acknowledgement, Case, Step};
 use crate::join::Members;
 use crate::keys;
 use crate::registry::{Introduction, Registry, Spending};
@@ -376,33 +377,7 @@ impl Query {
         wanted: &Wanted,
         now: UnixMillis,
     ) -> anyhow::Result<Vec<IncidentView>> {
-        let mut incidents = Vec::new();
-        let mut take = |incident: Incident| {
-            let of_office = wanted.office.is_none() || incident.office == wanted.office;
-            let of_parent = wanted.parent.is_none() || incident.parent == wanted.parent;
-            // Resolved in between: no longer open.
-            let open = !wanted.open || incident.is_open();
-            if of_office && of_parent && open && (wanted.retracted || !incident.retracted) {
-                incidents.push(IncidentView::of(incident, now));
-            }
-            incidents.len() < wanted.most
-        };
-        if wanted.open {
-            let open = scan_json::<u64>(&*self.state, keys::OPEN)?;
-            let mut numbers: Vec<u64> = open.into_iter().map(|(_, number)| number).collect();
-            numbers.sort_unstable_by_key(|number| std::cmp::Reverse(*number));
-            for number in numbers {
-                let incident: Option<Incident> = get_json(&*self.state, &keys::incident(number))?;
-                if incident.is_some_and(|incident| !take(incident)) {
-                    break;
-                }
-            }
-        } else {
-            self.state.visit_back(keys::INCIDENTS, &mut |key, value| {
-                Ok(take(parse(key, value)?))
-            })?;
-        }
-        Ok(incidents)
+        IncidentView::list(&*self.state, wanted, now)
     }
 
     pub(crate) fn incident(
@@ -410,8 +385,7 @@ impl Query {
         number: u64,
         now: UnixMillis,
     ) -> anyhow::Result<Option<IncidentView>> {
-        let incident: Option<Incident> = get_json(&*self.state, &keys::incident(number))?;
-        Ok(incident.map(|incident| IncidentView::of(incident, now)))
+        IncidentView::read(&*self.state, number, now)
     }
 
     /// The link's samples, oldest first; at most `most`, and whether there are more.
@@ -464,18 +438,113 @@ pub(crate) struct Wanted {
     pub(crate) most: usize,
 }
 
-/// An incident, and where it stands now.
-#[derive(Debug, Serialize, ToSchema)]
+/// An incident, where it stands now, and who cares for it.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct IncidentView {
     #[serde(flatten)]
     pub(crate) incident: Incident,
-    pub(crate) status: Status,
+    pub(crate) status: ShownStatus,
+    /// Who knows of it; none if nobody said so, or that is over.
+    pub(crate) acknowledged: Option<Acknowledgement>,
+    /// Whose it is.
+    pub(crate) assignee: Option<String>,
+    /// What people did, oldest first.
+    pub(crate) steps: Vec<Step>,
+}
+
+/// Where an incident stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ShownStatus {
+    /// It goes on, and nobody said that they know of it.
+    Open,
+    /// It goes on, and somebody knows of it.
+    Acknowledged,
+    /// It is over, and may come back.
+    Probation,
+    /// It is over for good.
+    Closed,
+    /// It was none.
+    Retracted,
+}
+
+impl ShownStatus {
+    /// The name that the API and UI catalogues use.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Acknowledged => "acknowledged",
+            Self::Probation => "probation",
+            Self::Closed => "closed",
+            Self::Retracted => "retracted",
+        }
+    }
 }
 
 impl IncidentView {
-    pub(crate) fn of(incident: Incident, now: UnixMillis) -> Self {
-        let status = Status::of(&incident, now);
-        Self { incident, status }
+    pub(crate) fn of(incident: Incident, case: Case, now: UnixMillis) -> Self {
+        let acknowledged = case.acknowledgement(&incident, now);
+        let status = match Status::of(&incident, now) {
+            Status::Open if acknowledged.is_some() => ShownStatus::Acknowledged,
+            Status::Open => ShownStatus::Open,
+            Status::Probation => ShownStatus::Probation,
+            Status::Closed => ShownStatus::Closed,
+            Status::Retracted => ShownStatus::Retracted,
+        };
+        Self {
+            status,
+            acknowledged,
+            assignee: case.assignee().map(str::to_owned),
+            steps: case.steps,
+            incident,
+        }
+    }
+
+    /// The one of this number; none if there is none.
+    pub(crate) fn read(
+        state: &dyn State,
+        number: u64,
+        now: UnixMillis,
+    ) -> anyhow::Result<Option<Self>> {
+        let incident: Option<Incident> = get_json(state, &keys::incident(number))?;
+        let of = |incident| Ok(Self::of(incident, Case::read(state, number)?, now));
+        incident.map(of).transpose()
+    }
+
+    /// Those that are wanted, the newest first.
+    pub(crate) fn list(
+        state: &dyn State,
+        wanted: &Wanted,
+        now: UnixMillis,
+    ) -> anyhow::Result<Vec<Self>> {
+        let mut incidents = Vec::new();
+        let mut take = |incident: Incident| {
+            let of_office = wanted.office.is_none() || incident.office == wanted.office;
+            let of_parent = wanted.parent.is_none() || incident.parent == wanted.parent;
+            // Resolved in between: no longer open.
+            let open = !wanted.open || incident.is_open();
+            if of_office && of_parent && open && (wanted.retracted || !incident.retracted) {
+                let case = Case::read(state, incident.number)?;
+                incidents.push(Self::of(incident, case, now));
+            }
+            anyhow::Ok(incidents.len() < wanted.most)
+        };
+        if wanted.open {
+            let open = scan_json::<u64>(state, keys::OPEN)?;
+            let mut numbers: Vec<u64> = open.into_iter().map(|(_, number)| number).collect();
+            numbers.sort_unstable_by_key(|number| std::cmp::Reverse(*number));
+            for number in numbers {
+                let incident: Option<Incident> = get_json(state, &keys::incident(number))?;
+                if let Some(incident) = incident
+                    && !take(incident)?
+                {
+                    break;
+                }
+            }
+        } else {
+            state.visit_back(keys::INCIDENTS, &mut |key, value| take(parse(key, value)?))?;
+        }
+        Ok(incidents)
     }
 }
 

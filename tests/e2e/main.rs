@@ -4,6 +4,7 @@ mod bad_config;
 mod bad_peers;
 mod budget;
 mod care;
+mod cases;
 mod deploy;
 mod detection;
 mod doctor;

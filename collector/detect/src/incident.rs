@@ -505,6 +505,30 @@ pub enum RevisionReason {
     Redetected,
 }
 
+impl RevisionReason {
+    /// The name that API and UI catalogues use.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::LinkDown => "link_down",
+            Self::LinkUp => "link_up",
+            Self::LinkRemoved => "link_removed",
+            Self::AgentSilent => "agent_silent",
+            Self::AgentBack => "agent_back",
+            Self::AgentClosed => "agent_closed",
+            Self::PowerLost => "power_lost",
+            Self::AgentFailed => "agent_failed",
+            Self::IdentityCloned => "identity_cloned",
+            Self::RepairFailed => "repair_failed",
+            Self::Evidence => "evidence",
+            Self::CommonCause => "common_cause",
+            Self::Members => "members",
+            Self::LateData => "late_data",
+            Self::Merged => "merged",
+            Self::Redetected => "redetected",
+        }
+    }
+}
+
 impl Incident {
     /// Revisions kept.
     const REVISIONS_MAX: usize = 96;

@@ -7,6 +7,7 @@ mod offices;
 mod ops;
 mod problem;
 
+use crate::case::Cases;
 use crate::events::Bus;
 use crate::ingest::Gate;
 use crate::metrics::Metrics;
@@ -14,7 +15,7 @@ use crate::query::Query;
 use crate::web;
 use anyhow::Context;
 use axum::Router;
-use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::routing::get;
 use denyut_proto::{Invalid, OfficeCode};
@@ -38,6 +39,7 @@ pub(crate) const HISTORY_READERS: usize = history::READERS;
 /// What the handlers share.
 pub(crate) struct Shared {
     pub(crate) query: Query,
+    pub(crate) cases: Arc<Cases>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) bus: Arc<Bus>,
     pub(crate) metrics: Arc<Metrics>,
@@ -78,6 +80,10 @@ fn routes() -> (Router<Arc<Shared>>, utoipa::openapi::OpenApi) {
         .routes(routes!(offices::probe_now))
         .routes(routes!(incidents::list))
         .routes(routes!(incidents::show))
+        .routes(routes!(incidents::acknowledge))
+        .routes(routes!(incidents::withdraw))
+        .routes(routes!(incidents::note))
+        .routes(routes!(incidents::assign))
         .routes(routes!(events::stream))
         .routes(routes!(history::stream))
         .routes(routes!(ops::healthy))
@@ -143,6 +149,11 @@ fn office_parameter(office: Option<String>) -> Result<Option<OfficeCode>, Invali
         .transpose()
 }
 
+/// A body of JSON whose errors are problems.
+#[derive(axum::extract::FromRequest)]
+#[from_request(via(axum::Json), rejection(Problem))]
+struct Body<T>(T);
+
 /// Path parameters whose errors are problems.
 #[derive(axum::extract::FromRequestParts)]
 #[from_request(via(axum::extract::Path), rejection(Problem))]
@@ -159,12 +170,38 @@ impl From<PathRejection> for Problem {
     }
 }
 
+impl From<JsonRejection> for Problem {
+    fn from(rejection: JsonRejection) -> Self {
+        match rejection {
+            JsonRejection::MissingJsonContentType(_) => Self::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "send JSON, with the header `Content-Type: application/json`",
+            ),
+            JsonRejection::BytesRejection(rejection) => {
+                Self::new(rejection.status(), rejection.body_text())
+            }
+            JsonRejection::JsonDataError(error) => Self::malformed(&error.body_text()),
+            other => Self::new(StatusCode::BAD_REQUEST, other.body_text()),
+        }
+    }
+}
+
 impl From<QueryRejection> for Problem {
     fn from(rejection: QueryRejection) -> Self {
-        let text = rejection.body_text();
-        let text = text
-            .strip_prefix("Failed to deserialize query string: ")
-            .unwrap_or(&text);
+        Self::malformed(&rejection.body_text())
+    }
+}
+
+impl Problem {
+    /// What axum says of parameters, or of a body, that are not what they should be.
+    fn malformed(text: &str) -> Self {
+        let text = [
+            "Failed to deserialize query string: ",
+            "Failed to deserialize the JSON body into the target type: ",
+        ]
+        .iter()
+        .find_map(|prefix| text.strip_prefix(prefix))
+        .unwrap_or(text);
         let mut problem = Self::new(StatusCode::BAD_REQUEST, text);
         // `from_ms: invalid digit …` names the parameter first.
         let named = text.split_once(": ").map(|(name, _)| name);
@@ -183,7 +220,7 @@ mod tests {
         let (_, document) = super::routes();
         let document = serde_json::to_value(&document).expect("JSON");
         let paths = document["paths"].as_object().expect("paths");
-        assert_eq!(paths.len(), 14);
+        assert_eq!(paths.len(), 18);
         for (path, methods) in paths {
             for (method, operation) in methods.as_object().expect("methods") {
                 assert!(

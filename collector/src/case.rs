@@ -1,0 +1,371 @@
+//! What people do about an incident: acknowledge it, take it over, note what they know. Each step is kept, and none is ever changed.
+//!
+//! The detector says what is true of an incident; its case says who cares for it. Neither changes the other: an acknowledgement ends when it runs out,
+//! is withdrawn, or the trouble it was made for ends; if that comes back, it must be acknowledged anew.
+
+use crate::events::{Bus, Happening};
+use crate::keys;
+use crate::query::{IncidentView, Wanted};
+use anyhow::Context;
+use denyut_detect::Incident;
+use denyut_detect::incident::RevisionReason;
+use denyut_proto::{Invalid, OfficeCode, UnixMillis, parse_duration};
+use denyut_store::state::{Change, State, StateError, get_json};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use utoipa::ToSchema;
+
+/// Characters of a name, and of what somebody says, at most.
+const NAME_MAX: usize = 100;
+const TEXT_MAX: usize = 2_000;
+/// Steps of one incident, at most.
+const STEPS_MAX: usize = 500;
+/// How long an acknowledgement holds: when nothing is said, at least, and at most.
+const HOLDS: Duration = Duration::from_secs(24 * 3_600);
+const HOLDS_LEAST: Duration = Duration::from_secs(5 * 60);
+const HOLDS_MOST: Duration = Duration::from_secs(30 * 86_400);
+
+/// The steps that people took, oldest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Case {
+    pub(crate) steps: Vec<Step>,
+}
+
+/// One step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Step {
+    /// When (the collector's clock).
+    #[schema(value_type = i64)]
+    pub(crate) at_ms: UnixMillis,
+    /// Who, as they say.
+    #[schema(example = "Siti, Disdukcapil Kota Serang")]
+    pub(crate) by: String,
+    #[serde(flatten)]
+    pub(crate) what: What,
+}
+
+/// What somebody did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "what", rename_all = "snake_case")]
+pub(crate) enum What {
+    /// Knows of it, until then: nobody else need be called.
+    Acknowledge {
+        /// Why nobody else need be.
+        why: Option<String>,
+        #[schema(value_type = i64)]
+        until_ms: UnixMillis,
+    },
+    /// Does not care for it any more.
+    Withdraw {
+        /// Why.
+        why: Option<String>,
+    },
+    /// Tells what they know.
+    Note {
+        /// That.
+        text: String,
+    },
+    /// Gives it to somebody; none to nobody.
+    Assign {
+        /// That one's name.
+        to: Option<String>,
+    },
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let why = |why: &Option<String>| {
+            let why = why.as_ref();
+            why.map_or_else(String::new, |why| format!(": {why}"))
+        };
+        match self {
+            Self::Acknowledge {
+                why: because,
+                until_ms,
+            } => write!(f, "knows of it until {until_ms}{}", why(because)),
+            Self::Withdraw { why: because } => {
+                write!(f, "does not care for it any more{}", why(because))
+            }
+            Self::Note { text } => f.write_str(text),
+            Self::Assign { to: Some(name) } => write!(f, "gave it to {name}"),
+            Self::Assign { to: None } => f.write_str("gave it to nobody"),
+        }
+    }
+}
+
+/// What somebody asks to be done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Deed {
+    /// Acknowledge it, for so long.
+    Acknowledge {
+        why: Option<String>,
+        lasts: Option<String>,
+    },
+    Withdraw {
+        why: Option<String>,
+    },
+    Note {
+        text: String,
+    },
+    Assign {
+        to: Option<String>,
+    },
+}
+
+/// Somebody knows of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Acknowledgement {
+    /// Who.
+    pub(crate) by: String,
+    pub(crate) why: Option<String>,
+    /// Since when.
+    #[schema(value_type = i64)]
+    pub(crate) at_ms: UnixMillis,
+    /// Until then; unless renewed.
+    #[schema(value_type = i64)]
+    pub(crate) until_ms: UnixMillis,
+}
+
+/// Why nothing was done.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error("there is no incident {0}")]
+    NoIncident(u64),
+    /// The incident is not as it would have to be.
+    #[error("{0}")]
+    Wrong(String),
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    #[error(transparent)]
+    Failed(#[from] anyhow::Error),
+}
+
+impl Case {
+    /// The one of an incident.
+    pub(crate) fn read(state: &dyn State, number: u64) -> anyhow::Result<Self> {
+        Ok(get_json(state, &keys::case(number))?.unwrap_or_default())
+    }
+
+    /// Who knows of the incident now.
+    pub(crate) fn acknowledgement(
+        &self,
+        incident: &Incident,
+        now: UnixMillis,
+    ) -> Option<Acknowledgement> {
+        let last =
+            self.steps.iter().rev().find(|step| {
+                matches!(step.what, What::Acknowledge { .. } | What::Withdraw { .. })
+            })?;
+        let What::Acknowledge { why, until_ms } = &last.what else {
+            return None;
+        };
+        let holds = incident.is_open() && now < *until_ms && last.at_ms >= began(incident);
+        holds.then(|| Acknowledgement {
+            by: last.by.clone(),
+            why: why.clone(),
+            at_ms: last.at_ms,
+            until_ms: *until_ms,
+        })
+    }
+
+    /// Whose it is.
+    pub(crate) fn assignee(&self) -> Option<&str> {
+        let mut steps = self.steps.iter().rev();
+        steps.find_map(|step| match &step.what {
+            What::Assign { to } => Some(to.as_deref()),
+            _ => None,
+        })?
+    }
+}
+
+/// When the present trouble of an incident was learned of: an older acknowledgement was made for another.
+fn began(incident: &Incident) -> UnixMillis {
+    let mut revisions = incident.revisions.iter().rev();
+    let again = revisions.find(|revision| revision.reason == RevisionReason::RepairFailed);
+    again.map_or(UnixMillis(0), |revision| revision.recorded_ms)
+}
+
+/// A text that somebody wrote, trimmed; an error if it is too long, or holds what no line of text does.
+fn text(field: &str, text: &str, most: usize) -> Result<String, Invalid> {
+    let text = text.trim();
+    if text.chars().count() > most {
+        let fix = format!("write at most {most} characters");
+        return Err(Invalid::new(field, text, "too long", fix));
+    }
+    if text.chars().any(|c| c.is_control() && c != '\n') {
+        return Err(Invalid::new(
+            field,
+            text.escape_debug(),
+            "it holds control characters",
+            "write plain text",
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// The same of what may be left out.
+fn maybe(field: &str, said: Option<&str>, most: usize) -> Result<Option<String>, Invalid> {
+    let said = said.map(|said| text(field, said, most)).transpose()?;
+    Ok(said.filter(|said| !said.is_empty()))
+}
+
+/// The same of what may not.
+fn needed(field: &str, said: &str, most: usize, fix: &str) -> Result<String, Invalid> {
+    let said = text(field, said, most)?;
+    if said.is_empty() {
+        return Err(Invalid::new(field, "", "empty", fix));
+    }
+    Ok(said)
+}
+
+impl Deed {
+    /// What it is, done now.
+    fn step(&self, by: &str, now: UnixMillis) -> Result<Step, Invalid> {
+        let by = needed("by", by, NAME_MAX, "write who you are")?;
+        let what = match self {
+            Self::Acknowledge { why, lasts } => {
+                let lasts = match lasts {
+                    Some(text) => parse_duration("for", text)?,
+                    None => HOLDS,
+                };
+                if lasts < HOLDS_LEAST || lasts > HOLDS_MOST {
+                    return Err(Invalid::new(
+                        "for",
+                        humantime::format_duration(lasts),
+                        "out of range",
+                        "write 5m to 30days, and renew it when that is over",
+                    ));
+                }
+                What::Acknowledge {
+                    why: maybe("why", why.as_deref(), TEXT_MAX)?,
+                    until_ms: now + lasts,
+                }
+            }
+            Self::Withdraw { why } => What::Withdraw {
+                why: maybe("why", why.as_deref(), TEXT_MAX)?,
+            },
+            Self::Note { text } => What::Note {
+                text: needed("text", text, TEXT_MAX, "write what you know")?,
+            },
+            Self::Assign { to } => What::Assign {
+                to: maybe("to", to.as_deref(), NAME_MAX)?,
+            },
+        };
+        Ok(Step {
+            at_ms: now,
+            by,
+            what,
+        })
+    }
+}
+
+/// What operators ask on the command line.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Ask {
+    /// The incidents that are open, or all, the newest first.
+    List {
+        open: bool,
+        office: Option<OfficeCode>,
+        most: usize,
+    },
+    /// One.
+    Show(u64),
+    /// Do something about one.
+    Act { number: u64, by: String, deed: Deed },
+}
+
+/// Keeps the cases.
+pub(crate) struct Cases {
+    state: Arc<dyn State>,
+    bus: Option<Arc<Bus>>,
+    /// Nobody else changes a case meanwhile.
+    changing: Mutex<()>,
+}
+
+impl Cases {
+    /// `bus`: who is told, if a collector runs.
+    pub(crate) fn new(state: Arc<dyn State>, bus: Option<Arc<Bus>>) -> Self {
+        Self {
+            state,
+            bus,
+            changing: Mutex::default(),
+        }
+    }
+
+    /// Answers an operator: the incidents that were asked for, or the one that something was done about. Blocks.
+    pub(crate) fn answer(&self, ask: Ask, now: UnixMillis) -> Result<Vec<IncidentView>, Refused> {
+        match ask {
+            Ask::List { open, office, most } => {
+                let wanted = Wanted {
+                    open,
+                    retracted: false,
+                    office,
+                    parent: None,
+                    most,
+                };
+                Ok(IncidentView::list(&*self.state, &wanted, now)?)
+            }
+            Ask::Show(number) => {
+                let found = IncidentView::read(&*self.state, number, now)?;
+                Ok(vec![found.ok_or(Refused::NoIncident(number))?])
+            }
+            Ask::Act { number, by, deed } => {
+                let (incident, case) = self.act(number, &by, &deed, now)?;
+                Ok(vec![IncidentView::of(incident, case, now)])
+            }
+        }
+    }
+
+    /// Does it; what is returned is on the disk. Blocks.
+    pub(crate) fn act(
+        &self,
+        number: u64,
+        by: &str,
+        deed: &Deed,
+        now: UnixMillis,
+    ) -> Result<(Incident, Case), Refused> {
+        let step = deed.step(by, now)?;
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let incident: Option<Incident> = get_json(&*self.state, &keys::incident(number))?;
+        let incident = incident.ok_or(Refused::NoIncident(number))?;
+        let mut case = Case::read(&*self.state, number)?;
+        match deed {
+            Deed::Acknowledge { .. } if !incident.is_open() => {
+                let text = match (incident.retracted, incident.facts.resolved_ms) {
+                    (false, Some(at)) => format!("incident {number} is over since {at}"),
+                    _ => format!("incident {number} turned out to be none"),
+                };
+                return Err(Refused::Wrong(format!(
+                    "{text}: there is nothing to acknowledge; a note may still be added"
+                )));
+            }
+            Deed::Withdraw { .. } if case.acknowledgement(&incident, now).is_none() => {
+                return Err(Refused::Wrong(format!(
+                    "incident {number} is acknowledged by nobody"
+                )));
+            }
+            _ => {}
+        }
+        if case.steps.len() >= STEPS_MAX {
+            return Err(Refused::Wrong(format!(
+                "incident {number} has {STEPS_MAX} steps already, and takes no more"
+            )));
+        }
+        case.steps.push(step);
+        let mut change = Change::default();
+        change.put_json(keys::case(number), &case)?;
+        self.state.apply(change).map_err(|error| match error {
+            StateError::Conflict { key } => anyhow::anyhow!("`{key}` was changed by another"),
+            StateError::Store(error) => error,
+        })?;
+        self.state.sync().context("cannot keep it")?;
+        if let Some(bus) = &self.bus {
+            bus.publish(Happening::Incident(Box::new(incident.clone())));
+        }
+        Ok((incident, case))
+    }
+}
