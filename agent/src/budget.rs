@@ -168,6 +168,11 @@ impl Pace {
         if closed { self.pulse.1 } else { self.pulse.0 }
     }
 
+    /// The same with nothing left of the budget.
+    pub(crate) fn slowest(&self) -> Duration {
+        self.pulse.1.max(LONGEST)
+    }
+
     /// Samples wait for at most this long.
     pub(crate) fn batch(&self, closed: bool) -> Duration {
         if closed { self.batch.1 } else { self.batch.0 }

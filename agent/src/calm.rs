@@ -10,6 +10,8 @@ const AWAKE: u32 = 12;
 const FOLLOW_UPS: [u32; 2] = [6, 18];
 /// With nothing left of the budget a word comes this long after the last one.
 const OVER_WAIT: Duration = Duration::from_secs(60);
+/// It is looked at least so often whether something is due.
+const LOOK: Duration = Duration::from_secs(60);
 
 /// What one stream knows of when to speak.
 #[derive(Debug)]
@@ -20,20 +22,25 @@ pub(crate) struct Calm {
     heartbeat: Duration,
     /// Since when the oldest unsent entry waits.
     unsent_since: Option<Instant>,
-    is_urgent: bool,
+    /// The first edge that was not sent.
+    urgent_from: Option<u64>,
     /// After an edge everything goes out at once, until then …
     awake_until: Instant,
     /// … or what followed it goes out then; the last of them first.
     follow_ups: Vec<Instant>,
+    /// When anything was sent, a pulse among it.
     spoke: Instant,
+    /// When an entry was sent, on this stream or the one before.
+    told: Option<Instant>,
 }
 
 impl Calm {
-    /// Of a stream that begins now.
+    /// Of a stream that begins now; `told`: when an entry was sent on the one before.
     pub(crate) fn new(
         takes_batches: bool,
         limited: bool,
         heartbeat: Duration,
+        told: Option<Instant>,
         now: Instant,
     ) -> Self {
         Self {
@@ -41,19 +48,20 @@ impl Calm {
             waits: takes_batches && limited,
             heartbeat,
             unsent_since: None,
-            is_urgent: false,
+            urgent_from: None,
             // What waited for the stream goes first, as far as the budget bears it.
             awake_until: now + Duration::from_secs(10),
             follow_ups: Vec::new(),
             spoke: now,
+            told,
         }
     }
 
-    /// Whether there are entries that were not sent, and an edge among them.
-    pub(crate) fn see(&mut self, unsent: bool, urgent: bool, left: Left, now: Instant) {
+    /// Whether there are entries that were not sent, and the last edge among them.
+    pub(crate) fn see(&mut self, unsent: bool, urgent: Option<u64>, left: Left, now: Instant) {
         self.unsent_since = unsent.then(|| self.unsent_since.unwrap_or(now));
-        self.is_urgent = urgent;
-        if urgent {
+        self.urgent_from = urgent.map(|last| self.urgent_from.unwrap_or(last));
+        if urgent.is_some() {
             if left == Left::Enough {
                 self.awake_until = now + self.heartbeat * AWAKE;
                 self.follow_ups.clear();
@@ -62,6 +70,11 @@ impl Calm {
                 self.follow_ups = after.map(|n| now + self.heartbeat * *n).collect();
             }
         }
+    }
+
+    /// The first edge that was not sent; what is before it may wait for ever.
+    pub(crate) fn urgent_from(&self) -> Option<u64> {
+        self.urgent_from
     }
 
     /// Whether what followed an edge is to go out.
@@ -74,12 +87,17 @@ impl Calm {
         if !self.waits {
             return true;
         }
-        let edge = self.is_urgent || self.follows(now);
+        let edge = self.urgent_from.is_some() || self.follows(now);
         if left == Left::Nothing {
-            return edge && now.duration_since(self.spoke) >= OVER_WAIT;
+            return edge && self.may_tell_at().is_none_or(|at| at <= now);
         }
         let waited = |since: Instant| now.duration_since(since) >= pace.batch(closed);
         edge || now < self.awake_until || self.unsent_since.is_some_and(waited)
+    }
+
+    /// With nothing left: when the next entry may go out; `None` for at once.
+    fn may_tell_at(&self) -> Option<Instant> {
+        self.told.map(|at| at + OVER_WAIT)
     }
 
     /// Whether a pulse is to go out: it was promised that something would be said within `promise`.
@@ -92,22 +110,39 @@ impl Calm {
         self.follow_ups.retain(|at| *at > now);
     }
 
-    /// Something was sent.
-    pub(crate) fn spoke(&mut self, now: Instant) {
+    /// A pulse was sent.
+    pub(crate) fn pulsed(&mut self, now: Instant) {
         self.spoke = now;
     }
 
-    /// How long until it is worth a look again.
-    pub(crate) fn next(&self, pace: Pace, closed: bool, now: Instant) -> Duration {
-        let pulse = (self.spoke + pace.pulse(closed)).saturating_duration_since(now);
-        let batch = self
-            .unsent_since
-            .map(|since| (since + pace.batch(closed)).saturating_duration_since(now));
-        let follow_up = self.follow_ups.last();
-        let follow_up = follow_up.map(|at| at.saturating_duration_since(now));
-        // With a budget that is short, or an office that opens, it is worth a look before that.
-        let soon = [batch, follow_up, Some(OVER_WAIT)].into_iter().flatten();
-        soon.fold(pulse, Duration::min)
+    /// An entry was sent.
+    pub(crate) fn told(&mut self, now: Instant) {
+        (self.spoke, self.told) = (now, Some(now));
+    }
+
+    /// How long until it is worth a look again; `promise`: from one word to the next.
+    pub(crate) fn next(
+        &self,
+        pace: Pace,
+        promise: Duration,
+        closed: bool,
+        left: Left,
+        now: Instant,
+    ) -> Duration {
+        let over = left == Left::Nothing;
+        let batch = self.unsent_since.map(|since| since + pace.batch(closed));
+        let edge = self.urgent_from.map(|_| now);
+        let edge = edge.or(self.follow_ups.last().copied());
+        let may_tell_at = self.may_tell_at().filter(|_| over);
+        let times = [
+            Some(self.spoke + promise),
+            batch.filter(|_| !over),
+            edge.map(|at| at.max(may_tell_at.unwrap_or(at))),
+            // A budget that is short may be so no more, and an office that is closed may open.
+            Some(now + LOOK),
+        ];
+        let soon = times.into_iter().flatten().min().unwrap_or(now);
+        soon.saturating_duration_since(now)
             .max(Duration::from_millis(100))
     }
 }
@@ -118,42 +153,65 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// The seconds in which something goes out of an agent that makes an entry each second, with edges at these.
-    fn words(left: Left, edges: &[u32], seconds: u32) -> Vec<u32> {
+    /// The seconds in which entries go out of an agent that makes one each second, with edges at these and a pulse every ten; and how often it was looked whether
+    /// something is due.
+    fn words(left: Left, edges: &[u32], seconds: u32) -> (Vec<u32>, u32) {
         let start = Instant::now();
         let pace = Pace::of(Some(3_200_000), 86_400.0, SECOND);
-        let mut calm = Calm::new(true, true, SECOND, start);
-        let (mut unsent, mut urgent, mut words) = (false, false, Vec::new());
-        for second in 0..seconds {
-            let now = start + SECOND * second;
-            (unsent, urgent) = (true, urgent || edges.contains(&second));
-            calm.see(unsent, urgent, left, now);
-            if calm.is_due(pace, false, left, now) {
-                calm.spoke(now);
+        let mut calm = Calm::new(true, true, SECOND, None, start);
+        let (mut sent, mut urgent, mut words, mut looks) = (0, 0, Vec::new(), 0);
+        let mut now = start;
+        while now < start + SECOND * seconds {
+            let second = u32::try_from((now - start).as_secs()).expect("minutes");
+            let last = u64::from(second) + 1;
+            let edge = edges.iter().rev().find(|edge| **edge <= second);
+            urgent = edge.map_or(urgent, |edge| u64::from(*edge) + 1);
+            if sent == last {
                 calm.sent_all(now);
-                (unsent, urgent) = (false, false);
-                calm.see(unsent, urgent, left, now);
-                words.push(second);
             }
+            calm.see(sent < last, Some(urgent).filter(|of| *of > sent), left, now);
+            looks += 1;
+            if sent < last && calm.is_due(pace, false, left, now) {
+                calm.told(now);
+                (sent, urgent) = (last, 0);
+                words.push(second);
+                continue;
+            }
+            if calm.is_pulse_due(10 * SECOND, now) {
+                calm.pulsed(now);
+            }
+            // Each new entry is a reason to look, too.
+            let entry = start + SECOND * (second + 1);
+            now = entry.min(now + calm.next(pace, 10 * SECOND, false, left, now));
         }
-        assert!(!urgent || left == Left::Nothing);
-        assert!(unsent || !words.is_empty());
-        words
+        (words, looks)
     }
 
     #[test]
     fn an_edge_is_told_at_once_and_what_makes_it_certain_soon() {
         let at_first: Vec<u32> = (0..10).collect();
-        let enough = words(Left::Enough, &[100], 300);
+        let (enough, _) = words(Left::Enough, &[100], 300);
         let expected: Vec<u32> = (0..10).chain(100..112).collect();
         assert_eq!(enough, expected);
-        let short = words(Left::Short, &[100], 300);
+        let (short, looks) = words(Left::Short, &[100], 300);
         assert_eq!(short, [&at_first[..], &[100, 106, 118]].concat());
+        assert!(looks < 700, "{looks}");
         // The next edge begins that anew.
-        let two = words(Left::Short, &[100, 104], 300);
+        let (two, _) = words(Left::Short, &[100, 104], 300);
         assert_eq!(two, [&at_first[..], &[100, 104, 110, 122]].concat());
-        // A word a minute, whatever happens.
-        let nothing = words(Left::Nothing, &[100, 101, 102], 400);
+        // A word a minute, whatever happens; pulses do not put it off.
+        let (nothing, looks) = words(Left::Nothing, &[100, 101, 102], 400);
         assert_eq!(nothing, [100, 160, 220]);
+        assert!(looks < 900, "{looks}");
+    }
+
+    #[test]
+    fn with_nothing_left_the_first_of_two_edges_is_not_left_behind() {
+        let now = Instant::now();
+        let mut calm = Calm::new(true, true, SECOND, Some(now), now);
+        for last in [None, Some(7), Some(9)] {
+            calm.see(true, last, Left::Nothing, now);
+        }
+        assert_eq!(calm.urgent_from(), Some(7));
     }
 }

@@ -71,6 +71,8 @@ struct UpdateSection {
 /// What the program runs by: checked, with units in the types.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
+    /// Where it was read from.
+    pub(crate) file: PathBuf,
     /// Who the agent is, where the file says so; else it is what it joined as.
     pub(crate) named: Option<Named>,
     /// Spool, identity, last configuration from the collector, status socket.
@@ -120,8 +122,10 @@ impl Config {
     pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read the configuration {}", path.display()))?;
-        Self::parse(&text)
-            .with_context(|| format!("the configuration {} is not valid", path.display()))
+        let mut config = Self::parse(&text)
+            .with_context(|| format!("the configuration {} is not valid", path.display()))?;
+        path.clone_into(&mut config.file);
+        Ok(config)
     }
 
     /// Reads and checks its text.
@@ -242,6 +246,7 @@ impl TryFrom<File> for Config {
         }
         let named = named(file.agent.as_deref(), &file.collector)?;
         Ok(Self {
+            file: PathBuf::new(),
             named,
             data_dir,
             heartbeat,

@@ -16,6 +16,7 @@ use std::fs::File;
 use std::path::Path;
 use std::pin::pin;
 use std::process::ExitCode;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -26,9 +27,10 @@ use tracing_subscriber::EnvFilter;
 
 /// Runs the agent of a configuration, or a newer version in its place, until it is to stop.
 pub(crate) async fn run(path: &Path, mut requests: Requests) -> anyhow::Result<ExitCode> {
-    let installed = update::installed();
+    let (this, installed) = (std::env::current_exe(), update::installed());
+    let this = this.context("cannot tell where this program is")?;
+    let mut config = Config::load_to_run(path)?;
     loop {
-        let config = Config::load_to_run(path)?;
         let newer = {
             let _lock = claim_data_dir(&config.data_dir)?;
             // A newer program looks for none: the installed one does.
@@ -37,26 +39,42 @@ pub(crate) async fn run(path: &Path, mut requests: Requests) -> anyhow::Result<E
                 .then(|| update::newer(&config))
                 .flatten()
         };
-        if let Some(program) = newer {
-            info!(program = %program.display(), "a newer version takes over");
-            let hangs = update::hangs(&config, &program);
-            match system::hand_over(&program, path, &mut requests, hangs).await {
+        if let Some(newer) = newer {
+            if is_to_stop(&mut requests).await {
+                return Ok(ExitCode::SUCCESS);
+            }
+            info!(program = %newer.program.display(), "a newer version takes over");
+            match system::hand_over(&this, &newer, &config, &mut requests).await {
                 Ok(Over::Stopped) => return Ok(ExitCode::SUCCESS),
                 Ok(Over::Back) => {}
                 // The service manager starts this program again, which counts the starts of a version on trial.
-                Ok(Over::Broke(how)) => bail!("{}: {how}", program.display()),
-                Err(error) => update::gave_up(&config, &program, &error)?,
+                Ok(Over::Broke(how)) => bail!("{}: {how}", newer.program.display()),
+                Err(error) => update::gave_up(&config, &newer, &error)?,
             }
-            continue;
+        } else {
+            match agent(config.clone(), &mut requests).await? {
+                Ended::Stopped => return Ok(ExitCode::SUCCESS),
+                Ended::ForAnother if is_to_stop(&mut requests).await => {
+                    return Ok(ExitCode::SUCCESS);
+                }
+                Ended::ForAnother => {}
+            }
+            if let Some(installed) = &installed {
+                return system::hand_back(installed, path);
+            }
         }
-        match agent(config, &mut requests).await? {
-            Ended::Stopped => return Ok(ExitCode::SUCCESS),
-            Ended::ForAnother => {}
-        }
-        if let Some(installed) = &installed {
-            return system::hand_back(installed, path);
+        // One that somebody is just writing must not end an agent that ran by the one before.
+        match Config::load_to_run(path) {
+            Ok(now) => config = now,
+            Err(error) => warn!("{error:#}; the one before stays"),
         }
     }
+}
+
+/// Whether the system asked this process to stop while it was between two programs, which would not know of it.
+async fn is_to_stop(requests: &mut Requests) -> bool {
+    let asked = tokio::time::timeout(Duration::ZERO, requests.next()).await;
+    matches!(asked, Ok(Request::Stop(_)))
 }
 
 /// Why an agent ended.
@@ -163,7 +181,8 @@ async fn work(
     if let stream::Access::Joined(held) = &access {
         tokio::spawn(held.clone().keep_certified(stop_streaming.clone()));
     }
-    let updater = Updater::of(&config, &agent, first, &spool, &status);
+    let heard = Arc::new(AtomicU64::new(0));
+    let updater = Updater::of(&config, &agent, first, &heard, &status);
     let observer = observe::Observer {
         agent,
         boot,
@@ -191,6 +210,8 @@ async fn work(
         spool,
         spooled,
         delivery: Delivery::default(),
+        told: None,
+        heard,
         meter,
         targets_pace,
         heartbeat: config.heartbeat,

@@ -21,6 +21,7 @@ use prost::Message;
 use std::collections::VecDeque;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
@@ -55,6 +56,10 @@ pub(crate) struct Streamer {
     pub(crate) spool: Arc<Mutex<Spool>>,
     pub(crate) spooled: watch::Sender<Tail>,
     pub(crate) delivery: Delivery,
+    /// When an entry was sent.
+    pub(crate) told: Option<Instant>,
+    /// The last entry that the collector acknowledged, for the updater.
+    pub(crate) heard: Arc<AtomicU64>,
     pub(crate) budget: Budget,
     pub(crate) meter: Meter,
     /// How often to speak, by the present targets.
@@ -246,7 +251,8 @@ impl Streamer {
         });
         let limited = self.budget.per_day().is_some();
         let now = Instant::now();
-        let mut calm = Calm::new(welcome.takes_batches, limited, self.heartbeat, now);
+        let batches = welcome.takes_batches;
+        let mut calm = Calm::new(batches, limited, self.heartbeat, self.told, now);
         let mut spooled = self.spooled.subscribe();
         let mut waiting_since = Instant::now();
         loop {
@@ -265,7 +271,10 @@ impl Streamer {
             let wake = if sent_any && !full {
                 Duration::ZERO
             } else {
-                calm.next(self.pace(&calm), self.is_closed(), Instant::now())
+                let promise = *self.promise.borrow();
+                let left = self.budget.left(machine::wall());
+                let now = Instant::now();
+                calm.next(self.pace(&calm), promise, self.is_closed(), left, now)
             };
             tokio::select! {
                 message = inbound.message() => match message {
@@ -300,13 +309,17 @@ impl Streamer {
         let left = self.budget.left(machine::wall());
         let (short, over) = (left != Left::Enough, left == Left::Nothing);
         let pace = self.pace(calm);
-        let promise = pace.pulse(closed || over);
+        let promise = if over && calm.waits {
+            pace.slowest()
+        } else {
+            pace.pulse(closed)
+        };
         // Who speaks less often from now on says so at once: what was said before promises more.
         if self.promise.send_replace(promise) < promise && calm.waits {
             self.pulse(calm, promise, outgoing).await;
         }
         let unsent = self.delivery.sent() < tail.last;
-        let urgent = tail.urgent > self.delivery.sent();
+        let urgent = Some(tail.urgent).filter(|last| *last > self.delivery.sent());
         if !unsent {
             calm.sent_all(now);
         }
@@ -315,7 +328,9 @@ impl Streamer {
         if unsent && due {
             let backlog = tail.last - self.delivery.sent() > RECENT;
             if over {
-                self.delivery.leave_before(tail.urgent.min(tail.last));
+                if let Some(edge) = calm.urgent_from() {
+                    self.delivery.leave_before(edge.min(tail.last));
+                }
             } else if short && backlog && !closed {
                 self.delivery.leave_before(tail.last - RECENT);
             }
@@ -357,7 +372,7 @@ impl Streamer {
             started_ms: ms(self.started),
             interval_ms: u32::try_from(ms(promise)).unwrap_or(u32::MAX),
         };
-        calm.spoke(Instant::now());
+        calm.pulsed(Instant::now());
         // Where the stream is gone the inbound side says why.
         let message = message(agent_message::Kind::Pulse(pulse));
         outgoing.send(message).await.ok();
@@ -414,7 +429,9 @@ impl Streamer {
                 kind: Some(kind),
                 spending: self.spending_if_due(),
             };
-            calm.spoke(Instant::now());
+            let now = Instant::now();
+            calm.told(now);
+            self.told = Some(now);
             if outgoing.send(message).await.is_err() {
                 break; // the reason is on the inbound side
             }
@@ -475,6 +492,8 @@ impl Streamer {
                 let closed_for = Duration::from_secs(ack.closed_for_s.into());
                 self.closed_until = Instant::now().checked_add(closed_for);
                 let whole_to = self.delivery.acknowledged(ack.seq);
+                self.heard
+                    .fetch_max(self.delivery.acked(), Ordering::Relaxed);
                 self.with_spool(move |spool| spool.ack(whole_to, Instant::now()))
                     .await;
                 return true;

@@ -256,7 +256,7 @@ fn updates_itself(debian: &Debian) {
             .machine
             .path("/var/lib/denyut-agent/update/state.json");
         let state: Value = serde_json::from_slice(&fs::read(state).ok()?).ok()?;
-        (state["kept"] == "9.9.9").then_some(())
+        (state["kept"]["version"] == "9.9.9").then_some(())
     };
     Debian::wait("it is kept", kept);
     debian

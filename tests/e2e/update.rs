@@ -61,7 +61,7 @@ impl Scene {
     fn publish_script(&self, version: &str, script: &str) {
         let program = self.path("script");
         let text = format!(
-            "#!/bin/sh\n[ \"$1\" = version ] && echo denyut-agent {version} && exit\n{script}\n"
+            "#!/bin/sh\ncase $1 in version) echo denyut-agent {version}; exit;; check-config) exit;; esac\n{script}\n"
         );
         write_program(&program, text.as_bytes());
         self.publisher.publish(version, &kind(), &program);
@@ -120,6 +120,21 @@ async fn a_newer_version_takes_over_and_is_kept() {
     scene.agent.terminate();
     scene.agent.launch();
     scene.runs("9.9.9").await;
+    // With another key it is not trusted, and not forgotten.
+    let file = scene.path("agent.toml");
+    let config = fs::read_to_string(&file).expect("reads");
+    let (key, strange) = (&scene.publisher.key, &scene.publisher.strange_key);
+    for (config, version) in [
+        (config.replace(key.as_str(), strange), OWN),
+        (config, "9.9.9"),
+    ] {
+        scene.agent.terminate();
+        fs::write(&file, config).expect("writes");
+        scene.agent.launch();
+        scene.runs(version).await;
+        let status = scene.agent.status().expect("answers");
+        assert_eq!(status["updating"]["failed"], Value::Null, "{status}");
+    }
     // Nothing was lost on the way, and nobody said that the agent was stopped but when it was.
     let status = scene.agent.status().expect("answers");
     assert_eq!(status["spool"]["dropped"], 0, "{status}");
@@ -161,14 +176,28 @@ async fn what_nobody_trusted_signed_is_not_run() {
     scene
         .explains("last_error", "it is not signed by `update.key`")
         .await;
-    scene.publisher.publish("9.9.9", "x86_64-plan9", &program);
+    scene.publisher.publish("9.9.5", "x86_64-plan9", &program);
     scene.explains("last_error", "it has no program for").await;
-    scene.publisher.publish("9.9.9", &kind(), &program);
-    scene.publisher.spoil("9.9.9", &kind());
+    // A line that breaks is nobody's fault.
+    scene.publisher.publish("9.9.6", &kind(), &program);
+    scene.publisher.cut("9.9.6", &kind());
+    scene.explains("last_error", "breaks off after").await;
+    let status = scene.agent.status().expect("answers");
+    assert_eq!(status["updating"]["failed"], Value::Null, "{status}");
+    scene.publisher.publish("9.9.6", &kind(), &program);
+    scene.publisher.spoil("9.9.6", &kind());
     scene.explains("failed", "it is not what was signed").await;
     // One that does not know what it is.
     scene.publisher.publish("9.9.7", &kind(), &program);
     scene.explains("failed", "not that it is 9.9.7").await;
+    // One that was signed before, and is not the newest.
+    scene.publisher.publish("9.9.6", &kind(), &program);
+    scene
+        .explains("last_error", "there was one of 9.9.7 before")
+        .await;
+    let left = fs::read_dir(scene.path("data/update")).expect("reads");
+    let left: Vec<_> = left.flatten().map(|entry| entry.file_name()).collect();
+    assert_eq!(left, ["state.json"]);
     assert!(
         !scene.agent.log().contains("takes over"),
         "{}",
@@ -178,10 +207,14 @@ async fn what_nobody_trusted_signed_is_not_run() {
 
 #[tokio::test]
 async fn a_version_that_ends_again_and_again_is_rolled_back() {
-    let mut scene = Scene::start("20s").await;
+    let mut scene = Scene::start("10s").await;
+    // At first it hangs: that is ended from outside. We are the service manager: it is started again when it fails.
     let starts = scene.path("starts");
-    scene.publish_script("9.9.9", &format!("echo x >>{}; exit 1", starts.display()));
-    // We are the service manager: it is started again when it fails.
+    let script = format!(
+        "echo x >>{0}; [ $(wc -l <{0}) = 1 ] && exec sleep 600; exit 1",
+        starts.display()
+    );
+    scene.publish_script("9.9.9", &script);
     assert!(!scene.agent.ends());
     for _ in 0..2 {
         scene.agent.launch();
@@ -194,6 +227,33 @@ async fn a_version_that_ends_again_and_again_is_rolled_back() {
         .await;
     let starts = fs::read_to_string(starts).expect("reads");
     assert_eq!(starts.lines().count(), 3);
+}
+
+#[tokio::test]
+async fn a_version_that_was_kept_and_then_ends_again_and_again_is_rolled_back() {
+    let mut scene = Scene::start("10s").await;
+    let (program, broken) = (scene.path("other"), scene.path("broken"));
+    other_version(&installed(), "9.9.9", &program);
+    let script = format!(
+        "[ ! -e {} ] && exec {} \"$@\"; exit 1",
+        broken.display(),
+        program.display()
+    );
+    scene.publish_script("9.9.9", &script);
+    scene.runs("9.9.9").await;
+    let kept = || async { scene.agent.log().contains("it is kept").then_some(()) };
+    eventually("it is kept", WITHIN, kept).await;
+    fs::write(&broken, "").expect("writes");
+    scene.agent.kill();
+    for _ in 0..10 {
+        scene.agent.launch();
+        assert!(!scene.agent.ends());
+    }
+    scene.agent.launch();
+    scene.runs(OWN).await;
+    scene
+        .explains("failed", "did not hear of it in 10 starts")
+        .await;
 }
 
 #[tokio::test]
@@ -262,7 +322,7 @@ async fn a_windows_service_is_brought_up_to_date() {
     let kept = || async {
         let state = fs::read(folder.join("data/update/state.json")).ok()?;
         let state: Value = serde_json::from_slice(&state).ok()?;
-        (state["kept"] == "9.9.9").then_some(())
+        (state["kept"]["version"] == "9.9.9").then_some(())
     };
     eventually("it is kept", WITHIN, kept).await;
     // Its goodbye arrives: it was asked to stop, and had the time to.

@@ -18,6 +18,8 @@ pub struct Publisher {
     pub url: String,
     /// Its public key.
     pub key: String,
+    /// One that nobody trusts.
+    pub strange_key: String,
 }
 
 impl Publisher {
@@ -40,12 +42,13 @@ impl Publisher {
             .spawn()
             .expect("Caddy is installed");
         let key = make_key(folder.path(), "release");
-        make_key(folder.path(), "strange");
+        let strange_key = make_key(folder.path(), "strange");
         Self {
             folder,
             server,
             url: format!("http://{address}"),
             key,
+            strange_key,
         }
     }
 
@@ -105,6 +108,13 @@ impl Publisher {
         let signature = |of: &Path| PathBuf::from(format!("{}.minisig", of.display()));
         fs::rename(signature(&new), signature(&path)).expect("renames");
         fs::rename(new, path).expect("renames");
+    }
+
+    /// Leaves half of what was published.
+    pub fn cut(&self, version: &str, kind: &str) {
+        let path = self.files().join(format!("agent-{version}-{kind}"));
+        let bytes = fs::read(&path).expect("reads");
+        fs::write(path, &bytes[..bytes.len() / 2]).expect("writes");
     }
 
     /// Changes one byte of what was published.

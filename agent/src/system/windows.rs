@@ -1,6 +1,8 @@
 //! Windows.
 
 use super::{Gateway, Over, Request};
+use crate::config::Config;
+use crate::update::{self, Newer};
 use anyhow::Context;
 use denyut_proto::Goodbye;
 use denyut_windows::{Asked, EventLog, Level};
@@ -20,6 +22,14 @@ use tokio::signal::windows::{CtrlBreak, CtrlC, ctrl_break, ctrl_c};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tracing::{Metadata, info};
 use tracing_subscriber::fmt::MakeWriter;
+
+/// What lies in the data folder is the service's, by the folder's rights.
+pub(crate) fn is_ours(_: &Path) -> bool {
+    true
+}
+
+/// This program, a newer one, has stood its trial: the installed one, which runs it, looks for itself.
+pub(crate) fn stood_trial() {}
 
 pub(crate) use denyut_windows::{
     hostname, name_server, neighbour, private_folder, sync_folder, uptime,
@@ -73,31 +83,41 @@ const STOPS_WITHIN: Duration = Duration::from_secs(15);
 
 /// Runs the agent of a newer program, and passes on to it what the system asks of this one, until it ends.
 pub(crate) async fn hand_over(
-    program: &Path,
-    config: &Path,
+    this: &Path,
+    newer: &Newer,
+    config: &Config,
     requests: &mut Requests,
-    hangs: impl Future<Output = ()>,
 ) -> anyhow::Result<Over> {
-    let installed = std::env::current_exe().context("cannot tell where this program is")?;
-    let mut command = Command::new(program);
+    /// The system's `DETACHED_PROCESS`: a console that closes does not end it.
+    const DETACHED: u32 = 8;
+    let hangs = update::hangs(config, newer);
+    let is_service = matches!(requests, Requests::Service(_));
+    let mut command = Command::new(&newer.program);
     match requests {
         Requests::Console(..) => command.arg("run"),
-        Requests::Service(_) => command.args(["service", "stand-in"]).stdin(Stdio::piped()),
+        Requests::Service(_) => command
+            .args(["service", "stand-in"])
+            .stdin(Stdio::piped())
+            .creation_flags(DETACHED),
     };
-    let mut newer = command
+    let mut child = command
         .arg("--config")
-        .arg(config)
-        .env(crate::update::INSTALLED, installed)
+        .arg(&config.file)
+        .env(update::INSTALLED, this)
         .kill_on_drop(true)
         .spawn()
-        .with_context(|| format!("cannot run {}", program.display()))?;
-    let mut input = newer.stdin.take();
+        .with_context(|| format!("cannot run {}", newer.program.display()))?;
+    let mut input = child.stdin.take();
     let mut hangs = pin!(hangs);
     loop {
         let asked = tokio::select! {
-            ended = newer.wait() => return Ok(over(ended?)),
+            // A service is not over because its work ended by itself.
+            ended = child.wait() => return Ok(match over(ended?) {
+                Over::Stopped if is_service => Over::Broke("it ended unasked".to_owned()),
+                other => other,
+            }),
             () = &mut hangs => {
-                newer.kill().await?;
+                child.kill().await?;
                 return Ok(Over::Broke("it does not turn any more".to_owned()));
             }
             asked = requests.asked() => asked,
@@ -109,11 +129,11 @@ pub(crate) async fn hand_over(
             input.flush().await.ok();
         }
         if matches!(asked, Asked::Stop | Asked::Shutdown) {
-            if tokio::time::timeout(STOPS_WITHIN, newer.wait())
+            if tokio::time::timeout(STOPS_WITHIN, child.wait())
                 .await
                 .is_err()
             {
-                newer.kill().await?;
+                child.kill().await?;
             }
             return Ok(Over::Stopped);
         }
@@ -137,7 +157,9 @@ pub(crate) fn passed_on() -> UnboundedReceiver<Asked> {
             // Nobody listens any more: it has stopped.
             asks.send(asked).ok();
         }
-        // Without the installed program there is nobody who could ask this one to stop.
+        // The installed program is gone, and with it who could ask this one to stop. It was killed, most likely; so this is no goodbye. And whatever
+        // hangs must not keep the next start from the data folder.
+        std::process::exit(1);
     });
     asked
 }

@@ -35,7 +35,7 @@ fn everyone() -> u8 {
 }
 
 /// One file.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 pub(super) struct Program {
     /// Where it is, from where the manifest is.
     pub(super) url: String,

@@ -5,8 +5,11 @@ mod network;
 pub(crate) use network::{default_gateway, name_server, neighbour};
 
 use super::{Over, Request};
+use crate::config::Config;
+use crate::update::{self, Newer};
 use anyhow::Context;
 use denyut_proto::Goodbye;
+use nix::unistd::alarm;
 use sd_notify::NotifyState;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
@@ -83,28 +86,45 @@ pub(crate) fn program_file(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Runs the agent of a newer program in place of this one, in the same process.
+/// Whether a file or folder is this user's own.
+pub(crate) fn is_ours(path: &Path) -> bool {
+    let owner = std::fs::metadata(path).map(|of| of.uid());
+    owner.is_ok_and(|owner| owner == rustix::process::geteuid().as_raw())
+}
+
+/// Runs the agent of a newer program in place of this one, in the same process. One on trial that does not say in time how that ended is ended by the
+/// kernel; who started it starts this one again, which counts that.
 #[expect(
     clippy::unused_async,
     reason = "on Windows it waits for the program's end"
 )]
 pub(crate) async fn hand_over(
-    program: &Path,
-    config: &Path,
+    this: &Path,
+    newer: &Newer,
+    config: &Config,
     _: &mut Requests,
-    _: impl Future<Output = ()>,
 ) -> anyhow::Result<Over> {
-    let installed = std::env::current_exe().context("cannot tell where this program is")?;
-    let mut command = agent_of(program, config);
+    if let Some(trial) = newer.trial {
+        let after = update::hangs_after(trial).as_secs();
+        alarm::set(u32::try_from(after).unwrap_or(u32::MAX));
+    }
+    let mut command = agent_of(&newer.program, &config.file);
     // It returns only what went wrong.
-    let error = command.env(crate::update::INSTALLED, installed).exec();
-    Err(error).with_context(|| format!("cannot run {}", program.display()))
+    let error = command.env(update::INSTALLED, this).exec();
+    alarm::cancel();
+    Err(error).with_context(|| format!("cannot run {}", newer.program.display()))
+}
+
+/// This program, a newer one, has stood its trial.
+pub(crate) fn stood_trial() {
+    alarm::cancel();
 }
 
 /// Runs the agent of the installed program in place of this one.
 pub(crate) fn hand_back(installed: &Path, config: &Path) -> anyhow::Result<ExitCode> {
+    alarm::cancel();
     let error = agent_of(installed, config)
-        .env_remove(crate::update::INSTALLED)
+        .env_remove(update::INSTALLED)
         .exec();
     Err(error).with_context(|| format!("cannot run {}", installed.display()))
 }
