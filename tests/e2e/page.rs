@@ -265,6 +265,84 @@ async fn the_page_fits_a_phone() {
     assert_eq!(phone.complaints().await, Vec::<String>::new());
 }
 
+/// Types into a field of the first incident's card.
+async fn type_into(browser: &Browser, field: &str, text: &str) {
+    let script = format!(
+        "const field = document.querySelector('.incident [name=\"{field}\"]'); field.focus(); field.value = '{text}'; \
+         field.dispatchEvent(new Event('input', {{ bubbles: true }}))"
+    );
+    browser.run(&script).await;
+}
+
+/// Presses a button of the first incident's card by its text.
+async fn press(browser: &Browser, text: &str) {
+    let script = format!(
+        "[...document.querySelectorAll('.incident .case button')].find((button) => button.textContent === '{text}').click()"
+    );
+    browser.run(&script).await;
+}
+
+#[tokio::test]
+async fn an_incident_is_cared_for_on_the_page() {
+    let collector = Collector::start(REGISTRY).await;
+    let _agent = Agent::start(None, &agent_config(&collector));
+    for screen in [Screen::Laptop, Screen::Phone] {
+        let name = format!("{screen:?}").to_lowercase();
+        let browser = Browser::open(screen).await;
+        browser.visit(&format!("http://{}/", collector.api)).await;
+        shows(
+            &browser,
+            &["Cipocok Jaya", "Langsung", "Server perekaman mati"],
+        )
+        .await;
+        browser
+            .run("document.querySelector('#incidents .incident').open = true")
+            .await;
+        type_into(&browser, "text", "teknisi di jalan").await;
+        press(&browser, "Akui").await;
+        shows(&browser, &["Tulis nama Anda lebih dulu."]).await;
+        // What happens meanwhile does not take away what somebody is writing.
+        type_into(&browser, "text", "teknisi di jalan").await;
+        let url = format!("http://{}/api/v1/incidents/1/notes", collector.api);
+        let note = serde_json::json!({"by": "Budi", "text": format!("dilihat di {name}")});
+        let noted = reqwest::Client::new().post(url).json(&note).send().await;
+        assert!(noted.expect("answers").status().is_success());
+        shows(&browser, &[&format!("Budi: dilihat di {name}")]).await;
+        let written = browser
+            .run("return [document.activeElement.name, document.activeElement.value]")
+            .await;
+        assert_eq!(written, serde_json::json!(["text", "teknisi di jalan"]));
+        type_into(&browser, "by", "Siti").await;
+        press(&browser, "Akui").await;
+        shows(
+            &browser,
+            &[
+                "Diakui",
+                "Siti mengakui gangguan ini sampai",
+                ": teknisi di jalan",
+            ],
+        )
+        .await;
+        type_into(&browser, "to", "Budi").await;
+        press(&browser, "Tugaskan").await;
+        shows(
+            &browser,
+            &["Ditugaskan kepada Budi", "Siti menugaskan Budi"],
+        )
+        .await;
+        let width = browser
+            .run("return [document.documentElement.scrollWidth, window.innerWidth]")
+            .await;
+        assert_eq!(width[0], width[1], "the page is wider than the screen");
+        browser
+            .screenshot(&picture(&format!("page-case-{name}.png")))
+            .await;
+        press(&browser, "Tarik pengakuan").await;
+        shows(&browser, &["Siti menarik pengakuannya"]).await;
+        assert_eq!(browser.complaints().await, Vec::<String>::new());
+    }
+}
+
 /// When the collector goes away, the page says so instead of showing old data as if it were new.
 #[tokio::test]
 async fn the_page_says_when_it_is_cut_off() {

@@ -155,6 +155,12 @@ mod tests {
             P::Lossy,
             P::Slow,
         ];
+        // The fields of the form, what can be done, and what was done.
+        let fields = ["by", "text", "to"];
+        let deeds = ["acknowledge", "withdraw", "notes", "assign"];
+        wanted.extend(fields.into_iter().chain(deeds).map(|v| format!("case.{v}")));
+        let steps = ["acknowledge", "withdraw", "note", "assign", "assign_nobody"];
+        wanted.extend(steps.map(|v| format!("step.{v}")));
         wanted.extend(patterns.map(|v| format!("pattern.{}", name(serde_json::to_value(v)))));
         let identities = [
             Identity::Mac([0; 6]),

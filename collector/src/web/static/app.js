@@ -290,11 +290,13 @@ async function probeNow(link, row) {
 
 function renderIncidents() {
   const reading = new Set([...document.querySelectorAll(".incident[open]")].map((card) => card.dataset.incident));
+  const was = focused();
   const cards = incidents.map(incidentCard);
   element("incidents").replaceChildren(...(cards.length ? cards : [make("p", { class: "calm" }, say(loaded ? "incidents.none" : "loading"))]));
   element("past").hidden = past.length === 0;
   element("past-incidents").replaceChildren(...past.map(incidentCard));
   for (const card of document.querySelectorAll(".incident")) card.open = reading.has(card.dataset.incident);
+  focusAgain(was);
   renderSummary();
 }
 
@@ -364,11 +366,84 @@ function incidentCard(incident) {
   if (incident.parent !== null) links.push(make("a", { href: `#incident-${incident.parent}` }, say("incident.part", { number: incident.parent })));
   if (incident.office) links.push(make("a", { href: `#office-${office}` }, say("incident.office", { name: offices.get(office)?.name ?? office })));
   const badges = relapse ? [" ", make("span", { class: "badge relapse" }, say("incident.relapse", { count: relapse.count }))] : [];
-  return make("details", { class: `incident ${incident.resolved_ms === null ? "open" : "over"}`, id: `incident-${incident.number}`, "data-incident": String(incident.number) },
+  if (incident.acknowledged) badges.push(" ", make("span", { class: "badge acknowledged" }, say("status.acknowledged")));
+  return make("details", { class: `incident ${incident.resolved_ms === null ? "open" : "over"}${incident.acknowledged ? " acknowledged" : ""}`, id: `incident-${incident.number}`, "data-incident": String(incident.number) },
     make("summary", {}, make("strong", {}, titleOf(incident)), ` ${say(`cause.${incident.cause}`)}`, ...badges, " ", make("span", { class: "when" }, whenOf(incident))),
     ...facts.map((fact) => make("p", { class: "fact" }, fact)),
     make("ol", {}, ...lines),
+    ...caseOf(incident, office),
     make("p", { class: "links" }, ...links));
+}
+
+// ── Who cares for it ───────────────────────────────────────────────────────
+
+// What somebody is writing, by incident: a card is drawn anew whenever something happens.
+const drafts = new Map();
+const draftOf = (incident) => drafts.get(incident.number) ?? { text: "", to: incident.assignee ?? "", lasts: "4h", problem: "" };
+// How long an acknowledgement may hold here; more by the API.
+const HOLDS = { "1h": 1, "4h": 4, "24h": 24, "168h": 168 };
+
+function stepText(step, office) {
+  const key = step.what === "assign" && !step.to ? "assign_nobody" : step.what;
+  const text = say(`step.${key}`, { ...step, time: step.until_ms && timeAt(step.until_ms, office) });
+  return step.why ? `${text}: ${step.why}` : text;
+}
+
+function caseOf(incident, office) {
+  const steps = incident.steps.map((step) => make("li", {}, make("time", {}, timeAt(step.at_ms, office)), ` ${stepText(step, office)}`));
+  const parts = [];
+  if (incident.assignee) parts.push(make("p", { class: "fact" }, say("case.assignee", { name: incident.assignee })));
+  if (steps.length) parts.push(make("ol", { class: "steps" }, ...steps));
+  const draft = draftOf(incident);
+  const open = incident.resolved_ms === null;
+  const keepDraft = (name) => (event) => drafts.set(incident.number, { ...draftOf(incident), [name]: event.target.value, problem: "" });
+  const field = (name, value, onchange, attributes = {}) => {
+    const input = make("input", { name, value, maxlength: "2000", autocomplete: "off", oninput: onchange, ...attributes });
+    return make("label", {}, make("span", {}, say(`case.${name}`)), input);
+  };
+  const button = (deed, body) => make("button", { type: "button", onclick: () => act(incident, deed, body()) }, say(`case.${deed}`));
+  const said = () => draftOf(incident).text.trim();
+  const by = field("by", localStorage.getItem("by") ?? "", (event) => localStorage.setItem("by", event.target.value), { maxlength: "100", autocomplete: "name" });
+  const lasts = make("select", { name: "lasts", "aria-label": say("case.lasts"), onchange: keepDraft("lasts") },
+    ...Object.entries(HOLDS).map(([value, count]) => make("option", draft.lasts === value ? { value, selected: "" } : { value }, rangeText(count))));
+  const acknowledge = [button("acknowledge", () => ({ why: said() || null, for: draftOf(incident).lasts })), lasts];
+  const withdraw = button("withdraw", () => ({ why: said() || null }));
+  const notes = button("notes", () => ({ text: said() }));
+  parts.push(make("form", { class: "case", onsubmit: (event) => event.preventDefault() },
+    by, field("text", draft.text, keepDraft("text")),
+    make("div", { class: "deeds" }, ...(open ? acknowledge : []), ...(incident.acknowledged ? [withdraw] : []), notes),
+    make("div", { class: "deeds" }, field("to", draft.to, keepDraft("to"), { maxlength: "100" }), button("assign", () => ({ to: draftOf(incident).to.trim() || null }))),
+    make("p", { class: "problem", role: "alert" }, draft.problem)));
+  return parts;
+}
+
+async function act(incident, deed, body) {
+  const by = (localStorage.getItem("by") ?? "").trim();
+  const draft = draftOf(incident);
+  const answer = by ? await fetch(`/api/v1/incidents/${incident.number}/${deed}`, {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ by, ...body }),
+  }).catch(() => null) : null;
+  if (answer?.ok) drafts.delete(incident.number);
+  else {
+    const detail = answer && (await answer.json().catch(() => ({}))).detail;
+    drafts.set(incident.number, { ...draft, problem: by ? detail ?? say("case.failed") : say("case.by_missing") });
+  }
+  await readIncidents();
+}
+
+// The field that somebody is in, so that drawing anew does not take it away.
+function focused() {
+  const field = document.activeElement;
+  const card = field?.closest?.(".incident");
+  return card && field.name ? { card: card.id, name: field.name, at: field.selectionStart } : null;
+}
+
+function focusAgain(was) {
+  const field = was && element(was.card)?.querySelector(`[name="${was.name}"]`);
+  field?.focus();
+  if (field && typeof was.at === "number" && field.setSelectionRange) field.setSelectionRange(was.at, was.at);
 }
 
 // A link to an incident opens it.
