@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::Notify;
 use utoipa::ToSchema;
 
 /// Characters of a name, and of what somebody says, at most.
@@ -281,17 +282,17 @@ pub(crate) enum Ask {
 /// Keeps the cases.
 pub(crate) struct Cases {
     state: Arc<dyn State>,
-    bus: Option<Arc<Bus>>,
+    told: Option<(Arc<Bus>, Arc<Notify>)>,
     /// Nobody else changes a case meanwhile.
     changing: Mutex<()>,
 }
 
 impl Cases {
-    /// `bus`: who is told, if a collector runs.
-    pub(crate) fn new(state: Arc<dyn State>, bus: Option<Arc<Bus>>) -> Self {
+    /// `told`: who listens, and who tells people, if a collector runs.
+    pub(crate) fn new(state: Arc<dyn State>, told: Option<(Arc<Bus>, Arc<Notify>)>) -> Self {
         Self {
             state,
-            bus,
+            told,
             changing: Mutex::default(),
         }
     }
@@ -358,12 +359,14 @@ impl Cases {
         case.steps.push(step);
         let mut change = Change::default();
         change.put_json(keys::case(number), &case)?;
+        change.put_json(keys::news(number), &true)?;
         self.state.apply(change).map_err(|error| match error {
             StateError::Conflict { key } => anyhow::anyhow!("`{key}` was changed by another"),
             StateError::Store(error) => error,
         })?;
         self.state.sync().context("cannot keep it")?;
-        if let Some(bus) = &self.bus {
+        if let Some((bus, news)) = &self.told {
+            news.notify_one();
             bus.publish(Happening::Incident(Box::new(incident.clone())));
         }
         Ok((incident, case))

@@ -34,6 +34,14 @@ pub(crate) const OFFICES: &str = "office/";
 pub(crate) const INCIDENTS: &str = "incident/";
 /// What people did about an incident, by its number: [`crate::case::Case`].
 pub(crate) const CASES: &str = "case/";
+/// Incidents that have changed since their receivers were thought of, by their number.
+pub(crate) const NEWS: &str = "news/";
+/// What a receiver is told together: [`crate::alert`]'s groups.
+pub(crate) const GROUPS: &str = "group/";
+/// Messages on their way, by their number: [`crate::alert::Message`].
+pub(crate) const OUTBOX: &str = "outbox/";
+/// The highest number of a message.
+pub(crate) const MESSAGES: &str = "messages";
 /// The numbers of those that may be judged again.
 pub(crate) const LIVE: &str = "live/";
 /// The numbers of open incidents by office; of common causes by their number.
@@ -97,6 +105,18 @@ pub(crate) fn incident(number: u64) -> String {
 
 pub(crate) fn case(number: u64) -> String {
     format!("{CASES}{number:012}")
+}
+
+pub(crate) fn news(number: u64) -> String {
+    format!("{NEWS}{number:012}")
+}
+
+pub(crate) fn group(receiver: &str, together: &str) -> String {
+    format!("{GROUPS}{receiver} {together}")
+}
+
+pub(crate) fn message(number: u64) -> String {
+    format!("{OUTBOX}{number:012}")
 }
 
 pub(crate) fn live(number: u64) -> String {

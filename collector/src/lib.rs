@@ -5,6 +5,7 @@ macro_rules! println {
     ($($text:tt)*) => { $crate::say(format_args!($($text)*)) };
 }
 
+mod alert;
 mod api;
 mod calendar;
 mod care;
@@ -29,6 +30,7 @@ pub mod tried;
 mod web;
 mod worker;
 
+use alert::{Courier, Notifier, Outbox};
 use anyhow::{Context, bail};
 use case::Cases;
 use clap::{Parser, Subcommand};
@@ -49,7 +51,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -129,6 +131,9 @@ enum Command {
     /// Incidents: see them, acknowledge them, take them over, note what you know
     #[command(subcommand)]
     Incident(operate::Incident),
+    /// Messages to receivers: what waits, what could not be delivered, and who would be told what
+    #[command(subcommand)]
+    Message(operate::Message),
     /// Feed a recorded history through log, worker and detector, and print the incidents and who would be called: to try thresholds on
     /// a past
     Replay {
@@ -200,6 +205,7 @@ pub fn main() -> ExitCode {
         Command::Token(token) => operate::token(token),
         Command::Agent(agent) => operate::agent(agent),
         Command::Incident(incident) => operate::incident(incident),
+        Command::Message(message) => operate::message(message),
         Command::Replay { csv, config, json } => rerun::replay(&csv, config.as_deref(), json),
         Command::Redetect { file, from, apply } => {
             Config::load(&file.config).and_then(|config| rerun::redetect(config, &from, apply))
@@ -268,11 +274,13 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         Arc::clone(&bus),
         Arc::clone(&metrics),
     )?;
-    let processed = worker.processed();
+    let (processed, news) = (worker.processed(), worker.news());
     let (end, end_rx) = watch::channel(log.end());
     let mut worker_task = on_thread("worker", move |runtime| worker.run(runtime, end_rx));
 
-    let cases = Arc::new(Cases::new(Arc::clone(&state), Some(Arc::clone(&bus))));
+    let told = (Arc::clone(&bus), Arc::clone(&news));
+    let cases = Arc::new(Cases::new(Arc::clone(&state), Some(told)));
+    let outbox = Arc::new(Outbox::new(Arc::clone(&state)));
     let (commits, requests) = mpsc::channel(commit::QUEUE);
     let room = Room::new(Arc::clone(&store), config.reserve);
     let full = room.is_full();
@@ -304,12 +312,13 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
     let shared = Arc::new(api::Shared {
         query: query::Query {
             members: members.clone(),
-            registry,
+            registry: Arc::clone(&registry),
             history: Arc::clone(&history),
-            state,
+            state: Arc::clone(&state),
             maintenance,
         },
         cases: Arc::clone(&cases),
+        outbox: Arc::clone(&outbox),
         gate: Arc::clone(&gate),
         bus,
         metrics: Arc::clone(&metrics),
@@ -336,11 +345,36 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         processed: Arc::clone(&processed),
         clock: Arc::clone(&clock),
         cases,
+        outbox: Arc::clone(&outbox),
         gate,
         address,
         stop: stop.clone(),
     });
     let mut control_task = tokio::spawn(control::serve(control, config.data_dir));
+    let alerts = Arc::new(config.alerts);
+    let mut couriers = JoinSet::new();
+    for receiver in alerts.receivers.clone() {
+        let courier = Courier {
+            receiver,
+            outbox: Arc::clone(&outbox),
+            clock: Arc::clone(&clock),
+            metrics: Arc::clone(&metrics),
+        };
+        couriers.spawn(courier.run(stop.clone()));
+    }
+    let notifier = Notifier {
+        alerts,
+        state: Arc::clone(&state),
+        registry,
+        outbox,
+        clock: Arc::clone(&clock),
+        metrics: Arc::clone(&metrics),
+        news,
+    };
+    let (stop_notifier, notifier_stops) = watch::channel(());
+    let mut notifier_task = on_thread("notifier", move |runtime| {
+        notifier.run(runtime, notifier_stops)
+    });
     let keeper = keeper::Keeper {
         store: Arc::clone(&store),
         processed,
@@ -370,6 +404,8 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         ended = &mut api_task => Some(explain("API", ended)),
         ended = &mut ingest_task => Some(explain("agents' port", ended)),
         ended = &mut control_task => Some(explain("control socket", ended)),
+        ended = &mut notifier_task => Some(explain("notifier", ended)),
+        Some(ended) = couriers.join_next() => Some(explain("courier", ended)),
         ended = &mut keeper_tasks.checkpoints => Some(explain("keeper", ended)),
         ended = &mut keeper_tasks.upkeep => Some(explain("keeper", ended)),
     };
@@ -388,6 +424,8 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         ("worker", worker_task),
     ])
     .await;
+    drop(stop_notifier);
+    drain([("notifier", notifier_task)]).await;
     store.history.stop_upkeep();
     drop(stop_keeper);
     drain([
@@ -581,6 +619,12 @@ fn check_config(path: &Path) -> anyhow::Result<()> {
     println!("Data lies in {}.", config.data_dir.display());
     println!("{}", config.describe_retention());
     describe_detection(&config.setup);
+    for route in &config.alerts.routes {
+        println!("{} is told of {}.", route.receiver, route.describe());
+    }
+    if config.alerts.routes.is_empty() {
+        println!("Nobody is told of incidents; add a [[receiver]] and a [[route]] to it.");
+    }
     for (code, office) in &config.registry.offices {
         println!("{code} {}:", office.name);
         let targets: Vec<&str> = office.targets.iter().map(|t| t.name.as_str()).collect();

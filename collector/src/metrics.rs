@@ -30,6 +30,10 @@ pub(crate) struct Metrics {
     pub(crate) log_end: Gauge,
     pub(crate) open_incidents: Gauge,
     pub(crate) pages: Counter,
+    /// Messages by receiver and what became of them.
+    pub(crate) messages: Family<Delivery, Counter>,
+    outbox: Gauge,
+    dead_messages: Gauge,
     pub(crate) listeners: Gauge,
     pub(crate) missed_events: Counter,
     pub(crate) history_readers: Gauge,
@@ -45,6 +49,14 @@ pub(crate) struct Metrics {
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub(crate) struct Field {
     pub(crate) field: String,
+}
+
+/// What became of a message.
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct Delivery {
+    pub(crate) receiver: String,
+    /// `delivered`, `failed` (it is sent again) or `dead`.
+    pub(crate) result: &'static str,
 }
 
 /// Part of the store.
@@ -83,6 +95,9 @@ impl Metrics {
             log_end: Gauge::default(),
             open_incidents: Gauge::default(),
             pages: Counter::default(),
+            messages: Family::default(),
+            outbox: Gauge::default(),
+            dead_messages: Gauge::default(),
             listeners: Gauge::default(),
             missed_events: Counter::default(),
             history_readers: Gauge::default(),
@@ -215,6 +230,21 @@ impl Metrics {
             self.store_bytes.clone(),
         );
         registry.register(
+            "messages",
+            "Messages to receivers, by what became of them",
+            self.messages.clone(),
+        );
+        registry.register(
+            "outbox",
+            "Messages that wait to be delivered",
+            self.outbox.clone(),
+        );
+        registry.register(
+            "dead_messages",
+            "Messages that cannot be delivered",
+            self.dead_messages.clone(),
+        );
+        registry.register(
             "damaged",
             "How often something damaged was met in the log or the history since the start",
             self.damaged.clone(),
@@ -234,6 +264,13 @@ impl Metrics {
             "1 while finished days cannot be put into blocks, or old ones not deleted",
             self.upkeep_failing.clone(),
         );
+    }
+
+    /// So many messages wait to be delivered, and so many cannot be.
+    pub(crate) fn set_messages(&self, waiting: usize, dead: usize) {
+        let count = |count| i64::try_from(count).unwrap_or(i64::MAX);
+        self.outbox.set(count(waiting));
+        self.dead_messages.set(count(dead));
     }
 
     /// The text that Prometheus reads.

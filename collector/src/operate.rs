@@ -1,5 +1,6 @@
 //! `denyut-collector token …`, `agent …` and `incident …`: what operators do with them.
 
+use crate::alert::{self, About, Outbox};
 use crate::case::{self, Cases, Deed};
 use crate::clock::Clock;
 use crate::config::{Config, Tls};
@@ -9,6 +10,7 @@ use crate::query::IncidentView;
 use crate::{ConfigFile, claim_data_dir, control};
 use anyhow::{Context, bail};
 use clap::Subcommand;
+use denyut_detect::Cause;
 use denyut_proto::{AgentId, Invalid, OfficeCode};
 use denyut_store::Store;
 use std::net::SocketAddr;
@@ -148,6 +150,40 @@ pub(crate) struct Who {
     /// Who you are
     #[arg(long, value_name = "NAME")]
     by: String,
+}
+
+/// What there is to do with messages.
+#[derive(Subcommand)]
+pub(crate) enum Message {
+    /// List those that wait to be delivered, and those that cannot be
+    List {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Send one again that could not be delivered
+    Resend {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Its number
+        number: u64,
+    },
+    /// Say who would be told of an incident, and what keeps it from the others
+    Route {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Where it would be
+        #[arg(long, value_name = "CODE")]
+        office: OfficeCode,
+        /// What would be broken (uplink, server, lan, power, …)
+        #[arg(long, value_name = "CAUSE")]
+        cause: String,
+        /// It came back after a repair
+        #[arg(long)]
+        relapse: bool,
+    },
 }
 
 /// Where agents find the collector.
@@ -418,4 +454,88 @@ fn said(data_dir: &Path, ask: &control::Ask) -> anyhow::Result<String> {
         .enable_all()
         .build()?;
     runtime.block_on(control::ask(data_dir, ask))
+}
+
+pub(crate) fn message(message: Message) -> anyhow::Result<()> {
+    match message {
+        Message::List { file, json } => {
+            let all = put_message(&file, &alert::Ask::List)?;
+            if json {
+                println!("{}", serde_json::to_string(&all)?);
+                return Ok(());
+            }
+            for one in &all {
+                println!("{}", line_of_message(one));
+            }
+            if all.is_empty() {
+                println!("No message waits, and none is dead.");
+            }
+        }
+        Message::Resend { file, number } => {
+            for one in &put_message(&file, &alert::Ask::Resend(number))? {
+                println!("{}", line_of_message(one));
+            }
+        }
+        Message::Route {
+            file,
+            office,
+            cause,
+            relapse,
+        } => {
+            let known = Cause::ALL.into_iter().find(|one| one.as_str() == cause);
+            let Some(cause) = known else {
+                let all = Cause::ALL.map(Cause::as_str).join(", ");
+                let fix = format!("write one of {all}");
+                return Err(Invalid::new("--cause", cause, "no such cause", fix).into());
+            };
+            let about = About {
+                offices: vec![office],
+                cause,
+                relapse,
+            };
+            let alerts = Config::load(&file.config)?.alerts;
+            for route in &alerts.routes {
+                match route.takes(&about) {
+                    Ok(()) => println!("{} is told: {}.", route.receiver, route.describe()),
+                    Err(why) => println!(
+                        "{} is not told by this route, for its `{why}`: {}.",
+                        route.receiver,
+                        route.describe()
+                    ),
+                }
+            }
+            if alerts.routes.is_empty() {
+                println!("Nobody is told: there is no route.");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A message in a line.
+fn line_of_message(one: &alert::Message) -> String {
+    let state = match one.dead_ms {
+        Some(at) => format!("dead since {at}"),
+        None if one.attempts == 0 => "waits".to_owned(),
+        None => format!("is sent again {}", one.next_ms),
+    };
+    let error = one.error.as_ref();
+    let error = error.map_or_else(String::new, |error| format!("  ({error})"));
+    format!(
+        "{}  to {}  made {}  {state}  {} in vain{error}",
+        one.number, one.receiver, one.made_ms, one.attempts
+    )
+}
+
+/// Asks the collector that runs on the data folder; does it here if none does.
+fn put_message(file: &ConfigFile, ask: &alert::Ask) -> anyhow::Result<Vec<alert::Message>> {
+    let config = Config::load(&file.config)?;
+    let Ok(_lock) = claim_data_dir(&config.data_dir) else {
+        let said = said(&config.data_dir, &control::Ask::Message(ask.clone()))?;
+        return serde_json::from_str(&said).context("the collector is of another version");
+    };
+    let now = Clock::start().read().now;
+    let store = Store::open(&config.data_dir, now)?;
+    let state = Arc::clone(&store.state) as Arc<dyn denyut_store::state::State>;
+    Outbox::new(state).answer(ask, now)
 }

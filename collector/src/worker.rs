@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
 
 /// Records taken in one round, at most, and the keys after which it ends: the most that one more record may change besides fits into one batch of
@@ -51,6 +51,8 @@ pub(crate) struct Worker {
     detector: Detector,
     position: Position,
     bus: Arc<Bus>,
+    /// Somebody may have to be told.
+    news: Arc<Notify>,
     processed: Arc<AtomicU64>,
     metrics: Arc<Metrics>,
 }
@@ -96,7 +98,7 @@ impl Round {
             + self.links.len()
             + self.pasts.len()
             + 3 * self.folds.len()
-            + 3 * self.incidents.len()
+            + 4 * self.incidents.len()
             + self.sights.len()
             + 1
     }
@@ -276,9 +278,15 @@ impl Worker {
             detector,
             position: checkpoint.position,
             bus,
+            news: Arc::default(),
             processed: Arc::new(AtomicU64::new(checkpoint.position)),
             metrics,
         })
+    }
+
+    /// Notified when an incident has changed.
+    pub(crate) fn news(&self) -> Arc<Notify> {
+        Arc::clone(&self.news)
     }
 
     /// The place up to which everything is in history and state.
@@ -385,6 +393,9 @@ impl Worker {
         self.metrics
             .worker_position
             .set(i64::try_from(last).unwrap_or(i64::MAX));
+        if !round.incidents.is_empty() {
+            self.news.notify_one();
+        }
         for happening in round.happenings {
             self.bus.publish(happening);
         }
@@ -492,6 +503,7 @@ impl Worker {
         }
         for (number, incident) in &round.incidents {
             change.put_json(keys::incident(*number), incident)?;
+            change.put_json(keys::news(*number), &true)?;
             if Detector::is_revisable(incident, self.detector.listening().last_tick) {
                 change.put_json(keys::live(*number), number)?;
             } else {

@@ -1,5 +1,6 @@
 //! The real agent and collector, end to end.
 
+mod alerts;
 mod bad_config;
 mod bad_peers;
 mod budget;

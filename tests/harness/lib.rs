@@ -2,6 +2,7 @@
 //! and ends them by process id.
 
 pub mod browser;
+pub mod hook;
 pub mod machine;
 pub mod member;
 pub mod net;

@@ -3,10 +3,12 @@
 mod events;
 mod history;
 mod incidents;
+mod messages;
 mod offices;
 mod ops;
 mod problem;
 
+use crate::alert::Outbox;
 use crate::case::Cases;
 use crate::events::Bus;
 use crate::ingest::Gate;
@@ -16,7 +18,7 @@ use crate::web;
 use anyhow::Context;
 use axum::Router;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::routing::get;
 use denyut_proto::{Invalid, OfficeCode};
 use denyut_store::Store;
@@ -40,6 +42,7 @@ pub(crate) const HISTORY_READERS: usize = history::READERS;
 pub(crate) struct Shared {
     pub(crate) query: Query,
     pub(crate) cases: Arc<Cases>,
+    pub(crate) outbox: Arc<Outbox>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) bus: Arc<Bus>,
     pub(crate) metrics: Arc<Metrics>,
@@ -84,6 +87,8 @@ fn routes() -> (Router<Arc<Shared>>, utoipa::openapi::OpenApi) {
         .routes(routes!(incidents::withdraw))
         .routes(routes!(incidents::note))
         .routes(routes!(incidents::assign))
+        .routes(routes!(messages::list))
+        .routes(routes!(messages::resend))
         .routes(routes!(events::stream))
         .routes(routes!(history::stream))
         .routes(routes!(ops::healthy))
@@ -136,6 +141,21 @@ async fn blocking<T: Send + 'static>(
         .await
         .context("a query panicked")?
         .map_err(Problem::from)
+}
+
+/// A form of another site cannot send this header: what changes something asks for it.
+fn needs_json(headers: &HeaderMap) -> Result<(), Problem> {
+    let json = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.starts_with("application/json"));
+    if json {
+        return Ok(());
+    }
+    Err(Problem::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "send the header `Content-Type: application/json`",
+    ))
 }
 
 /// The query parameter `office`.
@@ -220,7 +240,7 @@ mod tests {
         let (_, document) = super::routes();
         let document = serde_json::to_value(&document).expect("JSON");
         let paths = document["paths"].as_object().expect("paths");
-        assert_eq!(paths.len(), 18);
+        assert_eq!(paths.len(), 20);
         for (path, methods) in paths {
             for (method, operation) in methods.as_object().expect("methods") {
                 assert!(

@@ -5,7 +5,7 @@ use super::{Parameters, Path, Shared, State, blocking};
 use crate::ingest::CommandError;
 use crate::query::{BucketsView, LinkView, OfficeView, SampleView};
 use axum::Json;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use denyut_proto::{AgentId, Invalid, OfficeCode, TargetName, UnixMillis};
 use denyut_store::history::{LinkId, RowsError};
 use serde::{Deserialize, Serialize};
@@ -240,16 +240,7 @@ pub(super) async fn probe_now(
     Path(path): Path<(String, String, String)>,
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
-    let json = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| value.starts_with("application/json"));
-    if !json {
-        return Err(Problem::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "send the header `Content-Type: application/json`",
-        ));
-    }
+    super::needs_json(&headers)?;
     let (link, _) = known_link(Arc::clone(&shared), path).await?;
     match shared.gate.probe_now(&link.agent, &link.target) {
         Ok(()) => Ok(StatusCode::ACCEPTED),

@@ -1,0 +1,103 @@
+//! Carries messages to one receiver, one after the other, until it takes them.
+
+use super::Receiver;
+use super::outbox::{Message, Outbox};
+use super::webhook::Undelivered;
+use crate::clock::Clock;
+use crate::metrics::{Delivery, Metrics};
+use anyhow::Context;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// It is looked at least so often.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// What carries to one receiver.
+pub(crate) struct Courier {
+    pub(crate) receiver: Receiver,
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) clock: Arc<Clock>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl Courier {
+    /// Runs until `stop`; what is on its way then is sent again by the next one.
+    pub(crate) async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let done = stop.run_until_cancelled(self.carry()).await;
+        done.unwrap_or(Ok(()))
+    }
+
+    async fn carry(&self) -> anyhow::Result<()> {
+        loop {
+            let filled = self.outbox.filled.notified();
+            let (outbox, name) = (Arc::clone(&self.outbox), self.receiver.name.clone());
+            let next = blocking(move || outbox.next(&name)).await?;
+            let now = self.clock.read().now;
+            let wait = match &next {
+                Some(message) if message.next_ms <= now => {
+                    self.send(message.clone()).await?;
+                    continue;
+                }
+                Some(message) => message.next_ms.since(now).min(LOOK),
+                None => LOOK,
+            };
+            tokio::select! {
+                () = filled => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    async fn send(&self, message: Message) -> anyhow::Result<()> {
+        let webhook = &self.receiver.webhook;
+        let now = self.clock.read().now;
+        let sent = webhook.send(&message.id, &message.body, now).await;
+        let outbox = Arc::clone(&self.outbox);
+        let count = |result: &'static str| {
+            let receiver = self.receiver.name.clone();
+            self.metrics
+                .messages
+                .get_or_create(&Delivery { receiver, result })
+                .inc();
+        };
+        let (why, never, wait) = match sent {
+            Ok(()) => {
+                count("delivered");
+                info!(
+                    receiver = self.receiver.name,
+                    message = message.number,
+                    "a message arrived"
+                );
+                return blocking(move || outbox.delivered(&message)).await;
+            }
+            Err(Undelivered::Later(why, wait)) => (why, false, wait),
+            Err(Undelivered::Never(why)) => (why, true, None),
+        };
+        let (number, text) = (message.number, why.clone());
+        let now = self.clock.read().now;
+        let kept = blocking(move || outbox.failed(message, why, never, wait, now)).await?;
+        if kept.dead_ms.is_some() {
+            count("dead");
+            warn!(
+                receiver = self.receiver.name,
+                message = number,
+                error = text,
+                "a message cannot be delivered; `denyut-collector message list` shows it"
+            );
+        } else {
+            count("failed");
+            warn!(receiver = self.receiver.name, message = number, error = text, again = %kept.next_ms, "a message did not arrive");
+        }
+        Ok(())
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .context("the outbox panicked")?
+}

@@ -1,0 +1,262 @@
+//! What is told together: a function of what is true, what was told, and the time.
+
+use denyut_detect::{Cause, Incident};
+use denyut_proto::UnixMillis;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// When a group is told. The words are Alertmanager's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Timing {
+    /// How long the first message waits for what belongs to it.
+    pub(crate) group_wait: Duration,
+    /// From one message to the next, when something changed.
+    pub(crate) group_interval: Duration,
+    /// When something is told again that nobody acknowledged; twice as long each time.
+    pub(crate) repeat_interval: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            group_wait: Duration::from_secs(30),
+            group_interval: Duration::from_secs(300),
+            repeat_interval: Duration::from_secs(4 * 3_600),
+        }
+    }
+}
+
+/// The longest time until something is told again.
+const REPEAT_MOST: Duration = Duration::from_secs(30 * 86_400);
+
+/// What of an incident is worth a message when it changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Told {
+    pub(crate) state: Telling,
+    pub(crate) cause: Cause,
+    /// Which relapse it is.
+    pub(crate) relapse: Option<u32>,
+    /// Of a common cause: how many offices it hit.
+    pub(crate) failed: Option<u32>,
+}
+
+/// Where an incident stands, for who is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Telling {
+    /// It goes on, and nobody said that they know of it.
+    Firing,
+    /// It goes on, and somebody does: who.
+    Acknowledged(String),
+    /// It is over.
+    Resolved,
+    /// It was none, or is part of another.
+    Retracted,
+}
+
+impl Told {
+    /// What is true now; `known`: who has acknowledged it.
+    pub(crate) fn of(incident: &Incident, known: Option<&str>) -> Self {
+        let facts = &incident.facts;
+        let state = match (incident.retracted, facts.resolved_ms, known) {
+            (true, ..) => Telling::Retracted,
+            (_, Some(_), _) => Telling::Resolved,
+            (.., Some(by)) => Telling::Acknowledged(by.to_owned()),
+            _ => Telling::Firing,
+        };
+        Self {
+            state,
+            cause: facts.cause,
+            relapse: facts.relapse.map(|relapse| relapse.count),
+            failed: facts.scope.as_ref().map(|scope| scope.failed),
+        }
+    }
+
+    /// Whether nothing more is to come.
+    fn is_over(&self) -> bool {
+        matches!(self.state, Telling::Resolved | Telling::Retracted)
+    }
+}
+
+/// What one receiver is told together, and was.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Group {
+    /// Its incidents: what is true of each, and what was told.
+    pub(crate) members: BTreeMap<u64, Member>,
+    /// Since when something waits to be told.
+    pub(crate) waiting_since: Option<UnixMillis>,
+    /// When it was told last, and how often since something changed.
+    pub(crate) told_at: Option<UnixMillis>,
+    pub(crate) repeats: u32,
+    /// Messages so far.
+    pub(crate) messages: u64,
+}
+
+/// One incident of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Member {
+    pub(crate) now: Told,
+    pub(crate) told: Option<Told>,
+}
+
+impl Group {
+    /// This is true of an incident now. Returns whether anything of the group changed.
+    pub(crate) fn take(&mut self, number: u64, now: Told, at: UnixMillis) -> bool {
+        let before = self.members.get(&number);
+        if before.is_some_and(|member| member.now == now) {
+            return false;
+        }
+        let told = before.and_then(|member| member.told.clone());
+        if told.is_none() && now.is_over() {
+            // It was over before anybody was told: a blip.
+            let was_there = self.members.remove(&number).is_some();
+            self.forget_waiting();
+            return was_there;
+        }
+        // Nobody who was called need be called about it again because a colleague knows of it, but they are told.
+        self.members.insert(number, Member { now, told });
+        self.waiting_since.get_or_insert(at);
+        self.forget_waiting();
+        true
+    }
+
+    fn forget_waiting(&mut self) {
+        let waits = |member: &Member| member.told.as_ref() != Some(&member.now);
+        if !self.members.values().any(waits) {
+            self.waiting_since = None;
+        }
+    }
+
+    /// When it is to be told next; `None` if nothing is to be told.
+    pub(crate) fn due(&self, timing: &Timing) -> Option<UnixMillis> {
+        let waiting = self.waiting_since.map(|since| match self.told_at {
+            None => since + timing.group_wait,
+            Some(told) => since.max(told + timing.group_interval),
+        });
+        let fires = |member: &Member| member.now.state == Telling::Firing;
+        let again = self
+            .told_at
+            .filter(|_| self.members.values().any(fires))
+            .map(|told| {
+                let times = 1_u32.checked_shl(self.repeats).unwrap_or(u32::MAX);
+                told + timing
+                    .repeat_interval
+                    .saturating_mul(times)
+                    .min(REPEAT_MOST)
+            });
+        [waiting, again].into_iter().flatten().min()
+    }
+
+    /// It is told now: what of it is over is forgotten.
+    pub(crate) fn tell(&mut self, at: UnixMillis) {
+        self.repeats = match self.waiting_since.take() {
+            Some(_) => 0,
+            None => self.repeats.saturating_add(1),
+        };
+        self.told_at = Some(at);
+        self.messages += 1;
+        for member in self.members.values_mut() {
+            member.told = Some(member.now.clone());
+        }
+        self.members.retain(|_, member| !member.now.is_over());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: i64 = 1_000;
+    const HOUR: i64 = 3_600 * SECOND;
+
+    fn told(state: Telling) -> Told {
+        Told {
+            state,
+            cause: Cause::Uplink,
+            relapse: None,
+            failed: None,
+        }
+    }
+
+    fn at(ms: i64) -> UnixMillis {
+        UnixMillis(1_790_000_000_000 + ms)
+    }
+
+    /// Tells the group whenever it is due, from one time to another; when that was.
+    fn run(group: &mut Group, from: i64, until: i64) -> Vec<i64> {
+        let mut times = Vec::new();
+        while let Some(due) = group.due(&Timing::default())
+            && due <= at(until)
+        {
+            let now = due.max(at(from));
+            group.tell(now);
+            times.push((now.0 - at(0).0) / SECOND);
+        }
+        times
+    }
+
+    #[test]
+    fn what_comes_together_is_told_together_and_what_changes_later() {
+        let mut group = Group::default();
+        assert_eq!(group.due(&Timing::default()), None);
+        assert!(group.take(1, told(Telling::Firing), at(0)));
+        assert!(!group.take(1, told(Telling::Firing), at(SECOND)));
+        assert!(group.take(2, told(Telling::Firing), at(20 * SECOND)));
+        assert_eq!(run(&mut group, 0, 60 * SECOND), [30]);
+        assert_eq!(group.members.len(), 2);
+        // Sooner than the interval: it waits for that.
+        assert!(group.take(1, told(Telling::Resolved), at(90 * SECOND)));
+        assert_eq!(run(&mut group, 90 * SECOND, 400 * SECOND), [330]);
+        assert_eq!(group.members.keys().collect::<Vec<_>>(), [&2]);
+        assert!(group.take(2, told(Telling::Resolved), at(HOUR)));
+        assert_eq!(run(&mut group, HOUR, 2 * HOUR), [3_600]);
+        assert!(group.members.is_empty());
+        assert_eq!(run(&mut group, 2 * HOUR, 9_000 * HOUR), [0; 0]);
+    }
+
+    #[test]
+    fn a_blip_is_told_to_nobody() {
+        let mut group = Group::default();
+        group.take(1, told(Telling::Firing), at(0));
+        assert!(group.take(1, told(Telling::Resolved), at(29 * SECOND)));
+        assert_eq!(group, Group::default());
+    }
+
+    #[test]
+    fn it_is_told_again_ever_more_seldom_until_somebody_knows_of_it() {
+        let mut group = Group::default();
+        group.take(1, told(Telling::Firing), at(-30 * SECOND));
+        let hours: Vec<i64> = run(&mut group, 0, 3_000 * HOUR)
+            .iter()
+            .map(|s| s / 3_600)
+            .collect();
+        // Twice as long each time, up to 30 days.
+        assert_eq!(
+            hours,
+            [0, 4, 12, 28, 60, 124, 252, 508, 1_020, 1_740, 2_460]
+        );
+        let known = told(Telling::Acknowledged("Siti".to_owned()));
+        group.take(1, known, at(3_000 * HOUR));
+        assert_eq!(
+            run(&mut group, 3_000 * HOUR, 90_000 * HOUR),
+            [3_000 * 3_600]
+        );
+        // That runs out.
+        group.take(1, told(Telling::Firing), at(90_000 * HOUR));
+        assert_eq!(
+            run(&mut group, 90_000 * HOUR, 90_005 * HOUR),
+            [90_000 * 3_600, 90_004 * 3_600]
+        );
+    }
+
+    #[test]
+    fn what_is_what_was_told_again_is_not_told() {
+        let mut group = Group::default();
+        group.take(1, told(Telling::Firing), at(0));
+        assert_eq!(run(&mut group, 0, 60 * SECOND), [30]);
+        group.take(1, told(Telling::Resolved), at(70 * SECOND));
+        group.take(1, told(Telling::Firing), at(80 * SECOND));
+        assert_eq!(group.waiting_since, None);
+    }
+}

@@ -1,0 +1,206 @@
+//! Messages on their way: on the disk until the receiver has them, and what could not be delivered until somebody looks.
+
+use crate::keys;
+use anyhow::Context;
+use denyut_proto::UnixMillis;
+use denyut_store::state::{Change, State, get_json, scan_json};
+use serde::{Deserialize, Serialize};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+use utoipa::ToSchema;
+
+/// Messages that wait or are dead, at most; beyond it the oldest dead ones go, and are counted.
+const MESSAGES_MAX: usize = 10_000;
+/// How long it is tried to deliver one.
+const TRIED_FOR: Duration = Duration::from_secs(3 * 86_400);
+/// How long until it is tried again: at first, and at most.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(900));
+
+/// One message to one receiver.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Message {
+    pub(crate) number: u64,
+    /// Whose it is.
+    pub(crate) receiver: String,
+    /// The same each time it is sent: a receiver that knows it need not show it again.
+    pub(crate) id: String,
+    /// What is sent.
+    #[serde(default)]
+    pub(crate) body: String,
+    #[schema(value_type = i64)]
+    pub(crate) made_ms: UnixMillis,
+    /// How often it was sent in vain.
+    pub(crate) attempts: u32,
+    /// When it is sent next.
+    #[schema(value_type = i64)]
+    pub(crate) next_ms: UnixMillis,
+    /// Why it did not arrive.
+    pub(crate) error: Option<String>,
+    /// Since when it is not sent any more; `resend` does.
+    #[schema(value_type = Option<i64>)]
+    pub(crate) dead_ms: Option<UnixMillis>,
+}
+
+/// What operators ask.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Ask {
+    /// What waits, and what is dead.
+    List,
+    /// Send a dead one again.
+    Resend(u64),
+}
+
+/// All messages of all receivers.
+pub(crate) struct Outbox {
+    state: Arc<dyn State>,
+    /// Nobody else changes a message meanwhile.
+    changing: Mutex<()>,
+    /// There is something new to send.
+    pub(super) filled: Notify,
+}
+
+impl Outbox {
+    pub(crate) fn new(state: Arc<dyn State>) -> Self {
+        Self {
+            state,
+            changing: Mutex::default(),
+            filled: Notify::new(),
+        }
+    }
+
+    /// Adds a message to a change that also says that it was made.
+    pub(super) fn put(
+        change: &mut Change,
+        serial: &mut u64,
+        (receiver, id, body): (&str, String, String),
+        now: UnixMillis,
+    ) -> anyhow::Result<()> {
+        *serial += 1;
+        let message = Message {
+            number: *serial,
+            receiver: receiver.to_owned(),
+            id,
+            body,
+            made_ms: now,
+            attempts: 0,
+            next_ms: now,
+            error: None,
+            dead_ms: None,
+        };
+        change.put_json(keys::message(*serial), &message)
+    }
+
+    /// All of them, oldest first. Blocks, as all methods do.
+    pub(crate) fn list(&self) -> anyhow::Result<Vec<Message>> {
+        let all = scan_json::<Message>(&*self.state, keys::OUTBOX)?;
+        Ok(all.into_iter().map(|(_, message)| message).collect())
+    }
+
+    /// How many wait, and how many are dead.
+    pub(super) fn count(&self) -> anyhow::Result<(usize, usize)> {
+        let all = self.list()?;
+        let dead = all.iter().filter(|one| one.dead_ms.is_some()).count();
+        Ok((all.len() - dead, dead))
+    }
+
+    /// The oldest message of a receiver that is to be sent; one after the other, so that an end never overtakes its beginning.
+    pub(super) fn next(&self, receiver: &str) -> anyhow::Result<Option<Message>> {
+        let all = self.list()?;
+        let mut waiting = all
+            .into_iter()
+            .filter(|one| one.receiver == receiver && one.dead_ms.is_none());
+        Ok(waiting.next())
+    }
+
+    /// It arrived.
+    pub(super) fn delivered(&self, message: &Message) -> anyhow::Result<()> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let change = Change {
+            delete: vec![keys::message(message.number)],
+            ..Change::default()
+        };
+        self.apply(change)
+    }
+
+    /// It did not. `never`: it will not; `wait`: how long the receiver wants to be left alone.
+    pub(super) fn failed(
+        &self,
+        mut message: Message,
+        why: String,
+        never: bool,
+        wait: Option<Duration>,
+        now: UnixMillis,
+    ) -> anyhow::Result<Message> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        message.attempts = message.attempts.saturating_add(1);
+        message.error = Some(why);
+        let doubled = 1_u32.checked_shl(message.attempts - 1).unwrap_or(u32::MAX);
+        let backoff = AGAIN.0.saturating_mul(doubled).min(AGAIN.1);
+        let wait = wait.unwrap_or_default().min(Duration::from_secs(86_400));
+        message.next_ms = now + backoff.max(wait);
+        if never || now.since(message.made_ms) >= TRIED_FOR {
+            message.dead_ms = Some(now);
+        }
+        let mut change = Change::default();
+        change.put_json(keys::message(message.number), &message)?;
+        self.apply(change)?;
+        Ok(message)
+    }
+
+    /// Sends a dead one again.
+    pub(crate) fn resend(&self, number: u64, now: UnixMillis) -> anyhow::Result<Option<Message>> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let message: Option<Message> = get_json(&*self.state, &keys::message(number))?;
+        let Some(mut message) = message.filter(|one| one.dead_ms.is_some()) else {
+            return Ok(None);
+        };
+        message.dead_ms = None;
+        (message.made_ms, message.next_ms) = (now, now);
+        let mut change = Change::default();
+        change.put_json(keys::message(number), &message)?;
+        self.apply(change)?;
+        self.filled.notify_waiters();
+        Ok(Some(message))
+    }
+
+    /// Answers an operator.
+    pub(crate) fn answer(&self, ask: &Ask, now: UnixMillis) -> anyhow::Result<Vec<Message>> {
+        match ask {
+            Ask::List => self.list(),
+            Ask::Resend(number) => {
+                let sent = self.resend(*number, now)?;
+                Ok(vec![sent.with_context(|| {
+                    format!("there is no dead message {number}; `message list` shows them")
+                })?])
+            }
+        }
+    }
+
+    /// Removes the oldest dead ones beyond what is kept, and those of receivers that are no more; returns how many.
+    pub(super) fn trim(&self, is_known: impl Fn(&str) -> bool) -> anyhow::Result<usize> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.list()?;
+        let beyond = all.len().saturating_sub(MESSAGES_MAX);
+        let dead = all.iter().filter(|one| one.dead_ms.is_some()).take(beyond);
+        let lost = all.iter().filter(|one| !is_known(&one.receiver));
+        let lost = dead.chain(lost).map(|one| keys::message(one.number));
+        let mut change = Change {
+            delete: lost.take(400).collect(),
+            ..Change::default()
+        };
+        change.delete.sort_unstable();
+        change.delete.dedup();
+        let count = change.delete.len();
+        if count > 0 {
+            self.apply(change)?;
+        }
+        Ok(count)
+    }
+
+    fn apply(&self, change: Change) -> anyhow::Result<()> {
+        self.state.apply(change).map_err(anyhow::Error::from)?;
+        self.state.sync().context("cannot keep it")
+    }
+}

@@ -1,0 +1,164 @@
+//! What is said of an incident, in the receiver's language: plain and short.
+
+use super::group::{Telling, Told};
+use anyhow::Context;
+use denyut_detect::Incident;
+use denyut_detect::calendar::Zone;
+use denyut_proto::{OfficeCode, UnixMillis};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A receiver's language.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Language {
+    #[default]
+    Id,
+    En,
+}
+
+/// The texts of one language: the page's, for causes and units, and those of messages.
+#[derive(Debug)]
+pub(crate) struct Catalogue(BTreeMap<String, String>);
+
+impl Catalogue {
+    pub(crate) fn of(language: Language) -> anyhow::Result<Self> {
+        let (page, messages) = match language {
+            Language::Id => (
+                include_str!("../web/static/id.json"),
+                include_str!("id.json"),
+            ),
+            Language::En => (
+                include_str!("../web/static/en.json"),
+                include_str!("en.json"),
+            ),
+        };
+        let mut texts: BTreeMap<String, String> =
+            serde_json::from_str(page).context("the page's catalogue")?;
+        let own: BTreeMap<String, String> =
+            serde_json::from_str(messages).context("the messages' catalogue")?;
+        texts.extend(own);
+        Ok(Self(texts))
+    }
+
+    /// The text of a key; `{name}` in it stands for a value.
+    fn say(&self, key: &str, values: &[(&str, &str)]) -> String {
+        let text = self.0.get(key).map_or(key, String::as_str);
+        values.iter().fold(text.to_owned(), |text, (name, value)| {
+            text.replace(&format!("{{{name}}}"), value)
+        })
+    }
+
+    /// A moment on an office's clock.
+    fn time(at: UnixMillis, office: Option<&OfficeCode>) -> String {
+        let zone = office.map_or(Zone::Wib, Zone::of);
+        let name = match zone {
+            Zone::Wib => "WIB",
+            Zone::Wita => "WITA",
+            Zone::Wit => "WIT",
+        };
+        let local = at.0.saturating_add(zone.offset_ms());
+        match jiff::Timestamp::from_millisecond(local) {
+            Ok(local) => format!("{} {name}", local.strftime("%d-%m-%Y %H:%M")),
+            Err(_) => at.to_string(),
+        }
+    }
+
+    /// A length of time in its two largest units.
+    fn length(&self, length: Duration) -> String {
+        let seconds = length.as_secs();
+        let units = [
+            ("unit.day", 86_400),
+            ("unit.hour", 3_600),
+            ("unit.minute", 60),
+            ("unit.second", 1),
+        ];
+        let mut left = seconds;
+        let mut parts = Vec::new();
+        for (key, size) in units {
+            let count = left / size;
+            left %= size;
+            if count > 0 || (size == 1 && parts.is_empty()) {
+                parts.push(self.say(key, &[("n", &count.to_string())]));
+            }
+            if parts.len() == 2 {
+                break;
+            }
+        }
+        parts.join(" ")
+    }
+
+    /// One incident in a sentence or two; `subject`: the office's name, or the scope.
+    pub(crate) fn sentence(&self, incident: &Incident, now: &Told, subject: &str) -> String {
+        let facts = &incident.facts;
+        let office = incident.office.as_ref();
+        let office =
+            office.or_else(|| facts.scope.as_ref().and_then(|scope| scope.offices.first()));
+        let cause = self.say(&format!("cause.{}", now.cause.as_str()), &[]);
+        let since = Self::time(facts.opened_ms, office);
+        let end = facts.resolved_ms.unwrap_or(facts.opened_ms);
+        let (until, length) = (
+            Self::time(end, office),
+            self.length(end.since(facts.opened_ms)),
+        );
+        let by = match &now.state {
+            Telling::Acknowledged(by) => by.as_str(),
+            _ => "",
+        };
+        let key = match &now.state {
+            Telling::Firing => "message.firing",
+            Telling::Acknowledged(_) => "message.acknowledged",
+            Telling::Resolved => "message.resolved",
+            Telling::Retracted => "message.retracted",
+        };
+        let mut text = self.say(
+            key,
+            &[
+                ("cause", &cause),
+                ("since", &since),
+                ("until", &until),
+                ("length", &length),
+                // What people wrote comes last, so that nothing in it is taken for a place.
+                ("subject", subject),
+                ("by", by),
+            ],
+        );
+        if let (Some(count), Telling::Firing) = (now.relapse, &now.state) {
+            text.push(' ');
+            text += &self.say("message.relapse", &[("count", &count.to_string())]);
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_catalogues_have_the_same_texts() {
+        let keys = |text: &str| {
+            let all: BTreeMap<String, String> = serde_json::from_str(text).expect("JSON");
+            all.into_keys().collect::<Vec<_>>()
+        };
+        assert_eq!(keys(include_str!("id.json")), keys(include_str!("en.json")));
+    }
+
+    #[test]
+    fn times_are_the_offices_and_lengths_are_short() {
+        let catalogue = Catalogue::of(Language::Id).expect("reads");
+        let jayapura = "91.71.01".parse().expect("a code");
+        let at = UnixMillis(1_790_000_000_000);
+        assert_eq!(Catalogue::time(at, None), "21-09-2026 21:13 WIB");
+        assert_eq!(Catalogue::time(at, Some(&jayapura)), "21-09-2026 23:13 WIT");
+        for (seconds, text) in [
+            (0, "0 detik"),
+            (59, "59 detik"),
+            (3_660, "1 jam 1 menit"),
+            (86_400 * 153 + 7_261, "153 hari 2 jam"),
+        ] {
+            assert_eq!(catalogue.length(Duration::from_secs(seconds)), text);
+        }
+    }
+}

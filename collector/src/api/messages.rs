@@ -1,0 +1,45 @@
+//! Messages to receivers.
+
+use super::problem::Problem;
+use super::{Path, State, blocking};
+use crate::alert::Message;
+use axum::Json;
+use axum::http::{HeaderMap, StatusCode};
+use denyut_proto::Invalid;
+
+/// Messages that wait to be delivered, and those that cannot be; oldest first
+#[utoipa::path(
+    get,
+    path = "/api/v1/messages",
+    responses((status = 200, body = Vec<Message>))
+)]
+pub(super) async fn list(
+    axum::extract::State(shared): State,
+) -> Result<Json<Vec<Message>>, Problem> {
+    Ok(Json(blocking(shared, |shared| shared.outbox.list()).await?))
+}
+
+/// Send a message again that could not be delivered
+#[utoipa::path(
+    post,
+    path = "/api/v1/messages/{number}/resend",
+    params(("number" = u64, Path, example = 1)),
+    responses((status = 202, body = Message, description = "it is sent"), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 404, body = Problem, content_type = "application/problem+json"), (status = 415, body = Problem, content_type = "application/problem+json"))
+)]
+pub(super) async fn resend(
+    axum::extract::State(shared): State,
+    Path(number): Path<String>,
+    headers: HeaderMap,
+) -> Result<(StatusCode, Json<Message>), Problem> {
+    super::needs_json(&headers)?;
+    let number: u64 = number
+        .parse()
+        .map_err(|_| Invalid::new("number", &number, "not a number", "write it like `12`"))?;
+    let sent = blocking(shared, move |shared| {
+        shared.outbox.resend(number, shared.gate.clock.read().now)
+    });
+    let sent = sent.await?;
+    let sent =
+        sent.ok_or_else(|| Problem::not_found(format!("there is no dead message {number}")))?;
+    Ok((StatusCode::ACCEPTED, Json(sent)))
+}

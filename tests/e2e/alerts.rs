@@ -1,0 +1,252 @@
+//! Who is to know of an incident is told, once, whatever happens on the way.
+
+use denyut_tests::hook::{Answer, Hook, Request};
+use denyut_tests::{Agent, Collector, eventually, said};
+use serde_json::{Value, json};
+use std::net::{SocketAddr, TcpListener};
+use std::process::Command;
+use std::time::Duration;
+
+const WITHIN: Duration = Duration::from_secs(60);
+const OFFICES: &str = "[[office]]\ncode = \"36.73.02\"\nname = \"Cipocok Jaya\"\nagents = [\"a-1\"]\n\
+                       [[office]]\ncode = \"36.73.03\"\nname = \"Kasemen\"\nagents = [\"b-1\"]\n\
+                       [detection]\nrecovery_answers = 2\nrecovery_time = \"1s\"\npage_after_least = \"0s\"\npage_after_most = \"0s\"\n";
+
+/// One receiver of everything, which is told soon.
+fn told(hook: &Hook) -> String {
+    format!(
+        "{OFFICES}[alert]\npage = \"https://denyut.example/\"\ngroup_wait = \"4s\"\ngroup_interval = \"1s\"\n\
+         [[receiver]]\nname = \"dinas\"\nwebhook = \"http://{}/hook?key=rahasia\"\n[[route]]\nreceiver = \"dinas\"\n",
+        hook.address
+    )
+}
+
+fn agent(collector: &Collector, id: &str, target: SocketAddr) -> Agent {
+    let config = format!(
+        "agent = \"{id}\"\nheartbeat = \"1s\"\n[collector]\naddresses = [\"http://{}\"]\nreconnect_max = \"1s\"\n\
+         [[target]]\nname = \"port\"\nrole = \"server\"\nprobe = \"tcp://{target}\"\ninterval = \"1s\"\ntimeout = \"500ms\"\n",
+        collector.ingest
+    );
+    Agent::start(None, &config)
+}
+
+/// Where nobody answers.
+fn nowhere() -> SocketAddr {
+    "127.0.0.1:9".parse().expect("an address")
+}
+
+/// Waits until so many messages came; returns the last.
+async fn message(hook: &Hook, count: usize) -> Request {
+    let look = || async { hook.taken().get(count - 1).cloned() };
+    eventually(&format!("message {count}"), WITHIN, look).await
+}
+
+fn summaries(message: &Request) -> Vec<String> {
+    let alerts = message.json()["alerts"].clone();
+    let alerts = alerts.as_array().expect("a list").iter();
+    alerts
+        .map(|one| {
+            one["annotations"]["summary"]
+                .as_str()
+                .expect("text")
+                .to_owned()
+        })
+        .collect()
+}
+
+async fn act(collector: &Collector, deed: &str, body: Value) {
+    let url = format!("http://{}/api/v1/incidents/1/{deed}", collector.api);
+    let answer = reqwest::Client::new().post(url).json(&body).send().await;
+    assert!(answer.expect("answers").status().is_success());
+}
+
+#[tokio::test]
+async fn what_fails_together_is_one_message_and_its_end_another() {
+    let hook = Hook::start();
+    let secret = tempfile::NamedTempFile::new().expect("makes");
+    std::fs::write(secret.path(), "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n").expect("writes");
+    let config = told(&hook).replace(
+        "[[route]]",
+        &format!("secret_file = \"{}\"\n[[route]]", secret.path().display()),
+    );
+    let collector = Collector::start(&config).await;
+    let listener = TcpListener::bind("127.0.0.1:0").expect("listens");
+    let target = listener.local_addr().expect("is bound");
+    let _agents = [
+        agent(&collector, "a-1", target),
+        agent(&collector, "b-1", target),
+    ];
+    let up = || async {
+        let links = [
+            collector.json("/api/v1/offices/36.73.02/links").await,
+            collector.json("/api/v1/offices/36.73.03/links").await,
+        ];
+        links
+            .iter()
+            .all(|links| links[0]["state"] == "up")
+            .then_some(())
+    };
+    eventually("both are up", WITHIN, up).await;
+    drop(listener);
+    let first = message(&hook, 1).await;
+    assert_eq!(first.line, "POST /hook?key=rahasia");
+    let body = first.json();
+    assert_eq!(
+        (&body["version"], &body["status"], &body["receiver"]),
+        (&json!("4"), &json!("firing"), &json!("dinas"))
+    );
+    let all = summaries(&first);
+    assert_eq!(all.len(), 2, "{body}");
+    assert!(
+        all[0].starts_with("Cipocok Jaya: Server perekaman mati sejak ")
+            && all[0].ends_with(" WIB."),
+        "{all:?}"
+    );
+    assert_eq!(body["alerts"][1]["labels"]["office"], "36.73.03");
+    assert_eq!(
+        body["alerts"][0]["generatorURL"],
+        "https://denyut.example/#incident-1"
+    );
+    // It is signed as the Standard Webhooks say; OpenSSL is the judge.
+    let signed = format!(
+        "{}.{}.{}",
+        first.headers["webhook-id"], first.headers["webhook-timestamp"], first.body
+    );
+    let file = tempfile::NamedTempFile::new().expect("makes");
+    std::fs::write(file.path(), signed).expect("writes");
+    let script = format!(
+        "key=$(printf %s MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw | base64 -d | od -An -tx1 | tr -d ' \\n'); openssl dgst -sha256 -mac HMAC -macopt hexkey:$key -binary {} | base64",
+        file.path().display()
+    );
+    let judged = Command::new("sh")
+        .args(["-c", &script])
+        .output()
+        .expect("runs");
+    let judged = String::from_utf8(judged.stdout).expect("text");
+    assert_eq!(
+        first.headers["webhook-signature"],
+        format!("v1,{}", judged.trim())
+    );
+
+    act(&collector, "acknowledge", json!({"by": "Siti {until}"})).await;
+    let second = message(&hook, 2).await;
+    // What is new comes first; what somebody wrote is not taken for a place in the text.
+    assert!(
+        summaries(&second)[0].ends_with("; ditangani Siti {until}."),
+        "{}",
+        second.body
+    );
+    let _listener = TcpListener::bind(target).expect("listens");
+    let over = || async {
+        let all = hook.taken();
+        let last = all.last()?.json();
+        (last["status"] == "resolved").then_some(all)
+    };
+    let all = eventually("the end is told", WITHIN, over).await;
+    let ends: Vec<String> = all[2..]
+        .iter()
+        .flat_map(summaries)
+        .filter(|text| text.contains(": pulih "))
+        .collect();
+    assert_eq!(ends.len(), 2, "{ends:?}");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(hook.taken().len(), all.len(), "nothing more is told");
+    let log = collector.log();
+    assert!(
+        !log.contains("rahasia") && !log.contains("MfKQ9r8"),
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn a_message_arrives_once_whoever_is_killed_on_the_way() {
+    let hook = Hook::start();
+    let mut collector = Collector::start(&told(&hook)).await;
+    let _agent = agent(&collector, "a-1", nowhere());
+    // Too busy, broken, cut off; and then the collector is killed while it waits to send again.
+    hook.answer(&[
+        Answer::Status(429, "retry-after: 1\r\n", "slow down"),
+        Answer::Status(503, "", "later"),
+        Answer::Cut,
+    ]);
+    let third = message(&hook, 3).await;
+    collector.kill();
+    collector.launch().await;
+    let fourth = message(&hook, 4).await;
+    let ids: Vec<String> = hook
+        .taken()
+        .iter()
+        .map(|one| one.headers["webhook-id"].clone())
+        .collect();
+    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    assert_eq!(
+        (third.body, &fourth.headers["webhook-id"]),
+        (fourth.body, &ids[0])
+    );
+    // Killed again and again it tells nothing twice.
+    for _ in 0..3 {
+        collector.kill();
+        collector.launch().await;
+    }
+    let empty = || async { (collector.json("/api/v1/messages").await == json!([])).then_some(()) };
+    eventually("nothing waits", WITHIN, empty).await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(hook.taken().len(), 4);
+}
+
+#[tokio::test]
+async fn what_a_receiver_refuses_is_kept_and_shown_and_sent_again_when_asked() {
+    let hook = Hook::start();
+    let config =
+        told(&hook) + "regions = [\"36.73\"]\ncauses = [\"server\", \"uplink\"]\nrelapse = false\n";
+    let collector = Collector::start(&config).await;
+    let _agent = agent(&collector, "a-1", nowhere());
+    hook.answer(&[Answer::Status(400, "", "chat not found\u{1}")]);
+    message(&hook, 1).await;
+    let dead = || async {
+        let all = collector.json("/api/v1/messages").await;
+        all[0]["dead_ms"].as_i64().map(|_| all[0].clone())
+    };
+    let dead = eventually("it is dead", WITHIN, dead).await;
+    let error = dead["error"].as_str().expect("text");
+    assert!(
+        error.contains("400") && error.ends_with("chat not found"),
+        "{error}"
+    );
+    let line = said(&collector.operate(&["message", "list"]));
+    assert!(
+        line.contains("to dinas") && line.contains("dead since") && line.contains("chat not found"),
+        "{line}"
+    );
+    let metrics = collector.get("/metrics").await.expect("metrics");
+    assert!(
+        metrics.contains("denyut_messages_total{receiver=\"dinas\",result=\"dead\"} 1"),
+        "{metrics}"
+    );
+    let number = dead["number"].to_string();
+    let resent = collector.operate(&["message", "resend", &number]);
+    assert!(resent.status.success(), "{}", said(&resent));
+    let second = message(&hook, 2).await;
+    assert_eq!(dead["id"], second.headers["webhook-id"]);
+    let empty = || async { (collector.json("/api/v1/messages").await == json!([])).then_some(()) };
+    eventually("nothing waits", WITHIN, empty).await;
+    let again = said(&collector.operate(&["message", "resend", &number]));
+    assert!(again.contains("there is no dead message"), "{again}");
+    // Who would be told, and why not.
+    for (arguments, text) in [
+        (
+            &["--cause", "uplink"][..],
+            "dinas is told: every incident that is no relapse in 36.73 by server or uplink.",
+        ),
+        (&["--cause", "lan"][..], "for its `causes`"),
+        (&["--cause", "uplink", "--relapse"][..], "for its `relapse`"),
+        (
+            &["--cause", "rain"][..],
+            "`--cause` = `rain`: no such cause",
+        ),
+    ] {
+        let ran =
+            collector.operate(&[&["message", "route", "--office", "36.73.02"], arguments].concat());
+        assert!(said(&ran).contains(text), "{}", said(&ran));
+    }
+}
