@@ -10,7 +10,7 @@ use anyhow::Context;
 use denyut_detect::Incident;
 use denyut_detect::incident::RevisionReason;
 use denyut_proto::{Invalid, OfficeCode, UnixMillis, parse_duration};
-use denyut_store::state::{Change, State, StateError, get_json};
+use denyut_store::state::{Change, State, StateError, get_json, scan_json};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,7 +29,7 @@ const HOLDS_LEAST: Duration = Duration::from_secs(5 * 60);
 const HOLDS_MOST: Duration = Duration::from_secs(30 * 86_400);
 
 /// The steps that people took, oldest first.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Case {
     pub(crate) steps: Vec<Step>,
 }
@@ -147,7 +147,10 @@ pub(crate) enum Refused {
 impl Case {
     /// The one of an incident.
     pub(crate) fn read(state: &dyn State, number: u64) -> anyhow::Result<Self> {
-        Ok(get_json(state, &keys::case(number))?.unwrap_or_default())
+        let steps = scan_json::<Step>(state, &keys::case(number))?;
+        Ok(Self {
+            steps: steps.into_iter().map(|(_, step)| step).collect(),
+        })
     }
 
     /// Who knows of the incident now.
@@ -356,10 +359,10 @@ impl Cases {
                 "incident {number} has {STEPS_MAX} steps already, and takes no more"
             )));
         }
-        case.steps.push(step);
         let mut change = Change::default();
-        change.put_json(keys::case(number), &case)?;
-        change.put_json(keys::news(number), &true)?;
+        change.put_json(keys::step(number, case.steps.len()), &step)?;
+        case.steps.push(step);
+        change.put_json(keys::news(number), &format!("{now} {}", case.steps.len()))?;
         self.state.apply(change).map_err(|error| match error {
             StateError::Conflict { key } => anyhow::anyhow!("`{key}` was changed by another"),
             StateError::Store(error) => error,

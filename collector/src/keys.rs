@@ -32,14 +32,16 @@ pub(crate) const FOLDS: &str = "fold/";
 pub(crate) const OFFICES: &str = "office/";
 /// All incidents by number: [`denyut_detect::Incident`].
 pub(crate) const INCIDENTS: &str = "incident/";
-/// What people did about an incident, by its number: [`crate::case::Case`].
+/// What people did about an incident, by its number and the step's: [`crate::case::Step`].
 pub(crate) const CASES: &str = "case/";
 /// Incidents that have changed since their receivers were thought of, by their number.
 pub(crate) const NEWS: &str = "news/";
 /// What a receiver is told together: [`crate::alert`]'s groups.
 pub(crate) const GROUPS: &str = "group/";
-/// Messages on their way, by their number: [`crate::alert::Message`].
+/// Messages on their way, by receiver and number: [`crate::alert::Message`].
 pub(crate) const OUTBOX: &str = "outbox/";
+/// Messages that could not be delivered, by their number.
+pub(crate) const DEAD: &str = "dead/";
 /// The highest number of a message.
 pub(crate) const MESSAGES: &str = "messages";
 /// The numbers of those that may be judged again.
@@ -104,7 +106,11 @@ pub(crate) fn incident(number: u64) -> String {
 }
 
 pub(crate) fn case(number: u64) -> String {
-    format!("{CASES}{number:012}")
+    format!("{CASES}{number:012}/")
+}
+
+pub(crate) fn step(number: u64, step: usize) -> String {
+    format!("{}{step:04}", case(number))
 }
 
 pub(crate) fn news(number: u64) -> String {
@@ -115,8 +121,16 @@ pub(crate) fn group(receiver: &str, together: &str) -> String {
     format!("{GROUPS}{receiver} {together}")
 }
 
-pub(crate) fn message(number: u64) -> String {
-    format!("{OUTBOX}{number:012}")
+pub(crate) fn messages_to(receiver: &str) -> String {
+    format!("{OUTBOX}{receiver}/")
+}
+
+pub(crate) fn message(receiver: &str, number: u64) -> String {
+    format!("{OUTBOX}{receiver}/{number:012}")
+}
+
+pub(crate) fn dead(number: u64) -> String {
+    format!("{DEAD}{number:012}")
 }
 
 pub(crate) fn live(number: u64) -> String {

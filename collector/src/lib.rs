@@ -280,7 +280,7 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
 
     let told = (Arc::clone(&bus), Arc::clone(&news));
     let cases = Arc::new(Cases::new(Arc::clone(&state), Some(told)));
-    let outbox = Arc::new(Outbox::new(Arc::clone(&state)));
+    let outbox = Arc::new(Outbox::new(Arc::clone(&state), Arc::clone(&news)));
     let (commits, requests) = mpsc::channel(commit::QUEUE);
     let room = Room::new(Arc::clone(&store), config.reserve);
     let full = room.is_full();

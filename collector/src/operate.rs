@@ -537,5 +537,5 @@ fn put_message(file: &ConfigFile, ask: &alert::Ask) -> anyhow::Result<Vec<alert:
     let now = Clock::start().read().now;
     let store = Store::open(&config.data_dir, now)?;
     let state = Arc::clone(&store.state) as Arc<dyn denyut_store::state::State>;
-    Outbox::new(state).answer(ask, now)
+    Outbox::new(state, Arc::default()).answer(ask, now)
 }

@@ -503,7 +503,8 @@ impl Worker {
         }
         for (number, incident) in &round.incidents {
             change.put_json(keys::incident(*number), incident)?;
-            change.put_json(keys::news(*number), &true)?;
+            // Other than any before: who reads it deletes what it read.
+            change.put_json(keys::news(*number), &position)?;
             if Detector::is_revisable(incident, self.detector.listening().last_tick) {
                 change.put_json(keys::live(*number), number)?;
             } else {

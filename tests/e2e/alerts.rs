@@ -172,9 +172,12 @@ async fn a_message_arrives_once_whoever_is_killed_on_the_way() {
     let third = message(&hook, 3).await;
     collector.kill();
     collector.launch().await;
+    // Until it has arrived there is no other, whatever happens.
+    act(&collector, "acknowledge", json!({"by": "Siti"})).await;
+    let waiting = collector.json("/api/v1/messages").await;
+    assert!(waiting.as_array().expect("a list").len() <= 1, "{waiting}");
     let fourth = message(&hook, 4).await;
-    let ids: Vec<String> = hook
-        .taken()
+    let ids: Vec<String> = hook.taken()[..4]
         .iter()
         .map(|one| one.headers["webhook-id"].clone())
         .collect();
@@ -182,6 +185,12 @@ async fn a_message_arrives_once_whoever_is_killed_on_the_way() {
     assert_eq!(
         (third.body, &fourth.headers["webhook-id"]),
         (fourth.body, &ids[0])
+    );
+    let fifth = message(&hook, 5).await;
+    assert!(
+        summaries(&fifth)[0].ends_with("; ditangani Siti."),
+        "{}",
+        fifth.body
     );
     // Killed again and again it tells nothing twice.
     for _ in 0..3 {
@@ -191,7 +200,7 @@ async fn a_message_arrives_once_whoever_is_killed_on_the_way() {
     let empty = || async { (collector.json("/api/v1/messages").await == json!([])).then_some(()) };
     eventually("nothing waits", WITHIN, empty).await;
     tokio::time::sleep(Duration::from_secs(6)).await;
-    assert_eq!(hook.taken().len(), 4);
+    assert_eq!(hook.taken().len(), 5);
 }
 
 #[tokio::test]

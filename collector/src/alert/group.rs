@@ -89,8 +89,8 @@ pub(crate) struct Group {
     /// When it was told last, and how often since something changed.
     pub(crate) told_at: Option<UnixMillis>,
     pub(crate) repeats: u32,
-    /// Messages so far.
-    pub(crate) messages: u64,
+    /// The last message: until it has arrived there is no other.
+    pub(crate) message: Option<u64>,
 }
 
 /// One incident of a group.
@@ -148,14 +148,14 @@ impl Group {
         [waiting, again].into_iter().flatten().min()
     }
 
-    /// It is told now: what of it is over is forgotten.
-    pub(crate) fn tell(&mut self, at: UnixMillis) {
+    /// It is told now, by this message: what of it is over is forgotten.
+    pub(crate) fn tell(&mut self, message: u64, at: UnixMillis) {
         self.repeats = match self.waiting_since.take() {
             Some(_) => 0,
             None => self.repeats.saturating_add(1),
         };
         self.told_at = Some(at);
-        self.messages += 1;
+        self.message = Some(message);
         for member in self.members.values_mut() {
             member.told = Some(member.now.clone());
         }
@@ -190,7 +190,7 @@ mod tests {
             && due <= at(until)
         {
             let now = due.max(at(from));
-            group.tell(now);
+            group.tell(1, now);
             times.push((now.0 - at(0).0) / SECOND);
         }
         times

@@ -13,7 +13,7 @@ use crate::registry::Registry;
 use anyhow::Context;
 use denyut_detect::Incident;
 use denyut_proto::UnixMillis;
-use denyut_store::state::{Change, State, get_json, scan_json};
+use denyut_store::state::{Change, State, StateError, get_json, scan_json};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,13 +22,16 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
-/// News and groups of one round, at most: what they change fits into one change of the state.
-const NEWS: usize = 100;
-const TOLD: usize = 50;
+/// What one round changes, and the messages that it makes, at most: they fit into one change of the state.
+const CHANGED: usize = 250;
+const TOLD: usize = 10;
 /// It is looked at least so often: an acknowledgement runs out by itself.
 const LOOK: Duration = Duration::from_secs(10);
-/// Incidents written out in one message; the others are counted.
+/// Incidents written out in one message, and its bytes, at most; the others are counted.
 const ALERTS_MAX: usize = 50;
+const BODY_MAX: usize = 56_000;
+/// Incidents of one group, at most: a regency has some hundred offices, and each has one incident at a time.
+const MEMBERS_MAX: usize = 1_000;
 
 /// What the thread is made of.
 pub(crate) struct Notifier {
@@ -45,38 +48,41 @@ pub(crate) struct Notifier {
 /// A receiver and what belongs together there: the key of a group.
 type Key = (String, String);
 
-/// The groups as the state has them.
-fn groups(state: &dyn State) -> anyhow::Result<BTreeMap<Key, Group>> {
-    let all = scan_json::<Group>(state, keys::GROUPS)?;
-    let key = |key: &str| {
-        let (receiver, together) = key[keys::GROUPS.len()..].split_once(' ')?;
-        Some((receiver.to_owned(), together.to_owned()))
-    };
-    all.into_iter()
-        .map(|(name, group)| {
-            let key = key(&name)
-                .with_context(|| format!("the state holds a key that makes no sense: {name}"))?;
-            Ok((key, group))
-        })
-        .collect()
-}
-
 /// What one round changes.
 #[derive(Default)]
 struct Round {
     changed: BTreeSet<Key>,
     change: Change,
-    messages: usize,
+    told: BTreeSet<Key>,
+}
+
+impl Round {
+    /// What it changes must fit into one change of the state, with what is told.
+    fn is_full(&self) -> bool {
+        self.changed.len() + self.change.delete.len() >= CHANGED
+    }
 }
 
 impl Notifier {
+    /// The groups as the state has them, but for those of receivers that are no more.
+    fn groups(&self) -> anyhow::Result<BTreeMap<Key, Group>> {
+        let mut groups = BTreeMap::new();
+        for (name, group) in keys::scan_packed::<Group>(&*self.state, keys::GROUPS)?.0 {
+            let key = name[keys::GROUPS.len()..].split_once(' ');
+            let (receiver, together) =
+                key.with_context(|| format!("the state holds a key that makes no sense: {name}"))?;
+            if self.receiver(receiver).is_some() {
+                groups.insert((receiver.to_owned(), together.to_owned()), group);
+            }
+        }
+        Ok(groups)
+    }
+
     /// Runs until `stop`'s sender is gone.
     pub(crate) fn run(self, runtime: &Handle, mut stop: watch::Receiver<()>) -> anyhow::Result<()> {
-        let mut groups = groups(&*self.state)?;
-        // Of receivers that are no more.
-        groups.retain(|(receiver, _), _| self.receiver(receiver).is_some());
+        let mut groups = self.groups()?;
         let known = |name: &str| self.receiver(name).is_some();
-        let lost = self.outbox.trim(known)?;
+        let lost = self.outbox.forget(known)?;
         if lost > 0 {
             warn!(lost, "messages for receivers that are no more are given up");
         }
@@ -84,10 +90,15 @@ impl Notifier {
         loop {
             let now = self.clock.read().now;
             let more = self.round(&mut groups, now)?;
-            let due = groups
-                .values()
-                .filter_map(|group| group.due(&self.alerts.timing))
-                .min();
+            let mut due: Option<UnixMillis> = None;
+            for (key, group) in &groups {
+                if let Some(at) = group.due(&self.alerts.timing)
+                    && due.is_none_or(|due| at < due)
+                    && !self.is_on_its_way(key, group)?
+                {
+                    due = Some(at);
+                }
+            }
             let wait = due.map_or(LOOK, |due| due.since(now).min(LOOK));
             let wait = if more { Duration::ZERO } else { wait };
             let stopped = runtime.block_on(async {
@@ -106,10 +117,10 @@ impl Notifier {
     /// What is open is news to a receiver that was not there before.
     fn ask_of_all(&self) -> anyhow::Result<()> {
         let open = scan_json::<u64>(&*self.state, keys::OPEN)?;
-        for part in open.chunks(NEWS) {
+        for part in open.chunks(CHANGED) {
             let mut change = Change::default();
             for (_, number) in part {
-                change.put_json(keys::news(*number), &true)?;
+                change.put_json(keys::news(*number), &"start")?;
             }
             self.state.apply(change).map_err(anyhow::Error::from)?;
         }
@@ -123,54 +134,73 @@ impl Notifier {
     /// Takes news in and tells what is due; whether there is more to do at once.
     fn round(&self, groups: &mut BTreeMap<Key, Group>, now: UnixMillis) -> anyhow::Result<bool> {
         let mut round = Round::default();
-        let news = self.state.scan(keys::NEWS)?;
-        let more_news = news.len() > NEWS;
-        for (key, _) in news.into_iter().take(NEWS) {
+        let mut more = false;
+        for (key, value) in self.state.scan(keys::NEWS)? {
+            if round.is_full() {
+                more = true;
+                break;
+            }
             let number: u64 = key[keys::NEWS.len()..]
                 .parse()
                 .with_context(|| format!("the state holds a key that makes no sense: {key}"))?;
             self.take(groups, number, now, &mut round)?;
+            // What changes meanwhile is news of its own.
+            round.change.expect.push((key.clone(), Some(value)));
             round.change.delete.push(key);
         }
         self.look_again(groups, now, &mut round)?;
-        let is_due = |group: &Group| group.due(&self.alerts.timing).is_some_and(|due| due <= now);
-        let due: Vec<Key> = groups
-            .iter()
-            .filter(|(_, group)| is_due(group))
-            .map(|(key, _)| key.clone())
-            .collect();
-        let more_due = due.len() > TOLD;
+        let mut due: Vec<Key> = Vec::new();
+        for (key, group) in &*groups {
+            let at = group.due(&self.alerts.timing);
+            if at.is_some_and(|at| at <= now) && !self.is_on_its_way(key, group)? {
+                due.push(key.clone());
+            }
+        }
+        more |= due.len() > TOLD || round.is_full();
         let mut serial: u64 = get_json(&*self.state, keys::MESSAGES)?.unwrap_or_default();
         for key in due.into_iter().take(TOLD) {
             self.tell(groups, &key, now, &mut serial, &mut round)?;
         }
-        if round.messages > 0 {
+        if !round.told.is_empty() {
             round.change.put_json(keys::MESSAGES.to_owned(), &serial)?;
         }
         for key in &round.changed {
             let name = keys::group(&key.0, &key.1);
-            match groups.get(key) {
-                Some(group) if !group.members.is_empty() => round.change.put_json(name, group)?,
-                _ => {
-                    groups.remove(key);
-                    round.change.delete.push(name);
+            let stays = match groups.get(key) {
+                Some(group) => {
+                    !group.members.is_empty()
+                        || round.told.contains(key)
+                        || self.is_on_its_way(key, group)?
                 }
+                None => false,
+            };
+            if stays && let Some(group) = groups.get(key) {
+                keys::put_packed(&mut round.change, name, group)?;
+            } else {
+                groups.remove(key);
+                round.change.delete.push(name);
             }
         }
         let is_empty = round.change.put.is_empty() && round.change.delete.is_empty();
         if !is_empty {
-            self.state
-                .apply(round.change)
-                .map_err(anyhow::Error::from)?;
+            match self.state.apply(round.change) {
+                Ok(()) => {}
+                Err(StateError::Conflict { .. }) => {
+                    // Something changed while it was thought of: again, from what is kept.
+                    *groups = self.groups()?;
+                    return Ok(true);
+                }
+                Err(StateError::Store(error)) => return Err(error),
+            }
         }
-        if round.messages > 0 {
+        if !round.told.is_empty() {
             // What is sent must not be made again by a state that went back.
             self.state.sync()?;
             self.outbox.filled.notify_waiters();
         }
         let (waiting, dead) = self.outbox.count()?;
         self.metrics.set_messages(waiting, dead);
-        Ok(more_news || more_due)
+        Ok(more)
     }
 
     /// An incident, or its case, has changed.
@@ -190,23 +220,55 @@ impl Notifier {
             .map(|(key, _)| key.clone())
             .collect();
         // Somebody is to be called, and the common cause that it is part of does not call them already.
-        if incident.paged_ms.is_some() && incident.parent.is_none() {
-            let about = About::of(&incident);
-            for route in &self.alerts.routes {
-                if route.takes(&about).is_ok()
-                    && !of.iter().any(|(name, _)| *name == route.receiver)
-                {
-                    of.insert((route.receiver.clone(), together(&incident)));
+        if incident.paged_ms.is_some() {
+            let parent: Option<Incident> = match incident.parent {
+                Some(parent) => get_json(&*self.state, &keys::incident(parent))?,
+                None => None,
+            };
+            let above = parent.as_ref().map(|parent| self.receivers_of(parent));
+            let above = above.unwrap_or_default();
+            for name in self.receivers_of(&incident) {
+                if !above.contains(name) && !of.iter().any(|(told, _)| told == name) {
+                    of.insert((name.to_owned(), together(&incident)));
                 }
             }
         }
         for key in of {
             let group = groups.entry(key.clone()).or_default();
+            if group.members.len() >= MEMBERS_MAX && !group.members.contains_key(&number) {
+                warn!(
+                    incident = number,
+                    receiver = key.0,
+                    together = key.1,
+                    "too many incidents belong together; this one is told to nobody"
+                );
+                continue;
+            }
             if group.take(number, told.clone(), now) {
                 round.changed.insert(key);
             }
         }
         Ok(())
+    }
+
+    /// Who is to be told of an incident, if anybody is to be called for it.
+    fn receivers_of(&self, incident: &Incident) -> BTreeSet<&str> {
+        let about = About::of(incident);
+        let is_told = incident.paged_ms.is_some() && !incident.retracted;
+        let routes = self
+            .alerts
+            .routes
+            .iter()
+            .filter(|route| is_told && route.takes(&about).is_ok());
+        routes.map(|route| route.receiver.as_str()).collect()
+    }
+
+    /// Whether a group's last message has not arrived yet.
+    fn is_on_its_way(&self, (receiver, _): &Key, group: &Group) -> anyhow::Result<bool> {
+        match group.message {
+            Some(number) => self.outbox.waits(receiver, number),
+            None => Ok(false),
+        }
     }
 
     /// What changes by time alone: an acknowledgement runs out.
@@ -217,6 +279,14 @@ impl Notifier {
         round: &mut Round,
     ) -> anyhow::Result<()> {
         for (key, group) in groups {
+            if round.is_full() {
+                break;
+            }
+            if group.members.is_empty() && !self.is_on_its_way(key, group)? {
+                // It had its last word.
+                round.changed.insert(key.clone());
+                continue;
+            }
             let known = group
                 .members
                 .iter()
@@ -270,13 +340,18 @@ impl Notifier {
         }
         // What is new comes first.
         alerts.sort_by_key(|(is_old, _)| *is_old);
-        let truncated = alerts.len().saturating_sub(ALERTS_MAX);
+        let all = alerts.len();
+        let mut bytes = 0;
         let alerts: Vec<Value> = alerts
             .into_iter()
             .map(|(_, alert)| alert)
             .take(ALERTS_MAX)
+            .take_while(|alert| {
+                bytes += alert.to_string().len();
+                bytes <= BODY_MAX
+            })
             .collect();
-        group.tell(now);
+        let truncated = all - alerts.len();
         let body = json!({
             "version": "4",
             "groupKey": format!("{} {}", key.0, key.1),
@@ -299,16 +374,13 @@ impl Notifier {
         info!(
             receiver = key.0,
             together = key.1,
-            incidents = alerts_of(&body),
+            incidents = all,
             "a message is made"
         );
-        Outbox::put(
-            &mut round.change,
-            serial,
-            (&key.0, id, body.to_string()),
-            now,
-        )?;
-        round.messages += 1;
+        let body = body.to_string();
+        let number = Outbox::put(&mut round.change, serial, (&key.0, id, body), now)?;
+        group.tell(number, now);
+        round.told.insert(key.clone());
         round.changed.insert(key.clone());
         Ok(())
     }
@@ -355,10 +427,6 @@ impl Notifier {
             "fingerprint": format!("{:016x}", incident.number),
         })
     }
-}
-
-fn alerts_of(body: &Value) -> usize {
-    body["alerts"].as_array().map_or(0, Vec::len)
 }
 
 /// What belongs together: the offices of a regency; a common cause is alone.

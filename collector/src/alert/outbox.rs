@@ -3,15 +3,16 @@
 use crate::keys;
 use anyhow::Context;
 use denyut_proto::UnixMillis;
-use denyut_store::state::{Change, State, get_json, scan_json};
+use denyut_store::state::{Change, State, get_json, parse, scan_json};
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
+use tracing::warn;
 use utoipa::ToSchema;
 
-/// Messages that wait or are dead, at most; beyond it the oldest dead ones go, and are counted.
-const MESSAGES_MAX: usize = 10_000;
+/// Dead messages that are kept, at most. Of those that wait there is one for each group.
+const DEAD_MAX: usize = 1_000;
 /// How long it is tried to deliver one.
 const TRIED_FOR: Duration = Duration::from_secs(3 * 86_400);
 /// How long until it is tried again: at first, and at most.
@@ -59,24 +60,28 @@ pub(crate) struct Outbox {
     changing: Mutex<()>,
     /// There is something new to send.
     pub(super) filled: Notify,
+    /// Something was sent, or will never be: its group may speak again.
+    pub(super) emptied: Arc<Notify>,
 }
 
 impl Outbox {
-    pub(crate) fn new(state: Arc<dyn State>) -> Self {
+    /// `emptied` is notified when a message has left.
+    pub(crate) fn new(state: Arc<dyn State>, emptied: Arc<Notify>) -> Self {
         Self {
             state,
             changing: Mutex::default(),
             filled: Notify::new(),
+            emptied,
         }
     }
 
-    /// Adds a message to a change that also says that it was made.
+    /// Adds a message to a change that also says that it was made; returns its number.
     pub(super) fn put(
         change: &mut Change,
         serial: &mut u64,
         (receiver, id, body): (&str, String, String),
         now: UnixMillis,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<u64> {
         *serial += 1;
         let message = Message {
             number: *serial,
@@ -89,39 +94,45 @@ impl Outbox {
             error: None,
             dead_ms: None,
         };
-        change.put_json(keys::message(*serial), &message)
+        change.put_json(keys::message(receiver, *serial), &message)?;
+        Ok(*serial)
     }
 
-    /// All of them, oldest first. Blocks, as all methods do.
+    /// All of them: first those that wait, then the dead; each oldest first. Blocks, as all methods do.
     pub(crate) fn list(&self) -> anyhow::Result<Vec<Message>> {
-        let all = scan_json::<Message>(&*self.state, keys::OUTBOX)?;
+        let mut all = scan_json::<Message>(&*self.state, keys::OUTBOX)?;
+        all.sort_unstable_by_key(|(_, message)| message.number);
+        all.extend(scan_json::<Message>(&*self.state, keys::DEAD)?);
         Ok(all.into_iter().map(|(_, message)| message).collect())
     }
 
     /// How many wait, and how many are dead.
     pub(super) fn count(&self) -> anyhow::Result<(usize, usize)> {
-        let all = self.list()?;
-        let dead = all.iter().filter(|one| one.dead_ms.is_some()).count();
-        Ok((all.len() - dead, dead))
+        let count = |prefix| self.state.count(prefix);
+        Ok((count(keys::OUTBOX)?, count(keys::DEAD)?))
     }
 
-    /// The oldest message of a receiver that is to be sent; one after the other, so that an end never overtakes its beginning.
+    /// Whether a message still waits to be delivered.
+    pub(super) fn waits(&self, receiver: &str, number: u64) -> anyhow::Result<bool> {
+        Ok(self.state.get(&keys::message(receiver, number))?.is_some())
+    }
+
+    /// The oldest message of a receiver; one after the other, so that an end never overtakes its beginning.
     pub(super) fn next(&self, receiver: &str) -> anyhow::Result<Option<Message>> {
-        let all = self.list()?;
-        let mut waiting = all
-            .into_iter()
-            .filter(|one| one.receiver == receiver && one.dead_ms.is_none());
-        Ok(waiting.next())
+        let first = self.state.first(&keys::messages_to(receiver))?;
+        first.map(|(key, value)| parse(&key, &value)).transpose()
     }
 
     /// It arrived.
     pub(super) fn delivered(&self, message: &Message) -> anyhow::Result<()> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let change = Change {
-            delete: vec![keys::message(message.number)],
+            delete: vec![keys::message(&message.receiver, message.number)],
             ..Change::default()
         };
-        self.apply(change)
+        self.apply(change)?;
+        self.emptied.notify_one();
+        Ok(())
     }
 
     /// It did not. `never`: it will not; `wait`: how long the receiver wants to be left alone.
@@ -140,26 +151,44 @@ impl Outbox {
         let backoff = AGAIN.0.saturating_mul(doubled).min(AGAIN.1);
         let wait = wait.unwrap_or_default().min(Duration::from_secs(86_400));
         message.next_ms = now + backoff.max(wait);
+        let key = keys::message(&message.receiver, message.number);
+        let mut change = Change::default();
         if never || now.since(message.made_ms) >= TRIED_FOR {
             message.dead_ms = Some(now);
+            change.put_json(keys::dead(message.number), &message)?;
+            change.delete.push(key);
+            let beyond = (self.state.count(keys::DEAD)? + 1).saturating_sub(DEAD_MAX);
+            if beyond > 0
+                && let Some((oldest, _)) = self.state.first(keys::DEAD)?
+            {
+                warn!(
+                    message = oldest,
+                    "the oldest message that could not be delivered is given up"
+                );
+                change.delete.push(oldest);
+            }
+        } else {
+            change.put_json(key, &message)?;
         }
-        let mut change = Change::default();
-        change.put_json(keys::message(message.number), &message)?;
         self.apply(change)?;
+        if message.dead_ms.is_some() {
+            self.emptied.notify_one();
+        }
         Ok(message)
     }
 
     /// Sends a dead one again.
     pub(crate) fn resend(&self, number: u64, now: UnixMillis) -> anyhow::Result<Option<Message>> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let message: Option<Message> = get_json(&*self.state, &keys::message(number))?;
-        let Some(mut message) = message.filter(|one| one.dead_ms.is_some()) else {
+        let message: Option<Message> = get_json(&*self.state, &keys::dead(number))?;
+        let Some(mut message) = message else {
             return Ok(None);
         };
         message.dead_ms = None;
         (message.made_ms, message.next_ms) = (now, now);
         let mut change = Change::default();
-        change.put_json(keys::message(number), &message)?;
+        change.put_json(keys::message(&message.receiver, number), &message)?;
+        change.delete.push(keys::dead(number));
         self.apply(change)?;
         self.filled.notify_waiters();
         Ok(Some(message))
@@ -178,25 +207,22 @@ impl Outbox {
         }
     }
 
-    /// Removes the oldest dead ones beyond what is kept, and those of receivers that are no more; returns how many.
-    pub(super) fn trim(&self, is_known: impl Fn(&str) -> bool) -> anyhow::Result<usize> {
+    /// Gives up what waits for receivers that are no more; returns how many there were.
+    pub(super) fn forget(&self, is_known: impl Fn(&str) -> bool) -> anyhow::Result<usize> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let all = self.list()?;
-        let beyond = all.len().saturating_sub(MESSAGES_MAX);
-        let dead = all.iter().filter(|one| one.dead_ms.is_some()).take(beyond);
-        let lost = all.iter().filter(|one| !is_known(&one.receiver));
-        let lost = dead.chain(lost).map(|one| keys::message(one.number));
-        let mut change = Change {
-            delete: lost.take(400).collect(),
-            ..Change::default()
-        };
-        change.delete.sort_unstable();
-        change.delete.dedup();
-        let count = change.delete.len();
-        if count > 0 {
-            self.apply(change)?;
+        let waiting = all.iter().filter(|one| one.dead_ms.is_none());
+        let lost = waiting.filter(|one| !is_known(&one.receiver));
+        let lost: Vec<String> = lost
+            .map(|one| keys::message(&one.receiver, one.number))
+            .collect();
+        for part in lost.chunks(100) {
+            self.apply(Change {
+                delete: part.to_vec(),
+                ..Change::default()
+            })?;
         }
-        Ok(count)
+        Ok(lost.len())
     }
 
     fn apply(&self, change: Change) -> anyhow::Result<()> {

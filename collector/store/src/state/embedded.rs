@@ -32,6 +32,12 @@ impl EmbeddedState {
     }
 }
 
+fn item(item: sled::Result<(sled::IVec, sled::IVec)>) -> anyhow::Result<(String, Vec<u8>)> {
+    let (key, value) = item.context("cannot read the state")?;
+    let key = String::from_utf8(key.to_vec()).context("the state is damaged: a key is not text")?;
+    Ok((key, value.to_vec()))
+}
+
 impl State for EmbeddedState {
     fn get(&self, key: &str) -> anyhow::Result<Option<Vec<u8>>> {
         let value = self.tree.get(key).context("cannot read the state")?;
@@ -39,15 +45,20 @@ impl State for EmbeddedState {
     }
 
     fn scan(&self, prefix: &str) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
-        self.tree
-            .scan_prefix(prefix)
-            .map(|item| {
-                let (key, value) = item.context("cannot read the state")?;
-                let key = String::from_utf8(key.to_vec())
-                    .context("the state is damaged: a key is not text")?;
-                Ok((key, value.to_vec()))
-            })
-            .collect()
+        self.tree.scan_prefix(prefix).map(item).collect()
+    }
+
+    fn first(&self, prefix: &str) -> anyhow::Result<Option<(String, Vec<u8>)>> {
+        self.tree.scan_prefix(prefix).next().map(item).transpose()
+    }
+
+    fn count(&self, prefix: &str) -> anyhow::Result<usize> {
+        let mut count = 0;
+        for key in self.tree.scan_prefix(prefix).keys() {
+            key.context("cannot read the state")?;
+            count += 1;
+        }
+        Ok(count)
     }
 
     fn visit_back(

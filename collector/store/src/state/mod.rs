@@ -48,6 +48,12 @@ pub trait State: Send + Sync {
     /// All keys that begin with `prefix`, ascending.
     fn scan(&self, prefix: &str) -> anyhow::Result<Vec<(String, Vec<u8>)>>;
 
+    /// The first key that begins with `prefix`.
+    fn first(&self, prefix: &str) -> anyhow::Result<Option<(String, Vec<u8>)>>;
+
+    /// How many keys begin with `prefix`.
+    fn count(&self, prefix: &str) -> anyhow::Result<usize>;
+
     /// The values of all keys that begin with `prefix`, descending, each given to `visit` until it returns `false`.
     fn visit_back(
         &self,
