@@ -199,7 +199,13 @@ fn text(field: &str, text: &str, most: usize) -> Result<String, Invalid> {
         let fix = format!("write at most {most} characters");
         return Err(Invalid::new(field, text, "too long", fix));
     }
-    if text.chars().any(|c| c.is_control() && c != '\n') {
+    // Those that turn the direction of text could make it say something else.
+    let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let is_line = most == NAME_MAX;
+    if text
+        .chars()
+        .any(|c| turns(c) || (c.is_control() && (c != '\n' || is_line)))
+    {
         return Err(Invalid::new(
             field,
             text.escape_debug(),
@@ -368,6 +374,9 @@ impl Cases {
             StateError::Store(error) => error,
         })?;
         self.state.sync().context("cannot keep it")?;
+        // The detector may have gone on meanwhile.
+        let now_known: Option<Incident> = get_json(&*self.state, &keys::incident(number))?;
+        let incident = now_known.unwrap_or(incident);
         if let Some((bus, news)) = &self.told {
             news.notify_one();
             bus.publish(Happening::Incident(Box::new(incident.clone())));

@@ -416,8 +416,23 @@ fn alerts(
         receivers: all,
         routes: known,
         timing: timing(section)?,
-        page: section.page.clone(),
+        page: section.page.as_deref().map(page).transpose()?,
     })
+}
+
+/// Where people find the page.
+fn page(text: &str) -> Result<String, Invalid> {
+    let url: Option<reqwest::Url> = text.parse().ok();
+    let is_page = url.is_some_and(|url| matches!(url.scheme(), "http" | "https"));
+    if !is_page || text.len() > 200 {
+        return Err(Invalid::new(
+            "alert.page",
+            text,
+            "not an address of a page",
+            "write it like `https://denyut.example`, at most 200 characters",
+        ));
+    }
+    Ok(text.to_owned())
 }
 
 fn timing(section: &AlertSection) -> Result<Timing, Invalid> {
@@ -473,19 +488,19 @@ fn receiver(at: &str, section: ReceiverSection, folder: &Path) -> anyhow::Result
         )
         .into());
     }
-    // What is behind the host may be a secret, as chats give it.
-    let hidden = || {
-        let host = section.webhook.split('/').take(3);
-        format!("{}/…", host.collect::<Vec<_>>().join("/"))
-    };
     let url: reqwest::Url = section.webhook.parse().map_err(|_| {
         Invalid::new(
             field("webhook"),
-            hidden(),
+            "(not shown)",
             "not an address",
             "write it like `https://hooks.example/denyut`",
         )
     })?;
+    // All but the host may be a secret, as chats give it.
+    let hidden = || {
+        let host = url.host_str().unwrap_or_default();
+        format!("{}://{host}/…", url.scheme())
+    };
     let is_loopback = match url.host_str() {
         Some("localhost") => true,
         Some(host) => host

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 /// A request is one short line, and must be there within this.
-const LINE_MAX: u64 = 8 * 1024;
+const LINE_MAX: u64 = 32 * 1024;
 const ASKED_WITHIN: Duration = Duration::from_secs(5);
 
 /// A request.

@@ -1,11 +1,12 @@
 //! Carries messages to one receiver, one after the other, until it takes them.
 
 use super::Receiver;
-use super::outbox::{Message, Outbox};
+use super::outbox::{Message, Outbox, WAIT_MOST};
 use super::webhook::Undelivered;
 use crate::clock::Clock;
 use crate::metrics::{Delivery, Metrics};
 use anyhow::Context;
+use denyut_store::history::is_full;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -23,31 +24,35 @@ pub(crate) struct Courier {
 }
 
 impl Courier {
-    /// Runs until `stop`; what is on its way then is sent again by the next one.
+    /// Runs until `stop`; what is on its way then arrives, or is sent again by the next one.
     pub(crate) async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let done = stop.run_until_cancelled(self.carry()).await;
-        done.unwrap_or(Ok(()))
-    }
-
-    async fn carry(&self) -> anyhow::Result<()> {
-        loop {
+        while !stop.is_cancelled() {
             let filled = self.outbox.filled.notified();
             let (outbox, name) = (Arc::clone(&self.outbox), self.receiver.name.clone());
             let next = blocking(move || outbox.next(&name)).await?;
             let now = self.clock.read().now;
             let wait = match &next {
-                Some(message) if message.next_ms <= now => {
-                    self.send(message.clone()).await?;
-                    continue;
+                // Further ahead than anybody would put it: the clock was.
+                Some(message)
+                    if message.next_ms <= now || message.next_ms > now + 2 * WAIT_MOST =>
+                {
+                    match self.send(message.clone()).await {
+                        Ok(()) => continue,
+                        // It passes; the message is sent again when there is room.
+                        Err(error) if is_full(&error) => LOOK,
+                        Err(error) => return Err(error),
+                    }
                 }
                 Some(message) => message.next_ms.since(now).min(LOOK),
                 None => LOOK,
             };
             tokio::select! {
                 () = filled => {}
+                () = stop.cancelled() => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }
+        Ok(())
     }
 
     async fn send(&self, message: Message) -> anyhow::Result<()> {

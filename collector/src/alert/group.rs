@@ -3,7 +3,7 @@
 use denyut_detect::{Cause, Incident};
 use denyut_proto::UnixMillis;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// When a group is told. The words are Alertmanager's.
@@ -37,8 +37,10 @@ pub(crate) struct Told {
     pub(crate) cause: Cause,
     /// Which relapse it is.
     pub(crate) relapse: Option<u32>,
-    /// Of a common cause: how many offices it hit.
+    /// Of a common cause: how many offices it hit, as a power of two: what grows a little is no news.
     pub(crate) failed: Option<u32>,
+    /// When somebody was to be called.
+    pub(crate) paged: Option<UnixMillis>,
 }
 
 /// Where an incident stands, for who is told.
@@ -69,7 +71,11 @@ impl Told {
             state,
             cause: facts.cause,
             relapse: facts.relapse.map(|relapse| relapse.count),
-            failed: facts.scope.as_ref().map(|scope| scope.failed),
+            failed: facts
+                .scope
+                .as_ref()
+                .map(|scope| scope.failed.max(1).ilog2()),
+            paged: incident.paged_ms,
         }
     }
 
@@ -148,18 +154,23 @@ impl Group {
         [waiting, again].into_iter().flatten().min()
     }
 
-    /// It is told now, by this message: what of it is over is forgotten.
-    pub(crate) fn tell(&mut self, message: u64, at: UnixMillis) {
+    /// These of it are told now, by this message; what of them is over is forgotten, and the others wait for the next.
+    pub(crate) fn tell(&mut self, message: u64, written: &BTreeSet<u64>, at: UnixMillis) {
         self.repeats = match self.waiting_since.take() {
             Some(_) => 0,
             None => self.repeats.saturating_add(1),
         };
         self.told_at = Some(at);
         self.message = Some(message);
-        for member in self.members.values_mut() {
-            member.told = Some(member.now.clone());
+        for (number, member) in &mut self.members {
+            if written.contains(number) {
+                member.told = Some(member.now.clone());
+            }
         }
-        self.members.retain(|_, member| !member.now.is_over());
+        self.members
+            .retain(|_, member| !member.now.is_over() || member.told.as_ref() != Some(&member.now));
+        self.waiting_since = Some(at);
+        self.forget_waiting();
     }
 }
 
@@ -176,6 +187,7 @@ mod tests {
             cause: Cause::Uplink,
             relapse: None,
             failed: None,
+            paged: None,
         }
     }
 
@@ -190,7 +202,8 @@ mod tests {
             && due <= at(until)
         {
             let now = due.max(at(from));
-            group.tell(1, now);
+            let all = group.members.keys().copied().collect();
+            group.tell(1, &all, now);
             times.push((now.0 - at(0).0) / SECOND);
         }
         times
@@ -213,6 +226,25 @@ mod tests {
         assert_eq!(run(&mut group, HOUR, 2 * HOUR), [3_600]);
         assert!(group.members.is_empty());
         assert_eq!(run(&mut group, 2 * HOUR, 9_000 * HOUR), [0; 0]);
+    }
+
+    #[test]
+    fn what_no_message_has_room_for_is_in_the_next() {
+        let mut group = Group::default();
+        for number in 1..=3 {
+            group.take(number, told(Telling::Firing), at(0));
+        }
+        group.tell(1, &[1, 2].into(), at(30 * SECOND));
+        assert_eq!(group.waiting_since, Some(at(30 * SECOND)));
+        for number in [1, 3] {
+            group.take(number, told(Telling::Resolved), at(40 * SECOND));
+        }
+        // Nobody heard of the third, and nobody need.
+        assert_eq!(group.members.keys().collect::<Vec<_>>(), [&1, &2]);
+        group.tell(2, &[2].into(), at(330 * SECOND));
+        assert_eq!(group.members.keys().collect::<Vec<_>>(), [&1, &2]);
+        group.tell(3, &[1].into(), at(630 * SECOND));
+        assert_eq!((group.members.len(), group.waiting_since), (1, None));
     }
 
     #[test]

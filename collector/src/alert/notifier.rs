@@ -13,6 +13,7 @@ use crate::registry::Registry;
 use anyhow::Context;
 use denyut_detect::Incident;
 use denyut_proto::UnixMillis;
+use denyut_store::history::is_full;
 use denyut_store::state::{Change, State, StateError, get_json, scan_json};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -80,16 +81,31 @@ impl Notifier {
 
     /// Runs until `stop`'s sender is gone.
     pub(crate) fn run(self, runtime: &Handle, mut stop: watch::Receiver<()>) -> anyhow::Result<()> {
+        self.forget_receivers()?;
         let mut groups = self.groups()?;
         let known = |name: &str| self.receiver(name).is_some();
         let lost = self.outbox.forget(known)?;
         if lost > 0 {
             warn!(lost, "messages for receivers that are no more are given up");
         }
-        self.ask_of_all()?;
+        self.ask_of_all(&groups)?;
+        // What lay there when the collector started is on the disk.
+        let made: u64 = get_json(&*self.state, keys::MESSAGES)?.unwrap_or_default();
+        self.state.sync()?;
+        self.outbox.fill(made);
         loop {
             let now = self.clock.read().now;
-            let more = self.round(&mut groups, now)?;
+            let more = match self.round(&mut groups, now) {
+                Ok(more) => more,
+                // It passes: what is not told now is told when there is room.
+                Err(error) if is_full(&error) => {
+                    warn!(error = %format!("{error:#}"), "nobody can be told while the disk is full");
+                    groups = self.groups()?;
+                    std::thread::sleep(Duration::from_secs(1));
+                    false
+                }
+                Err(error) => return Err(error),
+            };
             let mut due: Option<UnixMillis> = None;
             for (key, group) in &groups {
                 if let Some(at) = group.due(&self.alerts.timing)
@@ -114,14 +130,39 @@ impl Notifier {
         }
     }
 
-    /// What is open is news to a receiver that was not there before.
-    fn ask_of_all(&self) -> anyhow::Result<()> {
+    /// What is open is news to a receiver that was not there before; and what was told may be otherwise by now.
+    fn ask_of_all(&self, groups: &BTreeMap<Key, Group>) -> anyhow::Result<()> {
         let open = scan_json::<u64>(&*self.state, keys::OPEN)?;
-        for part in open.chunks(CHANGED) {
+        let mut all: BTreeSet<u64> = open.into_iter().map(|(_, number)| number).collect();
+        all.extend(groups.values().flat_map(|group| group.members.keys()));
+        let all: Vec<u64> = all.into_iter().collect();
+        for part in all.chunks(CHANGED) {
             let mut change = Change::default();
-            for (_, number) in part {
+            for number in part {
                 change.put_json(keys::news(*number), &"start")?;
             }
+            self.state.apply(change).map_err(anyhow::Error::from)?;
+        }
+        Ok(())
+    }
+
+    /// What was told to receivers that are no more is forgotten: one of the same name begins anew.
+    fn forget_receivers(&self) -> anyhow::Result<()> {
+        let all = self.state.scan(keys::GROUPS)?;
+        let is_lost = |key: &String| {
+            let receiver = key[keys::GROUPS.len()..].split(' ').next();
+            receiver.is_none_or(|receiver| self.receiver(receiver).is_none())
+        };
+        let lost: Vec<String> = all
+            .into_iter()
+            .map(|(key, _)| key)
+            .filter(is_lost)
+            .collect();
+        for part in lost.chunks(CHANGED) {
+            let change = Change {
+                delete: part.to_vec(),
+                ..Change::default()
+            };
             self.state.apply(change).map_err(anyhow::Error::from)?;
         }
         Ok(())
@@ -196,7 +237,7 @@ impl Notifier {
         if !round.told.is_empty() {
             // What is sent must not be made again by a state that went back.
             self.state.sync()?;
-            self.outbox.filled.notify_waiters();
+            self.outbox.fill(serial);
         }
         let (waiting, dead) = self.outbox.count()?;
         self.metrics.set_messages(waiting, dead);
@@ -225,6 +266,8 @@ impl Notifier {
                 Some(parent) => get_json(&*self.state, &keys::incident(parent))?,
                 None => None,
             };
+            // One that is over speaks for nobody any more: this office was left behind.
+            let parent = parent.filter(Incident::is_open);
             let above = parent.as_ref().map(|parent| self.receivers_of(parent));
             let above = above.unwrap_or_default();
             for name in self.receivers_of(&incident) {
@@ -253,7 +296,7 @@ impl Notifier {
 
     /// Who is to be told of an incident, if anybody is to be called for it.
     fn receivers_of(&self, incident: &Incident) -> BTreeSet<&str> {
-        let about = About::of(incident);
+        let about = About::of(incident, &self.registry);
         let is_told = incident.paged_ms.is_some() && !incident.retracted;
         let routes = self
             .alerts
@@ -279,6 +322,8 @@ impl Notifier {
         round: &mut Round,
     ) -> anyhow::Result<()> {
         for (key, group) in groups {
+            // A clock that was ahead does not silence anybody for as long.
+            group.told_at = group.told_at.map(|at| at.min(now));
             if round.is_full() {
                 break;
             }
@@ -310,7 +355,9 @@ impl Notifier {
             return Ok(None);
         };
         let case = Case::read(&*self.state, number)?;
+        // Who knew of it before it called again knows of less than there is now.
         let known = case.acknowledgement(&incident, now);
+        let known = known.filter(|known| incident.paged_ms.is_none_or(|at| known.at_ms >= at));
         let told = Told::of(&incident, known.as_ref().map(|known| known.by.as_str()));
         Ok(Some((incident, told)))
     }
@@ -327,7 +374,7 @@ impl Notifier {
         let (Some(group), Some(receiver)) = (groups.get_mut(key), self.receiver(&key.0)) else {
             return Ok(());
         };
-        let mut alerts = Vec::new();
+        let mut alerts: Vec<(bool, u64, Value)> = Vec::new();
         let catalogue = Catalogue::of(receiver.language)?;
         let mut firing = 0;
         for (number, member) in &group.members {
@@ -335,21 +382,26 @@ impl Notifier {
             let fires = matches!(member.now.state, Telling::Firing | Telling::Acknowledged(_));
             firing += usize::from(fires);
             if let Some((incident, _)) = self.truth(*number, now)? {
-                alerts.push((!is_new, self.alert(&catalogue, &incident, &member.now)));
+                alerts.push((
+                    !is_new,
+                    *number,
+                    self.alert(&catalogue, &incident, &member.now),
+                ));
             }
         }
         // What is new comes first.
-        alerts.sort_by_key(|(is_old, _)| *is_old);
+        alerts.sort_by_key(|(is_old, number, _)| (*is_old, *number));
         let all = alerts.len();
-        let mut bytes = 0;
+        let (mut bytes, mut written) = (0, BTreeSet::new());
         let alerts: Vec<Value> = alerts
             .into_iter()
-            .map(|(_, alert)| alert)
             .take(ALERTS_MAX)
-            .take_while(|alert| {
-                bytes += alert.to_string().len();
-                bytes <= BODY_MAX
+            .take_while(|(_, number, alert)| {
+                // As it is in the state: text in text.
+                bytes += Value::String(alert.to_string()).to_string().len();
+                bytes <= BODY_MAX && written.insert(*number)
             })
+            .map(|(_, _, alert)| alert)
             .collect();
         let truncated = all - alerts.len();
         let body = json!({
@@ -379,7 +431,7 @@ impl Notifier {
         );
         let body = body.to_string();
         let number = Outbox::put(&mut round.change, serial, (&key.0, id, body), now)?;
-        group.tell(number, now);
+        group.tell(number, &written, now);
         round.told.insert(key.clone());
         round.changed.insert(key.clone());
         Ok(())
@@ -391,7 +443,11 @@ impl Notifier {
         let is_over = matches!(now.state, Telling::Resolved | Telling::Retracted);
         let office = incident.office.as_ref();
         let named = office.and_then(|code| Some((code, self.registry.offices.get(code)?)));
-        let subject = named.map_or_else(|| incident.subject(), |(_, office)| office.name.clone());
+        let subject = match (named, &facts.scope) {
+            (Some((_, office)), _) => office.name.clone(),
+            (None, Some(scope)) => catalogue.scope(scope, &self.registry),
+            (None, None) => incident.subject(),
+        };
         let mut labels = json!({
             "alertname": "denyut",
             "incident": incident.number.to_string(),
@@ -434,5 +490,233 @@ fn together(incident: &Incident) -> String {
     match &incident.office {
         Some(office) => format!("regency {}", office.as_str().get(..5).unwrap_or_default()),
         None => incident.subject(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::alert::{Language, Route, Secret, Timing, Webhook, client};
+    use denyut_store::engine::Engine;
+    use denyut_store::state::EmbeddedState;
+    use std::sync::Mutex;
+
+    /// A state that somebody else changes just before it is changed.
+    struct Racing {
+        inner: EmbeddedState,
+        first: Mutex<Option<Change>>,
+    }
+
+    impl State for Racing {
+        fn get(&self, key: &str) -> anyhow::Result<Option<Vec<u8>>> {
+            self.inner.get(key)
+        }
+        fn scan(&self, prefix: &str) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
+            self.inner.scan(prefix)
+        }
+        fn first(&self, prefix: &str) -> anyhow::Result<Option<(String, Vec<u8>)>> {
+            self.inner.first(prefix)
+        }
+        fn count(&self, prefix: &str) -> anyhow::Result<usize> {
+            self.inner.count(prefix)
+        }
+        fn visit_back(
+            &self,
+            prefix: &str,
+            visit: &mut dyn FnMut(&str, &[u8]) -> anyhow::Result<bool>,
+        ) -> anyhow::Result<()> {
+            self.inner.visit_back(prefix, visit)
+        }
+        fn apply(&self, change: Change) -> Result<(), StateError> {
+            if let Some(first) = self.first.lock().expect("is sound").take() {
+                self.inner.apply(first)?;
+            }
+            self.inner.apply(change)
+        }
+        fn sync(&self) -> anyhow::Result<()> {
+            self.inner.sync()
+        }
+    }
+
+    struct Scene {
+        _folder: tempfile::TempDir,
+        state: Arc<Racing>,
+        notifier: Notifier,
+        groups: BTreeMap<Key, Group>,
+    }
+
+    fn at(seconds: i64) -> UnixMillis {
+        UnixMillis(1_790_000_000_000 + seconds * 1_000)
+    }
+
+    /// An incident that changed, as the worker puts it.
+    fn changed(
+        number: u64,
+        office: &str,
+        parent: Option<u64>,
+        resolved: bool,
+        news: u64,
+    ) -> Change {
+        let incident = json!({
+            "number": number, "office": office, "parent": parent, "paged_ms": at(0),
+            "opened_ms": at(0), "resolved_ms": resolved.then(|| at(100)), "cause": "uplink",
+            "troubles": [], "revisions": [], "revisions_omitted": 0,
+        });
+        let mut change = Change::default();
+        change
+            .put_json(keys::incident(number), &incident)
+            .expect("JSON");
+        change.put_json(keys::news(number), &news).expect("JSON");
+        change
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().expect("tempdir");
+            let engine = Arc::new(Engine::open(folder.path()).expect("opens"));
+            let state = Arc::new(Racing {
+                inner: EmbeddedState::open(&engine).expect("opens"),
+                first: Mutex::default(),
+            });
+            let receiver = |name: &str| Receiver {
+                name: name.to_owned(),
+                language: Language::Id,
+                webhook: Webhook {
+                    url: "https://hooks.example/x".parse().expect("an address"),
+                    secret: Some(Secret::read(&"x".repeat(16)).expect("a secret")),
+                    client: client(None).expect("a client"),
+                },
+            };
+            let route = |name: &str, causes: &[denyut_detect::Cause]| Route {
+                receiver: name.to_owned(),
+                regions: vec!["36".to_owned()],
+                causes: causes.to_vec(),
+                relapse: None,
+            };
+            let alerts = Alerts {
+                receivers: vec![receiver("all"), receiver("uplinks")],
+                routes: vec![
+                    route("all", &[]),
+                    route("uplinks", &[denyut_detect::Cause::Uplink]),
+                ],
+                timing: Timing::default(),
+                page: None,
+            };
+            let kept: Arc<dyn State> = Arc::clone(&state) as _;
+            let notifier = Notifier {
+                alerts: Arc::new(alerts),
+                outbox: Arc::new(Outbox::new(Arc::clone(&kept), Arc::default())),
+                state: kept,
+                registry: Arc::default(),
+                clock: Arc::new(Clock::start()),
+                metrics: Arc::new(Metrics::new()),
+                news: Arc::default(),
+            };
+            Self {
+                _folder: folder,
+                state,
+                notifier,
+                groups: BTreeMap::new(),
+            }
+        }
+
+        fn put(&self, change: Change) {
+            self.state.inner.apply(change).expect("applies");
+        }
+
+        /// What each receiver is told until a time: its messages, as they are written.
+        fn told(&mut self, seconds: i64) -> Vec<(String, String)> {
+            let mut told = Vec::new();
+            while self
+                .notifier
+                .round(&mut self.groups, at(seconds))
+                .expect("works")
+            {}
+            for message in self.notifier.outbox.list().expect("reads") {
+                let body: Value = serde_json::from_str(&message.body).expect("JSON");
+                for alert in body["alerts"].as_array().expect("a list") {
+                    let number = alert["labels"]["incident"].as_str().expect("a number");
+                    let status = alert["status"].as_str().expect("a status");
+                    told.push((message.receiver.clone(), format!("{number} {status}")));
+                }
+                self.notifier.outbox.delivered(&message).expect("goes");
+            }
+            told
+        }
+    }
+
+    fn said(told: &[(&str, &str)]) -> Vec<(String, String)> {
+        let owned = told
+            .iter()
+            .map(|(who, what)| ((*who).to_owned(), (*what).to_owned()));
+        owned.collect()
+    }
+
+    #[test]
+    fn what_changes_while_it_is_thought_of_is_told() {
+        let mut scene = Scene::new();
+        scene.put(changed(1, "36.73.02", None, false, 1));
+        assert_eq!(scene.told(0), []);
+        assert_eq!(
+            scene.told(40),
+            said(&[("all", "1 firing"), ("uplinks", "1 firing")])
+        );
+        scene.put(changed(1, "36.73.02", None, false, 2));
+        // Between reading that and saying so it ends.
+        *scene.state.first.lock().expect("is sound") = Some(changed(1, "36.73.02", None, true, 3));
+        assert_eq!(
+            scene.told(400),
+            said(&[("all", "1 resolved"), ("uplinks", "1 resolved")])
+        );
+        assert_eq!(scene.state.inner.count(keys::NEWS).expect("counts"), 0);
+        assert_eq!(scene.told(500_000), []);
+        assert_eq!(scene.state.inner.count(keys::GROUPS).expect("counts"), 0);
+    }
+
+    #[test]
+    fn a_common_cause_speaks_for_its_offices_to_whom_it_is_told_and_while_it_lasts() {
+        let mut scene = Scene::new();
+        let parent = |resolved: bool, news: u64| {
+            let mut change = changed(9, "36.73.01", None, resolved, news);
+            let text = String::from_utf8(change.put[0].1.clone()).expect("text");
+            change.put[0].1 = text.replace("uplink", "regional").into_bytes();
+            change
+        };
+        scene.put(parent(false, 1));
+        scene.put(changed(1, "36.73.02", Some(9), false, 1));
+        assert_eq!(scene.told(0), []);
+        // Who takes uplinks only does not hear of what is regional.
+        assert_eq!(
+            scene.told(40),
+            said(&[("all", "9 firing"), ("uplinks", "1 firing")])
+        );
+        scene.put(parent(true, 2));
+        // Left behind: the detector calls for it again.
+        scene.put(changed(1, "36.73.02", Some(9), false, 2));
+        assert_eq!(
+            scene.told(400),
+            said(&[("all", "1 firing"), ("all", "9 resolved")])
+        );
+    }
+
+    #[test]
+    fn a_receiver_that_was_away_hears_of_what_is_and_nothing_of_what_was() {
+        let mut scene = Scene::new();
+        scene.put(changed(1, "36.73.02", None, false, 1));
+        scene.told(0);
+        assert_eq!(scene.told(40).len(), 2);
+        let all = Arc::clone(&scene.notifier.alerts);
+        let mut fewer = (*all).clone();
+        fewer.receivers.truncate(1);
+        scene.notifier.alerts = Arc::new(fewer);
+        scene.notifier.forget_receivers().expect("works");
+        scene.groups = scene.notifier.groups().expect("reads");
+        scene.put(changed(1, "36.73.02", None, true, 2));
+        assert_eq!(scene.told(400), said(&[("all", "1 resolved")]));
+        scene.notifier.alerts = all;
+        scene.notifier.forget_receivers().expect("works");
+        scene.groups = scene.notifier.groups().expect("reads");
+        scene.notifier.ask_of_all(&scene.groups).expect("works");
+        assert_eq!(scene.told(500_000), []);
     }
 }

@@ -5,6 +5,7 @@ use anyhow::Context;
 use denyut_proto::UnixMillis;
 use denyut_store::state::{Change, State, get_json, parse, scan_json};
 use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -15,6 +16,8 @@ use utoipa::ToSchema;
 const DEAD_MAX: usize = 1_000;
 /// How long it is tried to deliver one.
 const TRIED_FOR: Duration = Duration::from_secs(3 * 86_400);
+/// How long a receiver may want to be left alone.
+pub(super) const WAIT_MOST: Duration = Duration::from_secs(3_600);
 /// How long until it is tried again: at first, and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(900));
 
@@ -58,8 +61,9 @@ pub(crate) struct Outbox {
     state: Arc<dyn State>,
     /// Nobody else changes a message meanwhile.
     changing: Mutex<()>,
-    /// There is something new to send.
+    /// There is something new to send, up to this number: what is above is not on the disk yet.
     pub(super) filled: Notify,
+    synced: AtomicU64,
     /// Something was sent, or will never be: its group may speak again.
     pub(super) emptied: Arc<Notify>,
 }
@@ -71,6 +75,7 @@ impl Outbox {
             state,
             changing: Mutex::default(),
             filled: Notify::new(),
+            synced: AtomicU64::new(0),
             emptied,
         }
     }
@@ -98,6 +103,12 @@ impl Outbox {
         Ok(*serial)
     }
 
+    /// Messages up to this number are on the disk.
+    pub(super) fn fill(&self, number: u64) {
+        self.synced.fetch_max(number, Ordering::AcqRel);
+        self.filled.notify_waiters();
+    }
+
     /// All of them: first those that wait, then the dead; each oldest first. Blocks, as all methods do.
     pub(crate) fn list(&self) -> anyhow::Result<Vec<Message>> {
         let mut all = scan_json::<Message>(&*self.state, keys::OUTBOX)?;
@@ -120,7 +131,9 @@ impl Outbox {
     /// The oldest message of a receiver; one after the other, so that an end never overtakes its beginning.
     pub(super) fn next(&self, receiver: &str) -> anyhow::Result<Option<Message>> {
         let first = self.state.first(&keys::messages_to(receiver))?;
-        first.map(|(key, value)| parse(&key, &value)).transpose()
+        let first = first.map(|(key, value)| parse::<Message>(&key, &value));
+        let synced = self.synced.load(Ordering::Acquire);
+        Ok(first.transpose()?.filter(|one| one.number <= synced))
     }
 
     /// It arrived.
@@ -149,7 +162,7 @@ impl Outbox {
         message.error = Some(why);
         let doubled = 1_u32.checked_shl(message.attempts - 1).unwrap_or(u32::MAX);
         let backoff = AGAIN.0.saturating_mul(doubled).min(AGAIN.1);
-        let wait = wait.unwrap_or_default().min(Duration::from_secs(86_400));
+        let wait = wait.unwrap_or_default().min(WAIT_MOST);
         message.next_ms = now + backoff.max(wait);
         let key = keys::message(&message.receiver, message.number);
         let mut change = Change::default();
@@ -185,7 +198,7 @@ impl Outbox {
             return Ok(None);
         };
         message.dead_ms = None;
-        (message.made_ms, message.next_ms) = (now, now);
+        (message.made_ms, message.next_ms, message.attempts) = (now, now, 0);
         let mut change = Change::default();
         change.put_json(keys::message(&message.receiver, number), &message)?;
         change.delete.push(keys::dead(number));

@@ -1,6 +1,8 @@
 //! Which incidents a receiver is told of.
 
+use crate::registry::{Office, Registry};
 use denyut_detect::calendar::in_region;
+use denyut_detect::incident::{Scope, ScopeKind};
 use denyut_detect::{Cause, Incident};
 use denyut_proto::OfficeCode;
 
@@ -26,9 +28,9 @@ pub(crate) struct About {
 }
 
 impl About {
-    pub(crate) fn of(incident: &Incident) -> Self {
+    pub(crate) fn of(incident: &Incident, registry: &Registry) -> Self {
         let scope = incident.facts.scope.as_ref();
-        let hit = scope.map(|scope| scope.offices.clone());
+        let hit = scope.map(|scope| hit(scope, registry));
         Self {
             offices: incident
                 .office
@@ -38,6 +40,25 @@ impl About {
             relapse: incident.facts.relapse.is_some(),
         }
     }
+}
+
+/// The offices that a common cause hit; of very many only the first are listed, and then all that are in its scope.
+fn hit(scope: &Scope, registry: &Registry) -> Vec<OfficeCode> {
+    if usize::try_from(scope.failed).is_ok_and(|failed| failed <= scope.offices.len()) {
+        return scope.offices.clone();
+    }
+    let is_in = |(code, office): &(&OfficeCode, &Office)| {
+        let named = |name: &Option<String>| name.as_deref() == Some(&*scope.code);
+        match scope.kind {
+            ScopeKind::Pool => named(&office.site.pool),
+            ScopeKind::Pop => named(&office.site.pop),
+            ScopeKind::Isp => named(&office.site.isp),
+            ScopeKind::Regency | ScopeKind::Province => in_region(code, &scope.code),
+            ScopeKind::Nation => true,
+        }
+    };
+    let all = registry.offices.iter().filter(is_in);
+    all.map(|(code, _)| code.clone()).collect()
 }
 
 impl Route {

@@ -1,9 +1,11 @@
 //! What is said of an incident, in the receiver's language: plain and short.
 
 use super::group::{Telling, Told};
+use crate::registry::Registry;
 use anyhow::Context;
 use denyut_detect::Incident;
 use denyut_detect::calendar::Zone;
+use denyut_detect::incident::{Scope, ScopeKind};
 use denyut_proto::{OfficeCode, UnixMillis};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -44,10 +46,22 @@ impl Catalogue {
 
     /// The text of a key; `{name}` in it stands for a value.
     fn say(&self, key: &str, values: &[(&str, &str)]) -> String {
-        let text = self.0.get(key).map_or(key, String::as_str);
-        values.iter().fold(text.to_owned(), |text, (name, value)| {
-            text.replace(&format!("{{{name}}}"), value)
-        })
+        let mut rest = self.0.get(key).map_or(key, String::as_str);
+        let mut text = String::new();
+        // Once from left to right: nothing in a value is taken for a place.
+        while let Some((before, after)) = rest.split_once('{') {
+            text += before;
+            let place = after.split_once('}');
+            let value = place.and_then(|(name, _)| values.iter().find(|(of, _)| *of == name));
+            if let (Some((_, behind)), Some((_, value))) = (place, value) {
+                text += value;
+                rest = behind;
+            } else {
+                text.push('{');
+                rest = after;
+            }
+        }
+        text + rest
     }
 
     /// A moment on an office's clock.
@@ -89,6 +103,26 @@ impl Catalogue {
         parts.join(" ")
     }
 
+    /// What a common cause hit, and how many.
+    pub(crate) fn scope(&self, scope: &Scope, registry: &Registry) -> String {
+        let regency = || {
+            let office = registry.offices.get(scope.offices.first()?)?;
+            office
+                .regency
+                .clone()
+                .filter(|_| scope.kind == ScopeKind::Regency)
+        };
+        let key = format!("scope.{}", scope.kind.as_str());
+        let name = regency().unwrap_or_else(|| self.say(&key, &[("name", &scope.code)]));
+        let (failed, watched) = (scope.failed.to_string(), scope.watched.to_string());
+        let values = [
+            ("failed", &*failed),
+            ("watched", &watched),
+            ("scope", &name),
+        ];
+        self.say("incident.scope", &values)
+    }
+
     /// One incident in a sentence or two; `subject`: the office's name, or the scope.
     pub(crate) fn sentence(&self, incident: &Incident, now: &Told, subject: &str) -> String {
         let facts = &incident.facts;
@@ -119,7 +153,6 @@ impl Catalogue {
                 ("since", &since),
                 ("until", &until),
                 ("length", &length),
-                // What people wrote comes last, so that nothing in it is taken for a place.
                 ("subject", subject),
                 ("by", by),
             ],

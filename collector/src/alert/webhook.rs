@@ -16,11 +16,18 @@ const WITHIN: Duration = Duration::from_secs(20);
 const ANSWER_MAX: usize = 1_024;
 
 /// Where messages go, and what they are signed with.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Webhook {
     pub(crate) url: Url,
     pub(crate) secret: Option<Secret>,
     pub(crate) client: reqwest::Client,
+}
+
+impl fmt::Debug for Webhook {
+    /// Without what may be a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Webhook({})", self.url.host_str().unwrap_or_default())
+    }
 }
 
 /// What messages are signed with.
@@ -100,6 +107,16 @@ pub(crate) fn client(ca: Option<&Path>) -> anyhow::Result<reqwest::Client> {
 }
 
 impl Webhook {
+    /// A receiver's words, without what they repeat of its address: chats put their keys there.
+    fn without_address(&self, said: &str) -> String {
+        let segments = self.url.path_segments().into_iter().flatten();
+        let query = self.url.query_pairs();
+        let query: Vec<String> = query.map(|(_, value)| value.into_owned()).collect();
+        let parts = segments.chain(query.iter().map(String::as_str));
+        let secret = parts.filter(|part| part.len() >= 4);
+        secret.fold(said.to_owned(), |said, part| said.replace(part, "…"))
+    }
+
     /// Sends a message once. Its id is the same each time it is sent.
     pub(super) async fn send(
         &self,
@@ -142,17 +159,24 @@ impl Webhook {
         }
         said.truncate(ANSWER_MAX);
         let said = String::from_utf8_lossy(&said);
+        let said = self.without_address(&said);
         let said: String = said.chars().filter(|c| !c.is_control()).take(200).collect();
         let why = format!("{status}: {said}");
-        let again = status.is_server_error()
-            || matches!(
-                status,
-                StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY
-            );
-        Err(if again {
-            Undelivered::Later(why, wait)
-        } else {
+        // What is wrong with this message stays so; what is wrong on the way to the receiver is mended some day.
+        let is_refused = matches!(
+            status,
+            StatusCode::BAD_REQUEST
+                | StatusCode::METHOD_NOT_ALLOWED
+                | StatusCode::NOT_ACCEPTABLE
+                | StatusCode::LENGTH_REQUIRED
+                | StatusCode::PAYLOAD_TOO_LARGE
+                | StatusCode::UNSUPPORTED_MEDIA_TYPE
+                | StatusCode::UNPROCESSABLE_ENTITY
+        );
+        Err(if is_refused {
             Undelivered::Never(why)
+        } else {
+            Undelivered::Later(why, wait)
         })
     }
 }

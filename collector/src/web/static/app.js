@@ -419,16 +419,20 @@ function caseOf(incident, office) {
 
 async function act(incident, deed, body) {
   const by = (localStorage.getItem("by") ?? "").trim();
-  const draft = draftOf(incident);
+  // Once, however often it is pressed.
+  for (const button of element(`incident-${incident.number}`)?.querySelectorAll(".case button") ?? []) button.disabled = true;
   const answer = by ? await fetch(`/api/v1/incidents/${incident.number}/${deed}`, {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify({ by, ...body }),
   }).catch(() => null) : null;
-  if (answer?.ok) drafts.delete(incident.number);
-  else {
+  if (answer?.ok) {
+    // What it was said with is said; what else somebody writes stays.
+    const { text, to, ...rest } = draftOf(incident);
+    drafts.set(incident.number, deed === "assign" ? { ...rest, text, to: body.to ?? "" } : { ...rest, to, text: "" });
+  } else {
     const detail = answer && (await answer.json().catch(() => ({}))).detail;
-    drafts.set(incident.number, { ...draft, problem: by ? detail ?? say("case.failed") : say("case.by_missing") });
+    drafts.set(incident.number, { ...draftOf(incident), problem: by ? detail ?? say("case.failed") : say("case.by_missing") });
   }
   await readIncidents();
 }
@@ -447,9 +451,17 @@ function focusAgain(was) {
 }
 
 // A link to an incident opens it.
-function openTarget() {
-  const target = location.hash.startsWith("#incident-") && element(location.hash.slice(1));
-  if (!target) return;
+async function openTarget() {
+  const number = location.hash.match(/^#incident-(\d+)$/)?.[1];
+  if (!number) return;
+  if (!element(`incident-${number}`)) {
+    // Older than those that are shown.
+    const found = await ask(`/api/v1/incidents/${number}`).catch(() => null);
+    if (!found) return;
+    past.push(found);
+    renderIncidents();
+  }
+  const target = element(`incident-${number}`);
   target.closest("#past")?.setAttribute("open", "");
   target.open = true;
   target.scrollIntoView();
