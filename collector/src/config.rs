@@ -1,6 +1,6 @@
 //! The collector's configuration: what the user wrote, and what the program needs.
 
-use crate::alert::{self, Alerts, Language, Receiver, Route, Secret, Timing, Webhook};
+use crate::alert::{self, Alerts, Alive, Language, Receiver, Route, Secret, Timing, Webhook};
 use crate::calendar;
 use crate::join::{Authority, Name};
 use crate::registry::{Office, Registry};
@@ -70,6 +70,8 @@ struct AlertSection {
     group_wait: Option<String>,
     group_interval: Option<String>,
     repeat_interval: Option<String>,
+    alive: Option<String>,
+    alive_every: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -417,7 +419,34 @@ fn alerts(
         routes: known,
         timing: timing(section)?,
         page: section.page.as_deref().map(page).transpose()?,
+        alive: alive(section)?,
     })
+}
+
+/// Who is told that the collector watches.
+fn alive(section: &AlertSection) -> anyhow::Result<Option<Alive>> {
+    let every = match &section.alive_every {
+        Some(text) => parse_duration("alert.alive_every", text)?,
+        None => Duration::from_secs(60),
+    };
+    if every < Duration::from_secs(10) || every > DAY {
+        return Err(Invalid::new(
+            "alert.alive_every",
+            humantime::format_duration(every),
+            "out of range",
+            "write 10s to 1day",
+        )
+        .into());
+    }
+    let Some(text) = &section.alive else {
+        return Ok(None);
+    };
+    let webhook = Webhook {
+        url: hook("alert.alive", text)?,
+        secret: None,
+        client: alert::client(None)?,
+    };
+    Ok(Some(Alive { webhook, every }))
 }
 
 /// Where people find the page.
@@ -476,21 +505,11 @@ fn timing(section: &AlertSection) -> Result<Timing, Invalid> {
     })
 }
 
-fn receiver(at: &str, section: ReceiverSection, folder: &Path) -> anyhow::Result<Receiver> {
-    let field = |name: &str| format!("{at}.{name}");
-    let is_letter = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if !(1..=63).contains(&section.name.len()) || !section.name.chars().all(is_letter) {
-        return Err(Invalid::new(
-            field("name"),
-            section.name,
-            "not a name",
-            "write 1 to 63 of a-z, 0-9 and `-`",
-        )
-        .into());
-    }
-    let url: reqwest::Url = section.webhook.parse().map_err(|_| {
+/// The address of a receiver: https, or http on loopback.
+fn hook(field: &str, text: &str) -> Result<reqwest::Url, Invalid> {
+    let url: reqwest::Url = text.parse().map_err(|_| {
         Invalid::new(
-            field("webhook"),
+            field,
             "(not shown)",
             "not an address",
             "write it like `https://hooks.example/denyut`",
@@ -511,13 +530,28 @@ fn receiver(at: &str, section: ReceiverSection, folder: &Path) -> anyhow::Result
     };
     if url.scheme() != "https" && !(url.scheme() == "http" && is_loopback) {
         return Err(Invalid::new(
-            field("webhook"),
+            field,
             hidden(),
             "plaintext is only for loopback",
             "use https (or http on loopback)",
+        ));
+    }
+    Ok(url)
+}
+
+fn receiver(at: &str, section: ReceiverSection, folder: &Path) -> anyhow::Result<Receiver> {
+    let field = |name: &str| format!("{at}.{name}");
+    let is_letter = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if !(1..=63).contains(&section.name.len()) || !section.name.chars().all(is_letter) {
+        return Err(Invalid::new(
+            field("name"),
+            section.name,
+            "not a name",
+            "write 1 to 63 of a-z, 0-9 and `-`",
         )
         .into());
     }
+    let url = hook(&field("webhook"), &section.webhook)?;
     let secret = match &section.secret_file {
         None => None,
         Some(file) => {

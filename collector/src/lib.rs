@@ -362,6 +362,9 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         };
         couriers.spawn(courier.run(stop.clone()));
     }
+    if let Some(alive) = alerts.alive.clone() {
+        couriers.spawn(alive.run(Arc::clone(&processed), stop.clone()));
+    }
     let notifier = Notifier {
         alerts,
         state: Arc::clone(&state),

@@ -53,4 +53,7 @@ pub fn state(bytes: &[u8]) {
     serde_json::from_slice::<Token>(bytes).ok();
     serde_json::from_slice::<Member>(bytes).ok();
     serde_json::from_slice::<control::Ask>(bytes).ok();
+    serde_json::from_slice::<crate::case::Step>(bytes).ok();
+    serde_json::from_slice::<crate::alert::Message>(bytes).ok();
+    keys::unpack::<crate::alert::Group>("group", bytes).ok();
 }

@@ -159,6 +159,26 @@ async fn what_fails_together_is_one_message_and_its_end_another() {
 }
 
 #[tokio::test]
+async fn somebody_outside_is_told_that_the_collector_watches_until_it_does_not() {
+    let hook = Hook::start();
+    let keys = format!(
+        "[alert]\nalive = \"http://{}/ping/rahasia\"\nalive_every = \"10s\"\n",
+        hook.address
+    );
+    let mut collector = Collector::start(&format!("{OFFICES}{keys}")).await;
+    hook.answer(&[Answer::Status(503, "", "")]);
+    assert_eq!(message(&hook, 2).await.line, "GET /ping/rahasia");
+    let log = collector.log();
+    assert!(
+        log.contains("does not answer") && !log.contains("rahasia"),
+        "{log}"
+    );
+    collector.kill();
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    assert_eq!(hook.taken().len(), 2);
+}
+
+#[tokio::test]
 async fn a_message_arrives_once_whoever_is_killed_on_the_way() {
     let hook = Hook::start();
     let mut collector = Collector::start(&told(&hook)).await;

@@ -9,6 +9,7 @@
 //! What is told is held against what was told before: a crash between two steps tells nothing twice and forgets nothing. A message that was sent when the power went is sent
 //! again, with the same id.
 
+mod alive;
 mod courier;
 mod group;
 mod notifier;
@@ -17,8 +18,9 @@ mod route;
 mod text;
 mod webhook;
 
+pub(crate) use alive::Alive;
 pub(crate) use courier::Courier;
-pub(crate) use group::Timing;
+pub(crate) use group::{Group, Timing};
 pub(crate) use notifier::Notifier;
 pub(crate) use outbox::{Ask, Message, Outbox};
 pub(crate) use route::{About, Route};
@@ -33,6 +35,8 @@ pub(crate) struct Alerts {
     pub(crate) timing: Timing,
     /// Where people find the page, for links.
     pub(crate) page: Option<String>,
+    /// Who is told that the collector watches.
+    pub(crate) alive: Option<Alive>,
 }
 
 /// Somebody who is told.

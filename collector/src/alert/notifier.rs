@@ -601,6 +601,7 @@ mod tests {
                 ],
                 timing: Timing::default(),
                 page: None,
+                alive: None,
             };
             let kept: Arc<dyn State> = Arc::clone(&state) as _;
             let notifier = Notifier {

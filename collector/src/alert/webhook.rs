@@ -117,6 +117,18 @@ impl Webhook {
         secret.fold(said.to_owned(), |said, part| said.replace(part, "…"))
     }
 
+    /// Asks for its address, and nothing else; an error is for people.
+    pub(super) async fn knock(&self) -> Result<(), String> {
+        let answer = self.client.get(self.url.clone()).send().await;
+        let answer =
+            answer.map_err(|error| format!("{:#}", anyhow::Error::new(error.without_url())))?;
+        if answer.status().is_success() {
+            Ok(())
+        } else {
+            Err(answer.status().to_string())
+        }
+    }
+
     /// Sends a message once. Its id is the same each time it is sent.
     pub(super) async fn send(
         &self,
