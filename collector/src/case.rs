@@ -231,6 +231,14 @@ fn needed(field: &str, said: &str, most: usize, fix: &str) -> Result<String, Inv
     Ok(said)
 }
 
+/// Who somebody is, and what they say, checked as those of a step.
+pub(crate) fn signed(by: &str, why: &str) -> Result<(String, String), Invalid> {
+    Ok((
+        needed("by", by, NAME_MAX, "write who you are")?,
+        needed("why", why, TEXT_MAX, "write why")?,
+    ))
+}
+
 impl Deed {
     /// What it is, done now.
     fn step(&self, by: &str, now: UnixMillis) -> Result<Step, Invalid> {

@@ -350,7 +350,7 @@ impl Config {
 }
 
 /// Whether a text is the code of a region, or its beginning in whole parts.
-fn region_of(field: &str, region: &str) -> Result<(), Invalid> {
+pub(crate) fn region_of(field: &str, region: &str) -> Result<(), Invalid> {
     let widths: Vec<usize> = region.split('.').map(str::len).collect();
     let digits = region.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     if !digits || !matches!(widths[..], [2] | [2, 2] | [2, 2, 2] | [2, 2, 2, 4]) {

@@ -1,7 +1,7 @@
 //! The door for the operator's own commands while the collector runs: a socket in the data folder that only its user can open. One line of
 //! JSON asks ([`Ask`]), one line answers: `ok …` or `error …`.
 
-use crate::alert::{self, Outbox};
+use crate::alert::{self, Outbox, Silences};
 use crate::case::{self, Cases};
 use crate::ingest::Gate;
 use crate::join;
@@ -36,6 +36,8 @@ pub(crate) enum Ask {
     Incident(case::Ask),
     /// Something with messages.
     Message(alert::Ask),
+    /// Something with silences.
+    Silence(alert::SilenceAsk),
 }
 
 /// What the commands work on.
@@ -44,6 +46,7 @@ pub(crate) struct Control {
     pub(crate) processed: Arc<AtomicU64>,
     pub(crate) clock: Arc<crate::clock::Clock>,
     pub(crate) cases: Arc<Cases>,
+    pub(crate) silences: Arc<Silences>,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) gate: Arc<Gate>,
     /// Where agents find the collector: `https://host:port`.
@@ -147,6 +150,14 @@ async fn answer(control: &Arc<Control>, stream: UnixStream) -> anyhow::Result<()
             tokio::task::spawn_blocking(move || {
                 let now = control.clock.read().now;
                 Ok(serde_json::to_string(&control.outbox.answer(&ask, now)?)?)
+            })
+            .await?
+        }
+        Ok(Ask::Silence(ask)) => {
+            let control = Arc::clone(control);
+            tokio::task::spawn_blocking(move || {
+                let now = control.clock.read().now;
+                Ok(serde_json::to_string(&control.silences.answer(&ask, now)?)?)
             })
             .await?
         }

@@ -42,6 +42,8 @@ pub(crate) const GROUPS: &str = "group/";
 pub(crate) const OUTBOX: &str = "outbox/";
 /// Messages that could not be delivered, by their number.
 pub(crate) const DEAD: &str = "dead/";
+/// Silences by their number: [`crate::alert::Silence`].
+pub(crate) const SILENCES: &str = "silence/";
 /// The highest number of a message.
 pub(crate) const MESSAGES: &str = "messages";
 /// The numbers of those that may be judged again.
@@ -127,6 +129,10 @@ pub(crate) fn messages_to(receiver: &str) -> String {
 
 pub(crate) fn message(receiver: &str, number: u64) -> String {
     format!("{OUTBOX}{receiver}/{number:012}")
+}
+
+pub(crate) fn silence(number: u64) -> String {
+    format!("{SILENCES}{number:012}")
 }
 
 pub(crate) fn dead(number: u64) -> String {

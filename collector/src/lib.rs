@@ -30,7 +30,7 @@ pub mod tried;
 mod web;
 mod worker;
 
-use alert::{Courier, Notifier, Outbox};
+use alert::{Courier, Notifier, Outbox, Silences};
 use anyhow::{Context, bail};
 use case::Cases;
 use clap::{Parser, Subcommand};
@@ -131,6 +131,9 @@ enum Command {
     /// Incidents: see them, acknowledge them, take them over, note what you know
     #[command(subcommand)]
     Incident(operate::Incident),
+    /// Silences: nobody is called for what fits one, until it is over
+    #[command(subcommand)]
+    Silence(operate::Silence),
     /// Messages to receivers: what waits, what could not be delivered, and who would be told what
     #[command(subcommand)]
     Message(operate::Message),
@@ -206,6 +209,7 @@ pub fn main() -> ExitCode {
         Command::Agent(agent) => operate::agent(agent),
         Command::Incident(incident) => operate::incident(incident),
         Command::Message(message) => operate::message(message),
+        Command::Silence(silence) => operate::silence(silence),
         Command::Replay { csv, config, json } => rerun::replay(&csv, config.as_deref(), json),
         Command::Redetect { file, from, apply } => {
             Config::load(&file.config).and_then(|config| rerun::redetect(config, &from, apply))
@@ -280,6 +284,7 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
 
     let told = (Arc::clone(&bus), Arc::clone(&news));
     let cases = Arc::new(Cases::new(Arc::clone(&state), Some(told)));
+    let silences = Arc::new(Silences::new(Arc::clone(&state), Arc::clone(&news)));
     let outbox = Arc::new(Outbox::new(Arc::clone(&state), Arc::clone(&news)));
     let (commits, requests) = mpsc::channel(commit::QUEUE);
     let room = Room::new(Arc::clone(&store), config.reserve);
@@ -318,6 +323,7 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
             maintenance,
         },
         cases: Arc::clone(&cases),
+        silences: Arc::clone(&silences),
         outbox: Arc::clone(&outbox),
         gate: Arc::clone(&gate),
         bus,
@@ -345,6 +351,7 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         processed: Arc::clone(&processed),
         clock: Arc::clone(&clock),
         cases,
+        silences,
         outbox: Arc::clone(&outbox),
         gate,
         address,

@@ -1,6 +1,6 @@
 //! `denyut-collector token …`, `agent …` and `incident …`: what operators do with them.
 
-use crate::alert::{self, About, Outbox};
+use crate::alert::{self, About, Outbox, SilenceAsk, Silences, Wish};
 use crate::case::{self, Cases, Deed};
 use crate::clock::Clock;
 use crate::config::{Config, Tls};
@@ -11,7 +11,7 @@ use crate::{ConfigFile, claim_data_dir, control};
 use anyhow::{Context, bail};
 use clap::Subcommand;
 use denyut_detect::Cause;
-use denyut_proto::{AgentId, Invalid, OfficeCode};
+use denyut_proto::{AgentId, Invalid, OfficeCode, UnixMillis};
 use denyut_store::Store;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -183,6 +183,46 @@ pub(crate) enum Message {
         /// It came back after a repair
         #[arg(long)]
         relapse: bool,
+    },
+}
+
+/// What there is to do with silences.
+#[derive(Subcommand)]
+pub(crate) enum Silence {
+    /// List those that hold, and those that are over since a while
+    List {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Call nobody for what fits, for a while
+    Add {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Where: a region's code or its beginning (36.73); may be given again
+        #[arg(long = "region", value_name = "CODE", required = true)]
+        regions: Vec<String>,
+        /// Only for this cause (uplink, server, …); may be given again
+        #[arg(long = "cause", value_name = "CAUSE")]
+        causes: Vec<String>,
+        /// Who you are
+        #[arg(long, value_name = "NAME")]
+        by: String,
+        /// Why nobody need be called
+        #[arg(long, value_name = "TEXT")]
+        why: String,
+        /// For how long (5m to 90days)
+        #[arg(long = "for", value_name = "TIME")]
+        lasts: String,
+    },
+    /// End one before its time
+    End {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Its number
+        number: u64,
     },
 }
 
@@ -482,12 +522,7 @@ pub(crate) fn message(message: Message) -> anyhow::Result<()> {
             cause,
             relapse,
         } => {
-            let known = Cause::ALL.into_iter().find(|one| one.as_str() == cause);
-            let Some(cause) = known else {
-                let all = Cause::ALL.map(Cause::as_str).join(", ");
-                let fix = format!("write one of {all}");
-                return Err(Invalid::new("--cause", cause, "no such cause", fix).into());
-            };
+            let cause = cause_of(&cause)?;
             let about = About {
                 offices: vec![office],
                 cause,
@@ -538,4 +573,82 @@ fn put_message(file: &ConfigFile, ask: &alert::Ask) -> anyhow::Result<Vec<alert:
     let store = Store::open(&config.data_dir, now)?;
     let state = Arc::clone(&store.state) as Arc<dyn denyut_store::state::State>;
     Outbox::new(state, Arc::default()).answer(ask, now)
+}
+
+fn cause_of(text: &str) -> Result<Cause, Invalid> {
+    let known = Cause::ALL.into_iter().find(|one| one.as_str() == text);
+    known.ok_or_else(|| {
+        let all = Cause::ALL.map(Cause::as_str).join(", ");
+        let fix = format!("write one of {all}");
+        Invalid::new("--cause", text, "no such cause", fix)
+    })
+}
+
+pub(crate) fn silence(silence: Silence) -> anyhow::Result<()> {
+    let (file, ask, json) = match silence {
+        Silence::List { file, json } => (file, SilenceAsk::List, json),
+        Silence::Add {
+            file,
+            regions,
+            causes,
+            by,
+            why,
+            lasts,
+        } => {
+            let causes: Result<Vec<Cause>, Invalid> =
+                causes.iter().map(|cause| cause_of(cause)).collect();
+            let wish = Wish::new(regions, causes?, by, why, lasts);
+            (file, SilenceAsk::Add(wish), false)
+        }
+        Silence::End { file, number } => (file, SilenceAsk::End(number), false),
+    };
+    let is_list = matches!(ask, SilenceAsk::List);
+    let (all, now) = put_silence(&file, &ask)?;
+    if json {
+        println!("{}", serde_json::to_string(&all)?);
+        return Ok(());
+    }
+    for one in &all {
+        let causes: Vec<&str> = one.causes.iter().map(|cause| cause.as_str()).collect();
+        let causes = if causes.is_empty() {
+            "every cause".to_owned()
+        } else {
+            causes.join(" or ")
+        };
+        let state = if now < one.until_ms {
+            "until"
+        } else {
+            "over since"
+        };
+        println!(
+            "{}  {} in {}  {state} {}  {}: {}",
+            one.number,
+            causes,
+            one.regions.join(" or "),
+            one.until_ms,
+            one.by,
+            one.why
+        );
+    }
+    if all.is_empty() && is_list {
+        println!("There are no silences.");
+    }
+    Ok(())
+}
+
+/// Asks the collector that runs on the data folder; does it here if none does. The time by which it was answered, too.
+fn put_silence(
+    file: &ConfigFile,
+    ask: &SilenceAsk,
+) -> anyhow::Result<(Vec<alert::Silence>, UnixMillis)> {
+    let config = Config::load(&file.config)?;
+    let now = Clock::start().read().now;
+    let Ok(_lock) = claim_data_dir(&config.data_dir) else {
+        let said = said(&config.data_dir, &control::Ask::Silence(ask.clone()))?;
+        let all = serde_json::from_str(&said);
+        return Ok((all.context("the collector is of another version")?, now));
+    };
+    let store = Store::open(&config.data_dir, now)?;
+    let state = Arc::clone(&store.state) as Arc<dyn denyut_store::state::State>;
+    Ok((Silences::new(state, Arc::default()).answer(ask, now)?, now))
 }

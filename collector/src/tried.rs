@@ -55,5 +55,6 @@ pub fn state(bytes: &[u8]) {
     serde_json::from_slice::<control::Ask>(bytes).ok();
     serde_json::from_slice::<crate::case::Step>(bytes).ok();
     serde_json::from_slice::<crate::alert::Message>(bytes).ok();
+    serde_json::from_slice::<crate::alert::Silence>(bytes).ok();
     keys::unpack::<crate::alert::Group>("group", bytes).ok();
 }

@@ -279,3 +279,101 @@ async fn what_a_receiver_refuses_is_kept_and_shown_and_sent_again_when_asked() {
         assert!(said(&ran).contains(text), "{}", said(&ran));
     }
 }
+
+#[tokio::test]
+async fn what_is_silenced_is_told_to_nobody_until_the_silence_is_over() {
+    let hook = Hook::start();
+    let mut collector = Collector::start(&told(&hook)).await;
+    let run = |collector: &Collector, arguments: &[&str]| {
+        said(&collector.operate(&[&["silence"], arguments].concat()))
+    };
+    let add = [
+        "add",
+        "--region",
+        "36.73.02",
+        "--cause",
+        "server",
+        "--by",
+        "Siti",
+        "--why",
+        "server dipindah",
+        "--for",
+        "8h",
+    ];
+    let line = run(&collector, &add);
+    assert!(
+        line.starts_with("1  server in 36.73.02  until ") && line.contains("Siti: server dipindah"),
+        "{line}"
+    );
+    // It is kept.
+    collector.kill();
+    collector.launch().await;
+    let _agent = agent(&collector, "a-1", nowhere());
+    let called = || async {
+        let all = collector.json("/api/v1/incidents").await;
+        all[0]["paged_ms"].as_i64().map(|_| ())
+    };
+    eventually("somebody is to be called", WITHIN, called).await;
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    assert!(hook.taken().is_empty(), "{:?}", hook.taken());
+    let client = reqwest::Client::new();
+    let url = |rest: &str| format!("http://{}/api/v1/silences{rest}", collector.api);
+    for (body, status, text) in [
+        (
+            json!({"regions": [], "by": "a", "why": "b", "for": "1h"}),
+            400,
+            "`regions` = `0`",
+        ),
+        (
+            json!({"regions": ["x"], "by": "a", "why": "b", "for": "1h"}),
+            400,
+            "not a region code",
+        ),
+        (
+            json!({"regions": ["36"], "by": "a", "why": " ", "for": "1h"}),
+            400,
+            "`why` = ``: empty",
+        ),
+        (
+            json!({"regions": ["36"], "by": "a", "why": "b"}),
+            400,
+            "missing field `for`",
+        ),
+        (
+            json!({"regions": ["36"], "by": "a", "why": "b", "for": "1y"}),
+            400,
+            "out of range",
+        ),
+        (
+            json!({"regions": ["36"], "by": "a", "why": "b", "for": "1h", "causes": ["rain"]}),
+            400,
+            "unknown variant `rain`",
+        ),
+    ] {
+        let answer = client
+            .post(url(""))
+            .json(&body)
+            .send()
+            .await
+            .expect("answers");
+        let got = answer.status().as_u16();
+        let problem: Value = answer.json().await.expect("JSON");
+        let detail = problem["detail"].as_str().unwrap_or_default();
+        assert!(
+            got == status && detail.contains(text),
+            "{body}: {got} {problem}"
+        );
+    }
+    let end = client.post(url("/1/end")).json(&json!({})).send().await;
+    assert!(end.expect("answers").status().is_success());
+    let first = message(&hook, 1).await;
+    assert!(
+        summaries(&first)[0].starts_with("Cipocok Jaya: "),
+        "{}",
+        first.body
+    );
+    let again = client.post(url("/1/end")).json(&json!({})).send().await;
+    assert_eq!(again.expect("answers").status(), 404);
+    let line = run(&collector, &["list"]);
+    assert!(line.contains("over since"), "{line}");
+}

@@ -104,32 +104,50 @@ pub(crate) struct Group {
 pub(crate) struct Member {
     pub(crate) now: Told,
     pub(crate) told: Option<Told>,
+    /// Nobody need be called for it for now.
+    pub(crate) silenced: bool,
+}
+
+impl Member {
+    /// Whether it is to be told: it is otherwise than what was, and nobody said that it need not; its end is always told to who knew of its beginning.
+    fn waits(&self) -> bool {
+        self.told.as_ref() != Some(&self.now) && (!self.silenced || self.now.is_over())
+    }
+
+    /// Whether it is to be told again.
+    fn fires(&self) -> bool {
+        self.now.state == Telling::Firing && !self.silenced
+    }
 }
 
 impl Group {
-    /// This is true of an incident now. Returns whether anything of the group changed.
-    pub(crate) fn take(&mut self, number: u64, now: Told, at: UnixMillis) -> bool {
+    /// This is true of an incident now, and whether it is silenced. Returns whether anything of the group changed.
+    pub(crate) fn take(&mut self, number: u64, now: Told, silenced: bool, at: UnixMillis) -> bool {
         let before = self.members.get(&number);
-        if before.is_some_and(|member| member.now == now) {
+        if before.is_some_and(|member| member.now == now && member.silenced == silenced) {
             return false;
         }
         let told = before.and_then(|member| member.told.clone());
-        if told.is_none() && now.is_over() {
-            // It was over before anybody was told: a blip.
+        if told.is_none() && (now.is_over() || silenced) {
+            // It was over before anybody was told, or nobody is to be.
             let was_there = self.members.remove(&number).is_some();
             self.forget_waiting();
             return was_there;
         }
         // Nobody who was called need be called about it again because a colleague knows of it, but they are told.
-        self.members.insert(number, Member { now, told });
+        let member = Member {
+            now,
+            told,
+            silenced,
+        };
+        self.members.insert(number, member);
         self.waiting_since.get_or_insert(at);
         self.forget_waiting();
         true
     }
 
     fn forget_waiting(&mut self) {
-        let waits = |member: &Member| member.told.as_ref() != Some(&member.now);
-        if !self.members.values().any(waits) {
+        if !self.members.values().any(Member::waits) {
             self.waiting_since = None;
         }
     }
@@ -140,10 +158,9 @@ impl Group {
             None => since + timing.group_wait,
             Some(told) => since.max(told + timing.group_interval),
         });
-        let fires = |member: &Member| member.now.state == Telling::Firing;
         let again = self
             .told_at
-            .filter(|_| self.members.values().any(fires))
+            .filter(|_| self.members.values().any(Member::fires))
             .map(|told| {
                 let times = 1_u32.checked_shl(self.repeats).unwrap_or(u32::MAX);
                 told + timing
@@ -213,16 +230,16 @@ mod tests {
     fn what_comes_together_is_told_together_and_what_changes_later() {
         let mut group = Group::default();
         assert_eq!(group.due(&Timing::default()), None);
-        assert!(group.take(1, told(Telling::Firing), at(0)));
-        assert!(!group.take(1, told(Telling::Firing), at(SECOND)));
-        assert!(group.take(2, told(Telling::Firing), at(20 * SECOND)));
+        assert!(group.take(1, told(Telling::Firing), false, at(0)));
+        assert!(!group.take(1, told(Telling::Firing), false, at(SECOND)));
+        assert!(group.take(2, told(Telling::Firing), false, at(20 * SECOND)));
         assert_eq!(run(&mut group, 0, 60 * SECOND), [30]);
         assert_eq!(group.members.len(), 2);
         // Sooner than the interval: it waits for that.
-        assert!(group.take(1, told(Telling::Resolved), at(90 * SECOND)));
+        assert!(group.take(1, told(Telling::Resolved), false, at(90 * SECOND)));
         assert_eq!(run(&mut group, 90 * SECOND, 400 * SECOND), [330]);
         assert_eq!(group.members.keys().collect::<Vec<_>>(), [&2]);
-        assert!(group.take(2, told(Telling::Resolved), at(HOUR)));
+        assert!(group.take(2, told(Telling::Resolved), false, at(HOUR)));
         assert_eq!(run(&mut group, HOUR, 2 * HOUR), [3_600]);
         assert!(group.members.is_empty());
         assert_eq!(run(&mut group, 2 * HOUR, 9_000 * HOUR), [0; 0]);
@@ -232,12 +249,12 @@ mod tests {
     fn what_no_message_has_room_for_is_in_the_next() {
         let mut group = Group::default();
         for number in 1..=3 {
-            group.take(number, told(Telling::Firing), at(0));
+            group.take(number, told(Telling::Firing), false, at(0));
         }
         group.tell(1, &[1, 2].into(), at(30 * SECOND));
         assert_eq!(group.waiting_since, Some(at(30 * SECOND)));
         for number in [1, 3] {
-            group.take(number, told(Telling::Resolved), at(40 * SECOND));
+            group.take(number, told(Telling::Resolved), false, at(40 * SECOND));
         }
         // Nobody heard of the third, and nobody need.
         assert_eq!(group.members.keys().collect::<Vec<_>>(), [&1, &2]);
@@ -250,15 +267,15 @@ mod tests {
     #[test]
     fn a_blip_is_told_to_nobody() {
         let mut group = Group::default();
-        group.take(1, told(Telling::Firing), at(0));
-        assert!(group.take(1, told(Telling::Resolved), at(29 * SECOND)));
+        group.take(1, told(Telling::Firing), false, at(0));
+        assert!(group.take(1, told(Telling::Resolved), false, at(29 * SECOND)));
         assert_eq!(group, Group::default());
     }
 
     #[test]
     fn it_is_told_again_ever_more_seldom_until_somebody_knows_of_it() {
         let mut group = Group::default();
-        group.take(1, told(Telling::Firing), at(-30 * SECOND));
+        group.take(1, told(Telling::Firing), false, at(-30 * SECOND));
         let hours: Vec<i64> = run(&mut group, 0, 3_000 * HOUR)
             .iter()
             .map(|s| s / 3_600)
@@ -269,13 +286,13 @@ mod tests {
             [0, 4, 12, 28, 60, 124, 252, 508, 1_020, 1_740, 2_460]
         );
         let known = told(Telling::Acknowledged("Siti".to_owned()));
-        group.take(1, known, at(3_000 * HOUR));
+        group.take(1, known, false, at(3_000 * HOUR));
         assert_eq!(
             run(&mut group, 3_000 * HOUR, 90_000 * HOUR),
             [3_000 * 3_600]
         );
         // That runs out.
-        group.take(1, told(Telling::Firing), at(90_000 * HOUR));
+        group.take(1, told(Telling::Firing), false, at(90_000 * HOUR));
         assert_eq!(
             run(&mut group, 90_000 * HOUR, 90_005 * HOUR),
             [90_000 * 3_600, 90_004 * 3_600]
@@ -283,12 +300,32 @@ mod tests {
     }
 
     #[test]
+    fn what_is_silenced_is_not_told_but_its_end_is_to_who_knew_of_it() {
+        let mut group = Group::default();
+        // Nobody heard of it.
+        assert!(!group.take(1, told(Telling::Firing), true, at(0)));
+        assert_eq!(group, Group::default());
+        group.take(1, told(Telling::Firing), false, at(0));
+        assert_eq!(run(&mut group, 0, 60 * SECOND), [30]);
+        // It is told no more …
+        assert!(group.take(1, told(Telling::Firing), true, at(60 * SECOND)));
+        assert_eq!(run(&mut group, 0, 9_000 * HOUR), [0; 0]);
+        // … until the silence is over.
+        group.take(1, told(Telling::Firing), false, at(9_000 * HOUR));
+        assert_eq!(run(&mut group, 9_000 * HOUR, 9_001 * HOUR), [9_000 * 3_600]);
+        group.take(1, told(Telling::Firing), true, at(9_001 * HOUR));
+        group.take(1, told(Telling::Resolved), true, at(9_002 * HOUR));
+        assert_eq!(run(&mut group, 0, 9_003 * HOUR), [9_002 * 3_600]);
+        assert!(group.members.is_empty());
+    }
+
+    #[test]
     fn what_is_what_was_told_again_is_not_told() {
         let mut group = Group::default();
-        group.take(1, told(Telling::Firing), at(0));
+        group.take(1, told(Telling::Firing), false, at(0));
         assert_eq!(run(&mut group, 0, 60 * SECOND), [30]);
-        group.take(1, told(Telling::Resolved), at(70 * SECOND));
-        group.take(1, told(Telling::Firing), at(80 * SECOND));
+        group.take(1, told(Telling::Resolved), false, at(70 * SECOND));
+        group.take(1, told(Telling::Firing), false, at(80 * SECOND));
         assert_eq!(group.waiting_since, None);
     }
 }

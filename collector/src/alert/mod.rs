@@ -15,6 +15,7 @@ mod group;
 mod notifier;
 mod outbox;
 mod route;
+mod silence;
 mod text;
 mod webhook;
 
@@ -24,6 +25,7 @@ pub(crate) use group::{Group, Timing};
 pub(crate) use notifier::Notifier;
 pub(crate) use outbox::{Ask, Message, Outbox};
 pub(crate) use route::{About, Route};
+pub(crate) use silence::{NoSilence, Silence, SilenceAsk, Silences, Wish};
 pub(crate) use text::Language;
 pub(crate) use webhook::{Secret, Webhook, client};
 

@@ -1,8 +1,9 @@
 //! From incidents that changed to messages: the one thread that decides what is told.
 
-use super::group::{Group, Telling, Told};
+use super::group::{Group, Member, Telling, Told};
 use super::outbox::Outbox;
 use super::route::About;
+use super::silence::{self, Silence};
 use super::text::Catalogue;
 use super::{Alerts, Receiver};
 use crate::case::Case;
@@ -55,9 +56,17 @@ struct Round {
     changed: BTreeSet<Key>,
     change: Change,
     told: BTreeSet<Key>,
+    /// The silences that hold.
+    silences: Vec<Silence>,
 }
 
 impl Round {
+    /// Whether nobody need be called for an incident.
+    fn silences(&self, incident: &Incident, registry: &Registry, now: UnixMillis) -> bool {
+        let about = About::of(incident, registry);
+        self.silences.iter().any(|one| one.covers(&about, now))
+    }
+
     /// What it changes must fit into one change of the state, with what is told.
     fn is_full(&self) -> bool {
         self.changed.len() + self.change.delete.len() >= CHANGED
@@ -93,8 +102,17 @@ impl Notifier {
         let made: u64 = get_json(&*self.state, keys::MESSAGES)?.unwrap_or_default();
         self.state.sync()?;
         self.outbox.fill(made);
+        let mut held = BTreeSet::new();
         loop {
             let now = self.clock.read().now;
+            // When a silence is over, what it kept quiet is news.
+            let silences = silence::read(&*self.state)?.into_iter();
+            let holding = silences.filter(|one| one.holds(now));
+            let holding: BTreeSet<u64> = holding.map(|one| one.number).collect();
+            if !held.is_subset(&holding) {
+                self.ask_of_all(&groups)?;
+            }
+            held = holding;
             let more = match self.round(&mut groups, now) {
                 Ok(more) => more,
                 // It passes: what is not told now is told when there is room.
@@ -174,7 +192,12 @@ impl Notifier {
 
     /// Takes news in and tells what is due; whether there is more to do at once.
     fn round(&self, groups: &mut BTreeMap<Key, Group>, now: UnixMillis) -> anyhow::Result<bool> {
-        let mut round = Round::default();
+        let mut silences = silence::read(&*self.state)?;
+        silences.retain(|one| one.holds(now));
+        let mut round = Round {
+            silences,
+            ..Round::default()
+        };
         let mut more = false;
         for (key, value) in self.state.scan(keys::NEWS)? {
             if round.is_full() {
@@ -255,6 +278,7 @@ impl Notifier {
         let Some((incident, told)) = self.truth(number, now)? else {
             return Ok(());
         };
+        let silenced = round.silences(&incident, &self.registry, now);
         let mut of: BTreeSet<Key> = groups
             .iter()
             .filter(|(_, group)| group.members.contains_key(&number))
@@ -287,7 +311,7 @@ impl Notifier {
                 );
                 continue;
             }
-            if group.take(number, told.clone(), now) {
+            if group.take(number, told.clone(), silenced, now) {
                 round.changed.insert(key);
             }
         }
@@ -314,7 +338,7 @@ impl Notifier {
         }
     }
 
-    /// What changes by time alone: an acknowledgement runs out.
+    /// What changes by time alone: an acknowledgement runs out, a silence begins or ends.
     fn look_again(
         &self,
         groups: &mut BTreeMap<Key, Group>,
@@ -332,14 +356,21 @@ impl Notifier {
                 round.changed.insert(key.clone());
                 continue;
             }
+            // With the number of silences that hold it may be another incident that is silenced.
+            let may_change = |member: &Member| {
+                matches!(member.now.state, Telling::Acknowledged(_))
+                    || member.silenced
+                    || !round.silences.is_empty()
+            };
             let known = group
                 .members
                 .iter()
-                .filter(|(_, member)| matches!(member.now.state, Telling::Acknowledged(_)));
+                .filter(|(_, member)| may_change(member));
             let known: Vec<u64> = known.map(|(number, _)| *number).collect();
             for number in known {
-                if let Some((_, told)) = self.truth(number, now)?
-                    && group.take(number, told, now)
+                if let Some((incident, told)) = self.truth(number, now)?
+                    && let silenced = round.silences(&incident, &self.registry, now)
+                    && group.take(number, told, silenced, now)
                 {
                     round.changed.insert(key.clone());
                 }

@@ -7,8 +7,9 @@ mod messages;
 mod offices;
 mod ops;
 mod problem;
+mod silences;
 
-use crate::alert::Outbox;
+use crate::alert::{Outbox, Silences};
 use crate::case::Cases;
 use crate::events::Bus;
 use crate::ingest::Gate;
@@ -42,6 +43,7 @@ pub(crate) const HISTORY_READERS: usize = history::READERS;
 pub(crate) struct Shared {
     pub(crate) query: Query,
     pub(crate) cases: Arc<Cases>,
+    pub(crate) silences: Arc<Silences>,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) bus: Arc<Bus>,
@@ -87,6 +89,8 @@ fn routes() -> (Router<Arc<Shared>>, utoipa::openapi::OpenApi) {
         .routes(routes!(incidents::withdraw))
         .routes(routes!(incidents::note))
         .routes(routes!(incidents::assign))
+        .routes(routes!(silences::list, silences::add))
+        .routes(routes!(silences::end))
         .routes(routes!(messages::list))
         .routes(routes!(messages::resend))
         .routes(routes!(events::stream))
@@ -240,7 +244,7 @@ mod tests {
         let (_, document) = super::routes();
         let document = serde_json::to_value(&document).expect("JSON");
         let paths = document["paths"].as_object().expect("paths");
-        assert_eq!(paths.len(), 20);
+        assert_eq!(paths.len(), 22);
         for (path, methods) in paths {
             for (method, operation) in methods.as_object().expect("methods") {
                 assert!(
