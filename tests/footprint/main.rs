@@ -486,6 +486,9 @@ fn report(arguments: &Arguments, figures: &[Figure]) -> anyhow::Result<()> {
         println!("{name:55} {measured:8.3} of {limit:6.1}  {verdict}");
         rows.push(json!({"name": name, "measured": measured, "limit": limit}));
     }
+    if let Some(folder) = arguments.json.parent() {
+        fs::create_dir_all(folder)?;
+    }
     fs::write(&arguments.json, serde_json::to_vec_pretty(&rows)?)?;
     ensure!(met, "a limit is missed");
     Ok(())
