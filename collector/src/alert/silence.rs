@@ -1,10 +1,11 @@
 //! Silences: nobody is called for what fits one, until it is over. What happens is seen and kept all the same, and its end is told to who knew of its beginning.
 
-use super::route::{About, Route};
+use super::route::About;
 use crate::keys;
 use anyhow::Context;
 use denyut_detect::Cause;
-use denyut_proto::{Invalid, UnixMillis, parse_duration};
+use denyut_detect::calendar::in_region;
+use denyut_proto::{Invalid, OfficeCode, UnixMillis, parse_duration};
 use denyut_store::state::{Change, State, get_json, scan_json};
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,15 +42,16 @@ pub(crate) struct Silence {
 }
 
 impl Silence {
-    /// Whether it holds now, and for this.
+    /// Whether it holds now, and for all of this: what hit offices elsewhere, too, is no less for them.
     pub(super) fn covers(&self, about: &About, now: UnixMillis) -> bool {
-        let fits = Route {
-            receiver: String::new(),
-            regions: self.regions.clone(),
-            causes: self.causes.clone(),
-            relapse: None,
+        let in_one = |office: &OfficeCode| {
+            let mut regions = self.regions.iter();
+            regions.any(|region| in_region(office, region))
         };
-        self.holds(now) && fits.takes(about).is_ok()
+        self.holds(now)
+            && !about.offices.is_empty()
+            && about.offices.iter().all(in_one)
+            && (self.causes.is_empty() || self.causes.contains(&about.cause))
     }
 
     pub(crate) fn holds(&self, now: UnixMillis) -> bool {
@@ -235,5 +237,38 @@ impl Silences {
         self.state.sync().context("cannot keep it")?;
         self.news.notify_one();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silence_of_one_office_does_not_silence_what_hit_others() {
+        let silence = Silence {
+            number: 1,
+            regions: vec!["36.73.02".to_owned(), "36.72".to_owned()],
+            causes: vec![Cause::Uplink, Cause::Regional],
+            by: "Siti".to_owned(),
+            why: "x".to_owned(),
+            from_ms: UnixMillis(1_000),
+            until_ms: UnixMillis(2_000),
+        };
+        let covers = |offices: &[&str], cause, at| {
+            let offices = offices.iter().map(|code| code.parse().expect("a code"));
+            let about = About {
+                offices: offices.collect(),
+                cause,
+                relapse: false,
+            };
+            silence.covers(&about, UnixMillis(at))
+        };
+        assert!(covers(&["36.73.02"], Cause::Uplink, 1_000));
+        assert!(covers(&["36.73.02", "36.72.05"], Cause::Regional, 1_999));
+        assert!(!covers(&["36.73.02", "36.73.03"], Cause::Regional, 1_500));
+        assert!(!covers(&["36.73.02"], Cause::Server, 1_500));
+        assert!(!covers(&[], Cause::Regional, 1_500));
+        assert!(!covers(&["36.73.02"], Cause::Uplink, 2_000));
     }
 }
