@@ -269,7 +269,9 @@ impl Kept {
             Err(failed) => Err(failed),
         };
         if let Err((error, strike)) = begun {
-            if let Err(error) = fs::remove_dir_all(&folder) {
+            if folder.exists()
+                && let Err(error) = fs::remove_dir_all(&folder)
+            {
                 warn!(%version, %error, "cannot remove what was fetched");
             }
             if strike {

@@ -27,6 +27,8 @@ use tracing::{info, warn};
 /// What one round changes, and the messages that it makes, at most: they fit into one change of the state.
 const CHANGED: usize = 250;
 const TOLD: usize = 10;
+/// How long until it is tried again while the disk is full.
+const FULL: Duration = Duration::from_secs(5);
 /// It is looked at least so often: an acknowledgement runs out by itself.
 const LOOK: Duration = Duration::from_secs(10);
 /// Incidents written out in one message, and its bytes, at most; the others are counted.
@@ -49,6 +51,13 @@ pub(crate) struct Notifier {
 
 /// A receiver and what belongs together there: the key of a group.
 type Key = (String, String);
+
+/// What the thread knows between two rounds.
+struct Known {
+    groups: BTreeMap<Key, Group>,
+    /// Those that held.
+    silences: BTreeSet<u64>,
+}
 
 /// What one round changes.
 #[derive(Default)]
@@ -90,55 +99,22 @@ impl Notifier {
 
     /// Runs until `stop`'s sender is gone.
     pub(crate) fn run(self, runtime: &Handle, mut stop: watch::Receiver<()>) -> anyhow::Result<()> {
-        self.forget_receivers()?;
-        let mut groups = self.groups()?;
-        let known = |name: &str| self.receiver(name).is_some();
-        let lost = self.outbox.forget(known)?;
-        if lost > 0 {
-            warn!(lost, "messages for receivers that are no more are given up");
-        }
-        self.ask_of_all(&groups)?;
-        // What lay there when the collector started is on the disk.
-        let made: u64 = get_json(&*self.state, keys::MESSAGES)?.unwrap_or_default();
-        self.state.sync()?;
-        self.outbox.fill(made);
-        let mut held = BTreeSet::new();
+        let mut known: Option<Known> = None;
         loop {
-            let now = self.clock.read().now;
-            // When a silence is over, what it kept quiet is news.
-            let silences = silence::read(&*self.state)?.into_iter();
-            let holding = silences.filter(|one| one.holds(now));
-            let holding: BTreeSet<u64> = holding.map(|one| one.number).collect();
-            if !held.is_subset(&holding) {
-                self.ask_of_all(&groups)?;
-            }
-            held = holding;
-            let more = match self.round(&mut groups, now) {
-                Ok(more) => more,
+            let wait = match self.go_on(&mut known) {
+                Ok(wait) => wait,
                 // It passes: what is not told now is told when there is room.
                 Err(error) if is_full(&error) => {
                     warn!(error = %format!("{error:#}"), "nobody can be told while the disk is full");
-                    groups = self.groups()?;
-                    std::thread::sleep(Duration::from_secs(1));
-                    false
+                    known = None;
+                    FULL
                 }
                 Err(error) => return Err(error),
             };
-            let mut due: Option<UnixMillis> = None;
-            for (key, group) in &groups {
-                if let Some(at) = group.due(&self.alerts.timing)
-                    && due.is_none_or(|due| at < due)
-                    && !self.is_on_its_way(key, group)?
-                {
-                    due = Some(at);
-                }
-            }
-            let wait = due.map_or(LOOK, |due| due.since(now).min(LOOK));
-            let wait = if more { Duration::ZERO } else { wait };
             let stopped = runtime.block_on(async {
                 tokio::select! {
                     changed = stop.changed() => changed.is_err(),
-                    () = self.news.notified() => false,
+                    () = self.news.notified(), if wait != FULL => false,
                     () = tokio::time::sleep(wait) => false,
                 }
             });
@@ -146,6 +122,43 @@ impl Notifier {
                 return Ok(());
             }
         }
+    }
+
+    /// One round, from what is kept if nothing is known; how long until the next.
+    fn go_on(&self, known: &mut Option<Known>) -> anyhow::Result<Duration> {
+        let known = match known {
+            Some(known) => known,
+            None => known.insert(self.begin()?),
+        };
+        let now = self.clock.read().now;
+        if self.round(known, now)? {
+            return Ok(Duration::ZERO);
+        }
+        let mut due: Option<UnixMillis> = None;
+        for (key, group) in &known.groups {
+            if let Some(at) = group.due(&self.alerts.timing)
+                && due.is_none_or(|due| at < due)
+                && !self.is_on_its_way(key, group)?
+            {
+                due = Some(at);
+            }
+        }
+        Ok(due.map_or(LOOK, |due| due.since(now).min(LOOK)))
+    }
+
+    /// What is kept, but for what is of receivers that are no more; all of it is looked at anew.
+    fn begin(&self) -> anyhow::Result<Known> {
+        self.forget_receivers()?;
+        let lost = self.outbox.forget(|name| self.receiver(name).is_some())?;
+        if lost > 0 {
+            warn!(lost, "messages for receivers that are no more are given up");
+        }
+        let groups = self.groups()?;
+        self.ask_of_all(&groups)?;
+        Ok(Known {
+            groups,
+            silences: BTreeSet::new(),
+        })
     }
 
     /// What is open is news to a receiver that was not there before; and what was told may be otherwise by now.
@@ -191,9 +204,19 @@ impl Notifier {
     }
 
     /// Takes news in and tells what is due; whether there is more to do at once.
-    fn round(&self, groups: &mut BTreeMap<Key, Group>, now: UnixMillis) -> anyhow::Result<bool> {
+    fn round(&self, known: &mut Known, now: UnixMillis) -> anyhow::Result<bool> {
+        let Known {
+            groups,
+            silences: held,
+        } = known;
         let mut silences = silence::read(&*self.state)?;
         silences.retain(|one| one.holds(now));
+        // When a silence is over, what it kept quiet is news.
+        let holding: BTreeSet<u64> = silences.iter().map(|one| one.number).collect();
+        if !held.is_subset(&holding) {
+            self.ask_of_all(groups)?;
+        }
+        *held = holding;
         let mut round = Round {
             silences,
             ..Round::default()
@@ -257,7 +280,7 @@ impl Notifier {
                 Err(StateError::Store(error)) => return Err(error),
             }
         }
-        if !round.told.is_empty() {
+        if self.outbox.is_behind(serial) {
             // What is sent must not be made again by a state that went back.
             self.state.sync()?;
             self.outbox.fill(serial);
@@ -531,11 +554,14 @@ mod tests {
     use denyut_store::engine::Engine;
     use denyut_store::state::EmbeddedState;
     use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     /// A state that somebody else changes just before it is changed.
     struct Racing {
         inner: EmbeddedState,
         first: Mutex<Option<Change>>,
+        /// The disk has no room.
+        full: AtomicBool,
     }
 
     impl State for Racing {
@@ -565,6 +591,9 @@ mod tests {
             self.inner.apply(change)
         }
         fn sync(&self) -> anyhow::Result<()> {
+            if self.full.load(Ordering::Relaxed) {
+                return Err(std::io::Error::from(std::io::ErrorKind::StorageFull).into());
+            }
             self.inner.sync()
         }
     }
@@ -573,7 +602,7 @@ mod tests {
         _folder: tempfile::TempDir,
         state: Arc<Racing>,
         notifier: Notifier,
-        groups: BTreeMap<Key, Group>,
+        known: Known,
     }
 
     fn at(seconds: i64) -> UnixMillis {
@@ -608,6 +637,7 @@ mod tests {
             let state = Arc::new(Racing {
                 inner: EmbeddedState::open(&engine).expect("opens"),
                 first: Mutex::default(),
+                full: AtomicBool::new(false),
             });
             let receiver = |name: &str| Receiver {
                 name: name.to_owned(),
@@ -647,8 +677,8 @@ mod tests {
             Self {
                 _folder: folder,
                 state,
+                known: notifier.begin().expect("begins"),
                 notifier,
-                groups: BTreeMap::new(),
             }
         }
 
@@ -661,7 +691,7 @@ mod tests {
             let mut told = Vec::new();
             while self
                 .notifier
-                .round(&mut self.groups, at(seconds))
+                .round(&mut self.known, at(seconds))
                 .expect("works")
             {}
             for message in self.notifier.outbox.list().expect("reads") {
@@ -741,14 +771,36 @@ mod tests {
         let mut fewer = (*all).clone();
         fewer.receivers.truncate(1);
         scene.notifier.alerts = Arc::new(fewer);
-        scene.notifier.forget_receivers().expect("works");
-        scene.groups = scene.notifier.groups().expect("reads");
+        scene.known = scene.notifier.begin().expect("begins");
         scene.put(changed(1, "36.73.02", None, true, 2));
         assert_eq!(scene.told(400), said(&[("all", "1 resolved")]));
         scene.notifier.alerts = all;
-        scene.notifier.forget_receivers().expect("works");
-        scene.groups = scene.notifier.groups().expect("reads");
-        scene.notifier.ask_of_all(&scene.groups).expect("works");
+        scene.known = scene.notifier.begin().expect("begins");
         assert_eq!(scene.told(500_000), []);
+    }
+
+    #[test]
+    fn a_full_disk_sends_nothing_that_is_not_on_it_and_everything_when_there_is_room() {
+        let mut scene = Scene::new();
+        scene.put(changed(1, "36.73.02", None, false, 1));
+        assert_eq!(scene.told(0), []);
+        scene.state.full.store(true, Ordering::Relaxed);
+        let error = scene.notifier.round(&mut scene.known, at(40));
+        assert!(is_full(&error.expect_err("is full")));
+        // It is made, and may be gone after a crash.
+        let outbox = Arc::clone(&scene.notifier.outbox);
+        assert_eq!(outbox.list().expect("reads").len(), 2);
+        assert_eq!(outbox.next("all").expect("reads"), None);
+        scene.state.full.store(false, Ordering::Relaxed);
+        scene.known = scene.notifier.begin().expect("begins");
+        scene
+            .notifier
+            .round(&mut scene.known, at(41))
+            .expect("works");
+        assert!(outbox.next("all").expect("reads").is_some());
+        assert_eq!(
+            scene.told(42),
+            said(&[("all", "1 firing"), ("uplinks", "1 firing")])
+        );
     }
 }

@@ -103,6 +103,11 @@ impl Outbox {
         Ok(*serial)
     }
 
+    /// Whether the message of this number may not be on the disk yet.
+    pub(super) fn is_behind(&self, number: u64) -> bool {
+        self.synced.load(Ordering::Acquire) < number
+    }
+
     /// Messages up to this number are on the disk.
     pub(super) fn fill(&self, number: u64) {
         self.synced.fetch_max(number, Ordering::AcqRel);
