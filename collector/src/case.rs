@@ -175,6 +175,21 @@ impl Case {
         })
     }
 
+    /// Since when nobody has cared for an incident that somebody was to be called for; `None` while somebody does.
+    pub(crate) fn unattended(&self, incident: &Incident, now: UnixMillis) -> Option<UnixMillis> {
+        let called = incident.paged_ms.filter(|_| incident.is_open())?;
+        let steps = self.steps.iter().rev();
+        let ends = steps
+            .take_while(|step| step.at_ms >= called)
+            .find_map(|step| match step.what {
+                What::Acknowledge { until_ms, .. } => Some(until_ms),
+                What::Withdraw { .. } => Some(step.at_ms),
+                _ => None,
+            });
+        let since = ends.map_or(called, |end| end.max(called));
+        (since <= now).then_some(since)
+    }
+
     /// Whose it is.
     pub(crate) fn assignee(&self) -> Option<&str> {
         let mut steps = self.steps.iter().rev();

@@ -1,6 +1,7 @@
 //! The collector's configuration: what the user wrote, and what the program needs.
 
-use crate::alert::{self, Alerts, Alive, Language, Receiver, Route, Secret, Timing, Webhook};
+use crate::alert::config::{AlertSection, ReceiverSection, RouteSection};
+use crate::alert::{self, Alerts};
 use crate::calendar;
 use crate::join::{Authority, Name};
 use crate::registry::{Office, Registry};
@@ -8,7 +9,7 @@ use crate::sites;
 use anyhow::{Context, anyhow};
 use denyut_detect::calendar::{Holidays, Hours, Maintenance};
 use denyut_detect::params::{Params, Value};
-use denyut_detect::{Cause, Setup, Site};
+use denyut_detect::{Setup, Site};
 use denyut_proto::{Invalid, OfficeCode, TargetSpec, UnixMillis, parse_duration, read_targets};
 use denyut_store::history::Retention;
 use serde::Deserialize;
@@ -61,39 +62,6 @@ struct MaintenanceSection {
     from: String,
     until: String,
     reason: String,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct AlertSection {
-    page: Option<String>,
-    group_wait: Option<String>,
-    group_interval: Option<String>,
-    repeat_interval: Option<String>,
-    alive: Option<String>,
-    alive_every: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ReceiverSection {
-    name: String,
-    #[serde(default)]
-    language: Language,
-    webhook: String,
-    secret_file: Option<PathBuf>,
-    ca: Option<PathBuf>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RouteSection {
-    receiver: String,
-    #[serde(default)]
-    regions: Vec<String>,
-    #[serde(default)]
-    causes: Vec<Cause>,
-    relapse: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -344,7 +312,7 @@ impl Config {
             reserve,
             registry,
             setup,
-            alerts: alerts(&file.alert, file.receiver, file.route, folder)?,
+            alerts: alert::config::read(&file.alert, file.receiver, file.route, folder)?,
         })
     }
 }
@@ -362,219 +330,6 @@ pub(crate) fn region_of(field: &str, region: &str) -> Result<(), Invalid> {
         ));
     }
     Ok(())
-}
-
-/// Who is told of what; files are in `folder`.
-fn alerts(
-    section: &AlertSection,
-    receivers: Vec<ReceiverSection>,
-    routes: Vec<RouteSection>,
-    folder: &Path,
-) -> anyhow::Result<Alerts> {
-    let mut all = Vec::new();
-    for (i, section) in receivers.into_iter().enumerate() {
-        let receiver = receiver(&format!("receiver[{i}]"), section, folder)?;
-        if all.iter().any(|one: &Receiver| one.name == receiver.name) {
-            let fix = "give each receiver a name of its own";
-            let field = format!("receiver[{i}].name");
-            return Err(Invalid::new(field, receiver.name, "it is there twice", fix).into());
-        }
-        all.push(receiver);
-    }
-    let mut known = Vec::new();
-    for (i, section) in routes.into_iter().enumerate() {
-        let field = |name: &str| format!("route[{i}].{name}");
-        if !all.iter().any(|one| one.name == section.receiver) {
-            return Err(Invalid::new(
-                field("receiver"),
-                section.receiver,
-                "no receiver of this name",
-                "add a [[receiver]] of it",
-            )
-            .into());
-        }
-        for region in &section.regions {
-            region_of(&field("regions"), region)?;
-        }
-        known.push(Route {
-            receiver: section.receiver,
-            regions: section.regions,
-            causes: section.causes,
-            relapse: section.relapse,
-        });
-    }
-    for one in &all {
-        if !known.iter().any(|route| route.receiver == one.name) {
-            return Err(Invalid::new(
-                "receiver.name",
-                &one.name,
-                "no route leads to it: it would never be told anything",
-                "add a [[route]] to it; one with no more than its name takes everything",
-            )
-            .into());
-        }
-    }
-    Ok(Alerts {
-        receivers: all,
-        routes: known,
-        timing: timing(section)?,
-        page: section.page.as_deref().map(page).transpose()?,
-        alive: alive(section)?,
-    })
-}
-
-/// Who is told that the collector watches.
-fn alive(section: &AlertSection) -> anyhow::Result<Option<Alive>> {
-    let every = match &section.alive_every {
-        Some(text) => parse_duration("alert.alive_every", text)?,
-        None => Duration::from_secs(60),
-    };
-    if every < Duration::from_secs(10) || every > DAY {
-        return Err(Invalid::new(
-            "alert.alive_every",
-            humantime::format_duration(every),
-            "out of range",
-            "write 10s to 1day",
-        )
-        .into());
-    }
-    let Some(text) = &section.alive else {
-        return Ok(None);
-    };
-    let webhook = Webhook {
-        url: hook("alert.alive", text)?,
-        secret: None,
-        client: alert::client(None)?,
-    };
-    Ok(Some(Alive { webhook, every }))
-}
-
-/// Where people find the page.
-fn page(text: &str) -> Result<String, Invalid> {
-    let url: Option<reqwest::Url> = text.parse().ok();
-    let is_page = url.is_some_and(|url| matches!(url.scheme(), "http" | "https"));
-    if !is_page || text.len() > 200 {
-        return Err(Invalid::new(
-            "alert.page",
-            text,
-            "not an address of a page",
-            "write it like `https://denyut.example`, at most 200 characters",
-        ));
-    }
-    Ok(text.to_owned())
-}
-
-fn timing(section: &AlertSection) -> Result<Timing, Invalid> {
-    let length = |name: &str, text: &Option<String>, default: Duration, (least, most)| {
-        let field = format!("alert.{name}");
-        let Some(text) = text else {
-            return Ok(default);
-        };
-        let length = parse_duration(&field, text)?;
-        if length < least || length > most {
-            let (least, most) = (
-                humantime::format_duration(least),
-                humantime::format_duration(most),
-            );
-            let fix = format!("write {least} to {most}");
-            return Err(Invalid::new(field, text, "out of range", fix));
-        }
-        Ok(length)
-    };
-    let second = Duration::from_secs(1);
-    let default = Timing::default();
-    Ok(Timing {
-        group_wait: length(
-            "group_wait",
-            &section.group_wait,
-            default.group_wait,
-            (second, second * 3_600),
-        )?,
-        group_interval: length(
-            "group_interval",
-            &section.group_interval,
-            default.group_interval,
-            (second, DAY),
-        )?,
-        repeat_interval: length(
-            "repeat_interval",
-            &section.repeat_interval,
-            default.repeat_interval,
-            (second * 60, WEEK),
-        )?,
-    })
-}
-
-/// The address of a receiver: https, or http on loopback.
-fn hook(field: &str, text: &str) -> Result<reqwest::Url, Invalid> {
-    let url: reqwest::Url = text.parse().map_err(|_| {
-        Invalid::new(
-            field,
-            "(not shown)",
-            "not an address",
-            "write it like `https://hooks.example/denyut`",
-        )
-    })?;
-    // All but the host may be a secret, as chats give it.
-    let hidden = || {
-        let host = url.host_str().unwrap_or_default();
-        format!("{}://{host}/…", url.scheme())
-    };
-    let is_loopback = match url.host_str() {
-        Some("localhost") => true,
-        Some(host) => host
-            .trim_matches(['[', ']'])
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|ip| ip.is_loopback()),
-        None => false,
-    };
-    if url.scheme() != "https" && !(url.scheme() == "http" && is_loopback) {
-        return Err(Invalid::new(
-            field,
-            hidden(),
-            "plaintext is only for loopback",
-            "use https (or http on loopback)",
-        ));
-    }
-    Ok(url)
-}
-
-fn receiver(at: &str, section: ReceiverSection, folder: &Path) -> anyhow::Result<Receiver> {
-    let field = |name: &str| format!("{at}.{name}");
-    let is_letter = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if !(1..=63).contains(&section.name.len()) || !section.name.chars().all(is_letter) {
-        return Err(Invalid::new(
-            field("name"),
-            section.name,
-            "not a name",
-            "write 1 to 63 of a-z, 0-9 and `-`",
-        )
-        .into());
-    }
-    let url = hook(&field("webhook"), &section.webhook)?;
-    let secret = match &section.secret_file {
-        None => None,
-        Some(file) => {
-            let file = folder.join(file);
-            let text = std::fs::read_to_string(&file).with_context(|| {
-                format!("`{}`: cannot read {}", field("secret_file"), file.display())
-            })?;
-            let secret = Secret::read(&text)
-                .with_context(|| format!("`{}`: {}", field("secret_file"), file.display()))?;
-            Some(secret)
-        }
-    };
-    let ca = section.ca.map(|file| folder.join(file));
-    let client = alert::client(ca.as_deref()).with_context(|| format!("`{}`", field("ca")))?;
-    Ok(Receiver {
-        name: section.name,
-        language: section.language,
-        webhook: Webhook {
-            url,
-            secret,
-            client,
-        },
-    })
 }
 
 fn retention(section: &RetentionSection) -> Result<Retention, Invalid> {

@@ -42,6 +42,10 @@ pub(crate) const GROUPS: &str = "group/";
 pub(crate) const OUTBOX: &str = "outbox/";
 /// Messages that could not be delivered, by their number.
 pub(crate) const DEAD: &str = "dead/";
+/// What a receiver calls the first message of what belongs together.
+pub(crate) const THREADS: &str = "thread/";
+/// How far a bot of Telegram was heard, by its number.
+pub(crate) const TELEGRAM: &str = "telegram/";
 /// Silences by their number: [`crate::alert::Silence`].
 pub(crate) const SILENCES: &str = "silence/";
 /// The highest number of a message.
@@ -129,6 +133,14 @@ pub(crate) fn messages_to(receiver: &str) -> String {
 
 pub(crate) fn message(receiver: &str, number: u64) -> String {
     format!("{OUTBOX}{receiver}/{number:012}")
+}
+
+pub(crate) fn thread(receiver: &str, together: &str) -> String {
+    format!("{THREADS}{receiver} {together}")
+}
+
+pub(crate) fn telegram(bot: &str) -> String {
+    format!("{TELEGRAM}{bot}")
 }
 
 pub(crate) fn silence(number: u64) -> String {

@@ -30,7 +30,7 @@ pub mod tried;
 mod web;
 mod worker;
 
-use alert::{Courier, Notifier, Outbox, Silences};
+use alert::{Channel, Courier, Notifier, Outbox, Push, Silences, To, With};
 use anyhow::{Context, bail};
 use case::Cases;
 use clap::{Parser, Subcommand};
@@ -134,9 +134,12 @@ enum Command {
     /// Silences: nobody is called for what fits one, until it is over
     #[command(subcommand)]
     Silence(operate::Silence),
-    /// Messages to receivers: what waits, what could not be delivered, and who would be told what
+    /// Messages to receivers: what waits, what could not be delivered, and what they look like
     #[command(subcommand)]
     Message(operate::Message),
+    /// Routes: who would be told of what
+    #[command(subcommand)]
+    Route(operate::Route),
     /// Feed a recorded history through log, worker and detector, and print the incidents and who would be called: to try thresholds on
     /// a past
     Replay {
@@ -209,6 +212,7 @@ pub fn main() -> ExitCode {
         Command::Agent(agent) => operate::agent(agent),
         Command::Incident(incident) => operate::incident(incident),
         Command::Message(message) => operate::message(message),
+        Command::Route(route) => operate::route(route),
         Command::Silence(silence) => operate::silence(silence),
         Command::Replay { csv, config, json } => rerun::replay(&csv, config.as_deref(), json),
         Command::Redetect { file, from, apply } => {
@@ -308,8 +312,8 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         commits,
         clock: Arc::clone(&clock),
         metrics: Arc::clone(&metrics),
-        hours,
-        holidays,
+        hours: Arc::clone(&hours),
+        holidays: holidays.clone(),
         oldest: config.retention.raw,
         connected: Mutex::default(),
         stop: stop.clone(),
@@ -326,7 +330,7 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         silences: Arc::clone(&silences),
         outbox: Arc::clone(&outbox),
         gate: Arc::clone(&gate),
-        bus,
+        bus: Arc::clone(&bus),
         metrics: Arc::clone(&metrics),
         log,
         processed: Arc::clone(&processed),
@@ -350,8 +354,8 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         store: Arc::clone(&store),
         processed: Arc::clone(&processed),
         clock: Arc::clone(&clock),
-        cases,
-        silences,
+        cases: Arc::clone(&cases),
+        silences: Arc::clone(&silences),
         outbox: Arc::clone(&outbox),
         gate,
         address,
@@ -361,6 +365,21 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
     let alerts = Arc::new(config.alerts);
     let mut couriers = JoinSet::new();
     for receiver in alerts.receivers.clone() {
+        if let Channel::Alertmanager(to) = &receiver.channel {
+            let push = Push {
+                to: Arc::clone(to),
+                receiver,
+                alerts: Arc::clone(&alerts),
+                state: Arc::clone(&state),
+                registry: Arc::clone(&registry),
+                clock: Arc::clone(&clock),
+                metrics: Arc::clone(&metrics),
+                bus: Arc::clone(&bus),
+                processed: Arc::clone(&processed),
+            };
+            couriers.spawn(push.run(stop.clone()));
+            continue;
+        }
         let courier = Courier {
             receiver,
             outbox: Arc::clone(&outbox),
@@ -372,10 +391,23 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
     if let Some(alive) = alerts.alive.clone() {
         couriers.spawn(alive.run(Arc::clone(&processed), stop.clone()));
     }
+    let with = Arc::new(With {
+        alerts: Arc::clone(&alerts),
+        state: Arc::clone(&state),
+        registry: Arc::clone(&registry),
+        cases,
+        silences,
+        clock: Arc::clone(&clock),
+    });
+    for listener in alert::listeners(&with) {
+        couriers.spawn(listener.run(stop.clone()));
+    }
     let notifier = Notifier {
         alerts,
         state: Arc::clone(&state),
         registry,
+        hours,
+        holidays,
         outbox,
         clock: Arc::clone(&clock),
         metrics: Arc::clone(&metrics),
@@ -630,7 +662,11 @@ fn check_config(path: &Path) -> anyhow::Result<()> {
     println!("{}", config.describe_retention());
     describe_detection(&config.setup);
     for route in &config.alerts.routes {
-        println!("{} is told of {}.", route.receiver, route.describe());
+        let whom = match &route.to {
+            To::Receiver(name) => name.clone(),
+            To::Role(role) => format!("Every {role}"),
+        };
+        println!("{whom} is told of {}.", route.describe());
     }
     if config.alerts.routes.is_empty() {
         println!("Nobody is told of incidents; add a [[receiver]] and a [[route]] to it.");

@@ -1,6 +1,9 @@
 //! `denyut-collector token …`, `agent …` and `incident …`: what operators do with them.
 
-use crate::alert::{self, About, Outbox, SilenceAsk, Silences, Wish};
+use crate::alert::{
+    self, About, Language, Outbox, Severity, SilenceAsk, Silences, Template, To, Wish, Writer,
+    samples,
+};
 use crate::case::{self, Cases, Deed};
 use crate::clock::Clock;
 use crate::config::{Config, Tls};
@@ -10,7 +13,8 @@ use crate::query::IncidentView;
 use crate::{ConfigFile, claim_data_dir, control};
 use anyhow::{Context, bail};
 use clap::Subcommand;
-use denyut_detect::Cause;
+use denyut_detect::calendar::{Holidays, Opening};
+use denyut_detect::{Cause, PatternKind};
 use denyut_proto::{AgentId, Invalid, OfficeCode, UnixMillis};
 use denyut_store::Store;
 use std::net::SocketAddr;
@@ -170,8 +174,27 @@ pub(crate) enum Message {
         /// Its number
         number: u64,
     },
-    /// Say who would be told of an incident, and what keeps it from the others
-    Route {
+    /// Print what a receiver would read of some incidents that might be, by its template
+    Preview {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Whose
+        #[arg(long, value_name = "NAME")]
+        receiver: String,
+    },
+    /// Print the built-in template, to be changed and named as `template` of a receiver
+    Template {
+        /// `id` or `en`
+        #[arg(long, value_name = "LANGUAGE", default_value = "id")]
+        language: String,
+    },
+}
+
+/// What there is to do with routes.
+#[derive(Subcommand)]
+pub(crate) enum Route {
+    /// Say who would be told of an incident, when, and what keeps it from the others
+    Test {
         #[command(flatten)]
         file: ConfigFile,
         /// Where it would be
@@ -183,6 +206,12 @@ pub(crate) enum Message {
         /// It came back after a repair
         #[arg(long)]
         relapse: bool,
+        /// A pattern of the office (flapping, roaming, …); may be given again
+        #[arg(long, value_name = "PATTERN")]
+        pattern: Vec<String>,
+        /// When it would be told of; now when left out (2026-11-26T20:00:00+07:00)
+        #[arg(long, value_name = "TIME")]
+        at: Option<String>,
     },
 }
 
@@ -516,33 +545,139 @@ pub(crate) fn message(message: Message) -> anyhow::Result<()> {
                 println!("{}", line_of_message(one));
             }
         }
-        Message::Route {
-            file,
-            office,
-            cause,
-            relapse,
-        } => {
-            let cause = cause_of(&cause)?;
-            let about = About {
-                offices: vec![office],
-                cause,
-                relapse,
-            };
-            let alerts = Config::load(&file.config)?.alerts;
-            for route in &alerts.routes {
-                match route.takes(&about) {
-                    Ok(()) => println!("{} is told: {}.", route.receiver, route.describe()),
-                    Err(why) => println!(
-                        "{} is not told by this route, for its `{why}`: {}.",
-                        route.receiver,
-                        route.describe()
-                    ),
+        Message::Preview { file, receiver } => preview(&file, &receiver)?,
+        Message::Template { language } => {
+            let language = match language.as_str() {
+                "id" => Language::Id,
+                "en" => Language::En,
+                _ => {
+                    let fix = "write `id` or `en`";
+                    let problem = "no such language";
+                    return Err(Invalid::new("--language", language, problem, fix).into());
                 }
-            }
-            if alerts.routes.is_empty() {
-                println!("Nobody is told: there is no route.");
-            }
+            };
+            println!("{}", Template::own(language).trim_end());
         }
+    }
+    Ok(())
+}
+
+/// Prints what a receiver would read.
+fn preview(file: &ConfigFile, name: &str) -> anyhow::Result<()> {
+    let config = Config::load(&file.config)?;
+    let receiver = config.alerts.receivers.iter().find(|one| one.name == name);
+    let receiver = receiver.ok_or_else(|| {
+        let all = config.alerts.receivers.iter();
+        let all: Vec<&str> = all.map(|one| one.name.as_str()).collect();
+        let fix = match all[..] {
+            [] => "add a [[receiver]]".to_owned(),
+            _ => format!("write one of {}", all.join(", ")),
+        };
+        Invalid::new("--receiver", name, "no receiver of this name", fix)
+    })?;
+    let now = Clock::start().read().now;
+    let writer = Writer::new(&config.alerts, receiver, &config.registry, now)?;
+    for (i, sample) in samples(now).into_iter().enumerate() {
+        if i > 0 {
+            println!("\n———\n");
+        }
+        println!("{}", writer.preview(&sample)?);
+    }
+    Ok(())
+}
+
+/// Does what the command line says about routes.
+pub(crate) fn route(route: Route) -> anyhow::Result<()> {
+    let Route::Test {
+        file,
+        office,
+        cause,
+        relapse,
+        pattern,
+        at,
+    } = route;
+    let config = Config::load(&file.config)?;
+    let now = match at {
+        None => Clock::start().read().now,
+        Some(text) => {
+            let parsed: Result<jiff::Timestamp, _> = text.parse();
+            let fix = "write it like `2026-11-26T20:00:00+07:00`";
+            let at = parsed.map_err(|_| Invalid::new("--at", text, "not a moment", fix))?;
+            UnixMillis(at.as_millisecond())
+        }
+    };
+    let mut patterns = Vec::new();
+    for text in pattern {
+        let known = PatternKind::ALL
+            .into_iter()
+            .find(|one| one.as_str() == text);
+        patterns.push(known.ok_or_else(|| {
+            let all = PatternKind::ALL.map(PatternKind::as_str).join(", ");
+            Invalid::new(
+                "--pattern",
+                text,
+                "no such pattern",
+                format!("write one of {all}"),
+            )
+        })?);
+    }
+    if relapse {
+        patterns.push(PatternKind::Relapse);
+    }
+    let about = About {
+        offices: vec![office.clone()],
+        cause: cause_of(&cause)?,
+        severity: if relapse {
+            Severity::Critical
+        } else {
+            Severity::Warning
+        },
+        patterns,
+    };
+    let (opening, every_day) = (config.setup.opening(&office), Holidays::none());
+    for route in &config.alerts.routes {
+        let what = route.describe();
+        let whom = match &route.to {
+            To::Receiver(name) => name.clone(),
+            To::Role(role) => format!("every {role}"),
+        };
+        if let Err(why) = route.takes(&about) {
+            println!("{whom} is not told by this route, for its `{why}`: {what}.");
+            continue;
+        }
+        let after = match opening.after(now, route.after) {
+            _ if route.after.is_zero() => String::new(),
+            Some(at) => format!(" at {at}, if nobody cares for it until then"),
+            None => " never: the office is never open".to_owned(),
+        };
+        let hours = route.hours.as_ref().map(|hours| Opening {
+            hours,
+            holidays: &every_day,
+            ..opening
+        });
+        let hours = match hours.filter(|hours| !hours.is_open(now)) {
+            None => String::new(),
+            Some(hours) => hours.next_open(now).map_or_else(
+                || " never: it has no hours".to_owned(),
+                |at| format!(" at {at}, when its hours begin"),
+            ),
+        };
+        let when = after + &hours;
+        let led = config.alerts.receivers.iter();
+        let led: Vec<_> = led.filter(|one| route.leads_to(one, &about)).collect();
+        for one in &led {
+            println!(
+                "{} ({}) is told{when}: {what}.",
+                one.name,
+                one.channel.describe()
+            );
+        }
+        if led.is_empty() {
+            println!("{whom} is not told by this route: none of them has this region. {what}.");
+        }
+    }
+    if config.alerts.routes.is_empty() {
+        println!("Nobody is told: there is no route.");
     }
     Ok(())
 }

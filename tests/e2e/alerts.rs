@@ -16,7 +16,7 @@ const OFFICES: &str = "[[office]]\ncode = \"36.73.02\"\nname = \"Cipocok Jaya\"\
 fn told(hook: &Hook) -> String {
     format!(
         "{OFFICES}[alert]\npage = \"https://denyut.example/\"\ngroup_wait = \"4s\"\ngroup_interval = \"1s\"\n\
-         [[receiver]]\nname = \"dinas\"\nwebhook = \"http://{}/hook?key=rahasia\"\n[[route]]\nreceiver = \"dinas\"\n",
+         [[receiver]]\nname = \"dinas\"\nwebhook.url = \"http://{}/hook?key=rahasia\"\n[[route]]\nreceiver = \"dinas\"\n",
         hook.address
     )
 }
@@ -67,7 +67,10 @@ async fn what_fails_together_is_one_message_and_its_end_another() {
     std::fs::write(secret.path(), "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n").expect("writes");
     let config = told(&hook).replace(
         "[[route]]",
-        &format!("secret_file = \"{}\"\n[[route]]", secret.path().display()),
+        &format!(
+            "webhook.secret_file = \"{}\"\n[[route]]",
+            secret.path().display()
+        ),
     );
     let collector = Collector::start(&config).await;
     let listener = TcpListener::bind("127.0.0.1:0").expect("listens");
@@ -226,8 +229,8 @@ async fn a_message_arrives_once_whoever_is_killed_on_the_way() {
 #[tokio::test]
 async fn what_a_receiver_refuses_is_kept_and_shown_and_sent_again_when_asked() {
     let hook = Hook::start();
-    let config =
-        told(&hook) + "regions = [\"36.73\"]\ncauses = [\"server\", \"uplink\"]\nrelapse = false\n";
+    let config = told(&hook)
+        + "regions = [\"36.73\"]\ncauses = [\"server\", \"uplink\"]\nseverities = [\"warning\"]\n";
     let collector = Collector::start(&config).await;
     let _agent = agent(&collector, "a-1", nowhere());
     hook.answer(&[Answer::Status(400, "", "chat not found\u{1}")]);
@@ -265,17 +268,20 @@ async fn what_a_receiver_refuses_is_kept_and_shown_and_sent_again_when_asked() {
     for (arguments, text) in [
         (
             &["--cause", "uplink"][..],
-            "dinas is told: every incident that is no relapse in 36.73 by server or uplink.",
+            "dinas (webhook) is told: every warning incident in 36.73 by server or uplink.",
         ),
         (&["--cause", "lan"][..], "for its `causes`"),
-        (&["--cause", "uplink", "--relapse"][..], "for its `relapse`"),
+        (
+            &["--cause", "uplink", "--relapse"][..],
+            "for its `severities`",
+        ),
         (
             &["--cause", "rain"][..],
             "`--cause` = `rain`: no such cause",
         ),
     ] {
         let ran =
-            collector.operate(&[&["message", "route", "--office", "36.73.02"], arguments].concat());
+            collector.operate(&[&["route", "test", "--office", "36.73.02"], arguments].concat());
         assert!(said(&ran).contains(text), "{}", said(&ran));
     }
 }

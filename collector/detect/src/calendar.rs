@@ -134,6 +134,11 @@ fn minute_of(text: &str) -> Option<u16> {
 pub struct Holidays(BTreeMap<i64, String>);
 
 impl Holidays {
+    /// None at all.
+    pub const fn none() -> Self {
+        Self(BTreeMap::new())
+    }
+
     /// Adds one.
     pub fn add(&mut self, date: Date, name: &str) {
         self.0.insert(day_number(date), name.to_owned());

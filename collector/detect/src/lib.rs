@@ -31,4 +31,5 @@ pub use detector::{
 };
 pub use incident::{Cause, Incident};
 pub use link::{Link, Phase};
+pub use office::PatternKind;
 pub use params::Params;

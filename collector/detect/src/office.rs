@@ -173,6 +173,32 @@ pub enum PatternKind {
     Slow,
 }
 
+impl PatternKind {
+    /// Every pattern.
+    pub const ALL: [Self; 7] = [
+        Self::Flapping,
+        Self::Chronic,
+        Self::Relapse,
+        Self::Roaming,
+        Self::Moved,
+        Self::Lossy,
+        Self::Slow,
+    ];
+
+    /// The name that API and UI catalogues use.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Flapping => "flapping",
+            Self::Chronic => "chronic",
+            Self::Relapse => "relapse",
+            Self::Roaming => "roaming",
+            Self::Moved => "moved",
+            Self::Lossy => "lossy",
+            Self::Slow => "slow",
+        }
+    }
+}
+
 /// A trouble with what it needs to be judged.
 struct Span {
     trouble: Trouble,

@@ -1,6 +1,6 @@
 //! The dead man's switch: somebody outside is told every now and then that the collector watches, and calls when that stops.
 
-use super::webhook::Webhook;
+use super::channel::Webhook;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

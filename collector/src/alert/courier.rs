@@ -1,8 +1,8 @@
 //! Carries messages to one receiver, one after the other, until it takes them.
 
 use super::Receiver;
+use super::channel::Undelivered;
 use super::outbox::{Message, Outbox, WAIT_MOST};
-use super::webhook::Undelivered;
 use crate::clock::Clock;
 use crate::metrics::{Delivery, Metrics};
 use anyhow::Context;
@@ -56,9 +56,11 @@ impl Courier {
     }
 
     async fn send(&self, message: Message) -> anyhow::Result<()> {
-        let webhook = &self.receiver.webhook;
         let now = self.clock.read().now;
-        let sent = webhook.send(&message.id, &message.body, now).await;
+        let (outbox, asked) = (Arc::clone(&self.outbox), message.clone());
+        let thread = blocking(move || outbox.thread(&asked)).await?;
+        let channel = &self.receiver.channel;
+        let sent = channel.send(&message, thread.as_deref(), now).await;
         let outbox = Arc::clone(&self.outbox);
         let count = |result: &'static str| {
             let receiver = self.receiver.name.clone();
@@ -68,14 +70,14 @@ impl Courier {
                 .inc();
         };
         let (why, never, wait) = match sent {
-            Ok(()) => {
+            Ok(sent) => {
                 count("delivered");
                 info!(
                     receiver = self.receiver.name,
                     message = message.number,
                     "a message arrived"
                 );
-                return blocking(move || outbox.delivered(&message)).await;
+                return blocking(move || outbox.delivered(&message, &sent)).await;
             }
             Err(Undelivered::Later(why, wait)) => (why, false, wait),
             Err(Undelivered::Never(why)) => (why, true, None),

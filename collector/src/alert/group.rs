@@ -95,8 +95,6 @@ pub(crate) struct Group {
     /// When it was told last, and how often since something changed.
     pub(crate) told_at: Option<UnixMillis>,
     pub(crate) repeats: u32,
-    /// The last message: until it has arrived there is no other.
-    pub(crate) message: Option<u64>,
 }
 
 /// One incident of a group.
@@ -171,14 +169,13 @@ impl Group {
         [waiting, again].into_iter().flatten().min()
     }
 
-    /// These of it are told now, by this message; what of them is over is forgotten, and the others wait for the next.
-    pub(crate) fn tell(&mut self, message: u64, written: &BTreeSet<u64>, at: UnixMillis) {
+    /// These of it are told now; what of them is over is forgotten, and the others wait for the next message.
+    pub(crate) fn tell(&mut self, written: &BTreeSet<u64>, at: UnixMillis) {
         self.repeats = match self.waiting_since.take() {
             Some(_) => 0,
             None => self.repeats.saturating_add(1),
         };
         self.told_at = Some(at);
-        self.message = Some(message);
         for (number, member) in &mut self.members {
             if written.contains(number) {
                 member.told = Some(member.now.clone());
@@ -189,6 +186,39 @@ impl Group {
         self.waiting_since = Some(at);
         self.forget_waiting();
     }
+}
+
+/// So many groups of a receiver that begin together are a storm, and told in one message.
+const STORM: usize = 4;
+
+/// When a receiver is told next, and of which of its groups; not before a time, as messages keep apart.
+pub(crate) fn next<'a, K: Clone + 'a>(
+    groups: impl Iterator<Item = (&'a K, &'a Group)> + Clone,
+    timing: &Timing,
+    not_before: Option<UnixMillis>,
+    now: UnixMillis,
+) -> Option<(UnixMillis, Vec<K>)> {
+    let begins = |group: &Group| group.waiting_since.filter(|_| group.told_at.is_none());
+    let beginning = groups.clone().filter_map(|(_, group)| begins(group));
+    let (mut count, mut oldest, mut youngest) = (0, UnixMillis(i64::MAX), UnixMillis(0));
+    for since in beginning {
+        count += 1;
+        oldest = oldest.min(since);
+        youngest = youngest.max(since);
+    }
+    // They wait for the last of them, but none for longer than twice its time.
+    let storm = (youngest + timing.group_wait).min(oldest + timing.group_wait.saturating_mul(2));
+    let due = |group: &Group| match begins(group) {
+        Some(_) if count >= STORM => Some(storm),
+        _ => group.due(timing),
+    };
+    let all = groups.filter_map(|(key, group)| Some((due(group)?, key)));
+    let all: Vec<(UnixMillis, &K)> = all.collect();
+    let first = all.iter().map(|(due, _)| *due).min()?;
+    let at = not_before.map_or(first, |before| first.max(before));
+    let until = at.max(now);
+    let told = all.into_iter().filter(|(due, _)| *due <= until);
+    Some((at, told.map(|(_, key)| key.clone()).collect()))
 }
 
 #[cfg(test)]
@@ -220,7 +250,7 @@ mod tests {
         {
             let now = due.max(at(from));
             let all = group.members.keys().copied().collect();
-            group.tell(1, &all, now);
+            group.tell(&all, now);
             times.push((now.0 - at(0).0) / SECOND);
         }
         times
@@ -251,16 +281,16 @@ mod tests {
         for number in 1..=3 {
             group.take(number, told(Telling::Firing), false, at(0));
         }
-        group.tell(1, &[1, 2].into(), at(30 * SECOND));
+        group.tell(&[1, 2].into(), at(30 * SECOND));
         assert_eq!(group.waiting_since, Some(at(30 * SECOND)));
         for number in [1, 3] {
             group.take(number, told(Telling::Resolved), false, at(40 * SECOND));
         }
         // Nobody heard of the third, and nobody need.
         assert_eq!(group.members.keys().collect::<Vec<_>>(), [&1, &2]);
-        group.tell(2, &[2].into(), at(330 * SECOND));
+        group.tell(&[2].into(), at(330 * SECOND));
         assert_eq!(group.members.keys().collect::<Vec<_>>(), [&1, &2]);
-        group.tell(3, &[1].into(), at(630 * SECOND));
+        group.tell(&[1].into(), at(630 * SECOND));
         assert_eq!((group.members.len(), group.waiting_since), (1, None));
     }
 
@@ -297,6 +327,43 @@ mod tests {
             run(&mut group, 90_000 * HOUR, 90_005 * HOUR),
             [90_000 * 3_600, 90_004 * 3_600]
         );
+    }
+
+    #[test]
+    fn a_storm_is_one_message_and_messages_keep_apart() {
+        let timing = Timing::default();
+        let group = |since: i64| {
+            let mut group = Group::default();
+            group.take(1, told(Telling::Firing), false, at(since * SECOND));
+            group
+        };
+        let ask = |all: &BTreeMap<u32, Group>, before: Option<i64>, now: i64| {
+            let before = before.map(|seconds| at(seconds * SECOND));
+            let next = next(all.iter(), &timing, before, at(now * SECOND));
+            next.map(|(due, keys)| ((due.0 - at(0).0) / SECOND, keys))
+        };
+        let mut all = BTreeMap::new();
+        assert_eq!(ask(&all, None, 0), None);
+        for (key, since) in [(1, 0), (2, 10), (3, 20)] {
+            all.insert(key, group(since));
+        }
+        // Three are not many: each at its time, and what is due by then with it.
+        assert_eq!(ask(&all, None, 20), Some((30, vec![1])));
+        assert_eq!(ask(&all, None, 41), Some((30, vec![1, 2])));
+        assert_eq!(ask(&all, Some(45), 41), Some((45, vec![1, 2])));
+        // With a fourth they wait for the last, up to twice their time.
+        all.insert(4, group(25));
+        assert_eq!(ask(&all, None, 30), Some((55, vec![1, 2, 3, 4])));
+        all.insert(5, group(58));
+        assert_eq!(ask(&all, None, 58), Some((60, vec![1, 2, 3, 4, 5])));
+        // What was told before is due as ever.
+        all.get_mut(&1)
+            .expect("is there")
+            .tell(&[1].into(), at(-200 * SECOND));
+        all.get_mut(&1)
+            .expect("is there")
+            .take(1, told(Telling::Resolved), false, at(0));
+        assert_eq!(ask(&all, None, 58), Some((70, vec![2, 3, 4, 5])));
     }
 
     #[test]

@@ -1,22 +1,23 @@
 //! From incidents that changed to messages: the one thread that decides what is told.
 
-use super::group::{Group, Member, Telling, Told};
+use super::channel::Channel;
+use super::compose::{Entry, Writer};
+use super::group::{self, Group};
 use super::outbox::Outbox;
-use super::route::About;
 use super::silence::{self, Silence};
-use super::text::Catalogue;
+use super::text::clock_of;
+use super::truth::Truth;
 use super::{Alerts, Receiver};
-use crate::case::Case;
 use crate::clock::Clock;
 use crate::keys;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use anyhow::Context;
 use denyut_detect::Incident;
-use denyut_proto::UnixMillis;
+use denyut_detect::calendar::{Holidays, Hours, Opening, Zone};
+use denyut_proto::{OfficeCode, UnixMillis};
 use denyut_store::history::is_full;
 use denyut_store::state::{Change, State, StateError, get_json, scan_json};
-use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,16 +25,18 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
-/// What one round changes, and the messages that it makes, at most: they fit into one change of the state.
-const CHANGED: usize = 250;
+/// What one round changes, at most: it fits into one change of the state, with the messages that it makes.
+const CHANGED: usize = 140;
+/// Messages that one round makes, at most.
 const TOLD: usize = 10;
+/// Groups that one message tells of, at most.
+const GROUPS_TOLD: usize = 200;
 /// How long until it is tried again while the disk is full.
 const FULL: Duration = Duration::from_secs(5);
-/// It is looked at least so often: an acknowledgement runs out by itself.
+/// It is looked at least so often.
 const LOOK: Duration = Duration::from_secs(10);
-/// Incidents written out in one message, and its bytes, at most; the others are counted.
-const ALERTS_MAX: usize = 50;
-const BODY_MAX: usize = 56_000;
+/// An incident whose routes have hours is looked at so often.
+const HOURS: Duration = Duration::from_secs(60);
 /// Incidents of one group, at most: a regency has some hundred offices, and each has one incident at a time.
 const MEMBERS_MAX: usize = 1_000;
 
@@ -42,6 +45,9 @@ pub(crate) struct Notifier {
     pub(crate) alerts: Arc<Alerts>,
     pub(crate) state: Arc<dyn State>,
     pub(crate) registry: Arc<Registry>,
+    /// Opening hours of offices without their own, and days on which all are closed.
+    pub(crate) hours: Arc<Hours>,
+    pub(crate) holidays: Holidays,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) clock: Arc<Clock>,
     pub(crate) metrics: Arc<Metrics>,
@@ -53,10 +59,15 @@ pub(crate) struct Notifier {
 type Key = (String, String);
 
 /// What the thread knows between two rounds.
+#[derive(Default)]
 struct Known {
     groups: BTreeMap<Key, Group>,
-    /// Those that held.
+    /// The silences that held.
     silences: BTreeSet<u64>,
+    /// When an incident is to be looked at again, as something of it changes by time alone.
+    again: BTreeMap<u64, UnixMillis>,
+    /// When each receiver was told last.
+    last: BTreeMap<String, UnixMillis>,
 }
 
 /// What one round changes.
@@ -70,16 +81,19 @@ struct Round {
 }
 
 impl Round {
-    /// Whether nobody need be called for an incident.
-    fn silences(&self, incident: &Incident, registry: &Registry, now: UnixMillis) -> bool {
-        let about = About::of(incident, registry);
-        self.silences.iter().any(|one| one.covers(&about, now))
-    }
-
     /// What it changes must fit into one change of the state, with what is told.
     fn is_full(&self) -> bool {
         self.changed.len() + self.change.delete.len() >= CHANGED
     }
+}
+
+/// Whom an incident is for now.
+#[derive(Default)]
+struct Whom<'a> {
+    /// Each receiver, and whether it is not one of its hours.
+    receivers: BTreeMap<&'a str, bool>,
+    /// When that may be otherwise.
+    again: Option<UnixMillis>,
 }
 
 impl Notifier {
@@ -134,11 +148,10 @@ impl Notifier {
         if self.round(known, now)? {
             return Ok(Duration::ZERO);
         }
-        let mut due: Option<UnixMillis> = None;
-        for (key, group) in &known.groups {
-            if let Some(at) = group.due(&self.alerts.timing)
+        let mut due = known.again.values().min().copied();
+        for receiver in &self.alerts.receivers {
+            if let Some((at, _)) = self.due(known, receiver, now)?
                 && due.is_none_or(|due| at < due)
-                && !self.is_on_its_way(key, group)?
             {
                 due = Some(at);
             }
@@ -157,7 +170,7 @@ impl Notifier {
         self.ask_of_all(&groups)?;
         Ok(Known {
             groups,
-            silences: BTreeSet::new(),
+            ..Known::default()
         })
     }
 
@@ -179,16 +192,15 @@ impl Notifier {
 
     /// What was told to receivers that are no more is forgotten: one of the same name begins anew.
     fn forget_receivers(&self) -> anyhow::Result<()> {
-        let all = self.state.scan(keys::GROUPS)?;
-        let is_lost = |key: &String| {
-            let receiver = key[keys::GROUPS.len()..].split(' ').next();
-            receiver.is_none_or(|receiver| self.receiver(receiver).is_none())
-        };
-        let lost: Vec<String> = all
-            .into_iter()
-            .map(|(key, _)| key)
-            .filter(is_lost)
-            .collect();
+        let mut lost: Vec<String> = Vec::new();
+        for prefix in [keys::GROUPS, keys::THREADS] {
+            let is_lost = |key: &String| {
+                let receiver = key[prefix.len()..].split(' ').next();
+                receiver.is_none_or(|receiver| self.receiver(receiver).is_none())
+            };
+            let all = self.state.scan(prefix)?.into_iter().map(|(key, _)| key);
+            lost.extend(all.filter(is_lost));
+        }
         for part in lost.chunks(CHANGED) {
             let change = Change {
                 delete: part.to_vec(),
@@ -199,24 +211,26 @@ impl Notifier {
         Ok(())
     }
 
+    /// Who is told by messages: an Alertmanager is told what is true, and groups it itself.
+    fn receivers(&self) -> impl Iterator<Item = &Receiver> {
+        let all = self.alerts.receivers.iter();
+        all.filter(|one| !matches!(one.channel, Channel::Alertmanager(_)))
+    }
+
     fn receiver(&self, name: &str) -> Option<&Receiver> {
-        self.alerts.receivers.iter().find(|one| one.name == name)
+        self.receivers().find(|one| one.name == name)
     }
 
     /// Takes news in and tells what is due; whether there is more to do at once.
     fn round(&self, known: &mut Known, now: UnixMillis) -> anyhow::Result<bool> {
-        let Known {
-            groups,
-            silences: held,
-        } = known;
         let mut silences = silence::read(&*self.state)?;
         silences.retain(|one| one.holds(now));
-        // When a silence is over, what it kept quiet is news.
+        // When a silence begins or is over, what it keeps quiet is news.
         let holding: BTreeSet<u64> = silences.iter().map(|one| one.number).collect();
-        if !held.is_subset(&holding) {
-            self.ask_of_all(groups)?;
+        if known.silences != holding {
+            self.ask_of_all(&known.groups)?;
         }
-        *held = holding;
+        known.silences = holding;
         let mut round = Round {
             silences,
             ..Round::default()
@@ -230,42 +244,56 @@ impl Notifier {
             let number: u64 = key[keys::NEWS.len()..]
                 .parse()
                 .with_context(|| format!("the state holds a key that makes no sense: {key}"))?;
-            self.take(groups, number, now, &mut round)?;
+            self.take(known, number, now, &mut round)?;
             // What changes meanwhile is news of its own.
             round.change.expect.push((key.clone(), Some(value)));
             round.change.delete.push(key);
         }
-        self.look_again(groups, now, &mut round)?;
-        let mut due: Vec<Key> = Vec::new();
-        for (key, group) in &*groups {
-            let at = group.due(&self.alerts.timing);
-            if at.is_some_and(|at| at <= now) && !self.is_on_its_way(key, group)? {
-                due.push(key.clone());
-            }
-        }
-        more |= due.len() > TOLD || round.is_full();
+        more |= self.look_again(known, now, &mut round)?;
         let mut serial: u64 = get_json(&*self.state, keys::MESSAGES)?.unwrap_or_default();
-        for key in due.into_iter().take(TOLD) {
-            self.tell(groups, &key, now, &mut serial, &mut round)?;
+        let mut made = 0;
+        for receiver in self.receivers() {
+            let Some((at, mut keys)) = self.due(known, receiver, now)? else {
+                continue;
+            };
+            if at > now {
+                continue;
+            }
+            keys.truncate(GROUPS_TOLD);
+            if made == TOLD || round.changed.len() + keys.len() > CHANGED + GROUPS_TOLD {
+                more = true;
+                break;
+            }
+            made += 1;
+            more |= self.tell(known, (receiver, &keys), now, &mut serial, &mut round)?;
         }
+        more |= self.keep(known, round, serial)?;
+        let (waiting, dead) = self.outbox.count()?;
+        self.metrics.set_messages(waiting, dead);
+        Ok(more)
+    }
+
+    /// Makes what a round changed last; whether it is to be thought of again.
+    fn keep(&self, known: &mut Known, mut round: Round, serial: u64) -> anyhow::Result<bool> {
         if !round.told.is_empty() {
             round.change.put_json(keys::MESSAGES.to_owned(), &serial)?;
         }
         for key in &round.changed {
             let name = keys::group(&key.0, &key.1);
-            let stays = match groups.get(key) {
-                Some(group) => {
-                    !group.members.is_empty()
+            match known.groups.get(key) {
+                // It had its last word when that has arrived.
+                Some(group)
+                    if !group.members.is_empty()
                         || round.told.contains(key)
-                        || self.is_on_its_way(key, group)?
+                        || self.outbox.waits(&key.0)? =>
+                {
+                    keys::put_packed(&mut round.change, name, group)?;
                 }
-                None => false,
-            };
-            if stays && let Some(group) = groups.get(key) {
-                keys::put_packed(&mut round.change, name, group)?;
-            } else {
-                groups.remove(key);
-                round.change.delete.push(name);
+                _ => {
+                    known.groups.remove(key);
+                    round.change.delete.push(name);
+                    round.change.delete.push(keys::thread(&key.0, &key.1));
+                }
             }
         }
         let is_empty = round.change.put.is_empty() && round.change.delete.is_empty();
@@ -274,7 +302,7 @@ impl Notifier {
                 Ok(()) => {}
                 Err(StateError::Conflict { .. }) => {
                     // Something changed while it was thought of: again, from what is kept.
-                    *groups = self.groups()?;
+                    known.groups = self.groups()?;
                     return Ok(true);
                 }
                 Err(StateError::Store(error)) => return Err(error),
@@ -285,46 +313,71 @@ impl Notifier {
             self.state.sync()?;
             self.outbox.fill(serial);
         }
-        let (waiting, dead) = self.outbox.count()?;
-        self.metrics.set_messages(waiting, dead);
-        Ok(more)
+        Ok(false)
+    }
+
+    /// When a receiver is told next, and of which groups; `None` if there is nothing to tell, or it has not taken its last message yet: what happens
+    /// meanwhile is told in one.
+    fn due(
+        &self,
+        known: &Known,
+        receiver: &Receiver,
+        now: UnixMillis,
+    ) -> anyhow::Result<Option<(UnixMillis, Vec<Key>)>> {
+        let first = (receiver.name.clone(), String::new());
+        let groups = known.groups.range(first..);
+        let groups = groups.take_while(|((name, _), _)| *name == receiver.name);
+        let last = known.last.get(&receiver.name);
+        let before = last.map(|last| *last + receiver.pace);
+        let Some(next) = group::next(groups, &self.alerts.timing, before, now) else {
+            return Ok(None);
+        };
+        Ok((!self.outbox.waits(&receiver.name)?).then_some(next))
     }
 
     /// An incident, or its case, has changed.
     fn take(
         &self,
-        groups: &mut BTreeMap<Key, Group>,
+        known: &mut Known,
         number: u64,
         now: UnixMillis,
         round: &mut Round,
     ) -> anyhow::Result<()> {
-        let Some((incident, told)) = self.truth(number, now)? else {
+        known.again.remove(&number);
+        let Some(truth) = self.truth(number, now)? else {
             return Ok(());
         };
-        let silenced = round.silences(&incident, &self.registry, now);
-        let mut of: BTreeSet<Key> = groups
+        let silenced = round.silences.iter();
+        let silenced = silenced.clone().any(|one| one.covers(&truth.about, now));
+        let whom = self.whom(&truth, now);
+        let again = [whom.again, truth.until].into_iter().flatten().min();
+        if let Some(at) = again.filter(|_| truth.incident.is_open()) {
+            known.again.insert(number, at);
+        }
+        let mut of: BTreeSet<Key> = known
+            .groups
             .iter()
             .filter(|(_, group)| group.members.contains_key(&number))
             .map(|(key, _)| key.clone())
             .collect();
         // Somebody is to be called, and the common cause that it is part of does not call them already.
-        if incident.paged_ms.is_some() {
-            let parent: Option<Incident> = match incident.parent {
-                Some(parent) => get_json(&*self.state, &keys::incident(parent))?,
-                None => None,
-            };
-            // One that is over speaks for nobody any more: this office was left behind.
-            let parent = parent.filter(Incident::is_open);
-            let above = parent.as_ref().map(|parent| self.receivers_of(parent));
-            let above = above.unwrap_or_default();
-            for name in self.receivers_of(&incident) {
-                if !above.contains(name) && !of.iter().any(|(told, _)| told == name) {
-                    of.insert((name.to_owned(), together(&incident)));
-                }
+        let parent = truth.incident.parent;
+        let above = match parent.filter(|_| !whom.receivers.is_empty()) {
+            Some(parent) => self.truth(parent, now)?,
+            None => None,
+        };
+        // One that is over speaks for nobody any more: this office was left behind.
+        let above = above.filter(|above| above.incident.is_open());
+        let above = above.map(|above| self.whom(&above, now).receivers.into_keys().collect());
+        let above: BTreeSet<&str> = above.unwrap_or_default();
+        for name in whom.receivers.keys() {
+            if !above.contains(name) && !of.iter().any(|(told, _)| told == name) {
+                of.insert(((*name).to_owned(), together(&truth.incident)));
             }
         }
         for key in of {
-            let group = groups.entry(key.clone()).or_default();
+            let quiet = whom.receivers.get(&*key.0).copied().unwrap_or(false);
+            let group = known.groups.entry(key.clone()).or_default();
             if group.members.len() >= MEMBERS_MAX && !group.members.contains_key(&number) {
                 warn!(
                     incident = number,
@@ -334,7 +387,7 @@ impl Notifier {
                 );
                 continue;
             }
-            if group.take(number, told.clone(), silenced, now) {
+            if group.take(number, truth.told.clone(), silenced || quiet, now) {
                 round.changed.insert(key);
             }
         }
@@ -342,200 +395,143 @@ impl Notifier {
     }
 
     /// Who is to be told of an incident, if anybody is to be called for it.
-    fn receivers_of(&self, incident: &Incident) -> BTreeSet<&str> {
-        let about = About::of(incident, &self.registry);
-        let is_told = incident.paged_ms.is_some() && !incident.retracted;
-        let routes = self
-            .alerts
-            .routes
-            .iter()
-            .filter(|route| is_told && route.takes(&about).is_ok());
-        routes.map(|route| route.receiver.as_str()).collect()
-    }
-
-    /// Whether a group's last message has not arrived yet.
-    fn is_on_its_way(&self, (receiver, _): &Key, group: &Group) -> anyhow::Result<bool> {
-        match group.message {
-            Some(number) => self.outbox.waits(receiver, number),
-            None => Ok(false),
+    fn whom(&self, truth: &Truth, now: UnixMillis) -> Whom<'_> {
+        let mut whom = Whom::default();
+        if truth.incident.paged_ms.is_none() || truth.incident.retracted {
+            return whom;
         }
-    }
-
-    /// What changes by time alone: an acknowledgement runs out, a silence begins or ends.
-    fn look_again(
-        &self,
-        groups: &mut BTreeMap<Key, Group>,
-        now: UnixMillis,
-        round: &mut Round,
-    ) -> anyhow::Result<()> {
-        for (key, group) in groups {
-            // A clock that was ahead does not silence anybody for as long.
-            group.told_at = group.told_at.map(|at| at.min(now));
-            if round.is_full() {
-                break;
-            }
-            if group.members.is_empty() && !self.is_on_its_way(key, group)? {
-                // It had its last word.
-                round.changed.insert(key.clone());
-                continue;
-            }
-            // With the number of silences that hold it may be another incident that is silenced.
-            let may_change = |member: &Member| {
-                matches!(member.now.state, Telling::Acknowledged(_))
-                    || member.silenced
-                    || !round.silences.is_empty()
-            };
-            let known = group
-                .members
-                .iter()
-                .filter(|(_, member)| may_change(member));
-            let known: Vec<u64> = known.map(|(number, _)| *number).collect();
-            for number in known {
-                if let Some((incident, told)) = self.truth(number, now)?
-                    && let silenced = round.silences(&incident, &self.registry, now)
-                    && group.take(number, told, silenced, now)
-                {
-                    round.changed.insert(key.clone());
+        let clock = clock_of(&truth.incident);
+        let mut look =
+            |at: UnixMillis| whom.again = whom.again.map_or(Some(at), |old| Some(old.min(at)));
+        let fitting = self.alerts.routes.iter();
+        for route in fitting.filter(|route| route.takes(&truth.about).is_ok()) {
+            if !route.after.is_zero() {
+                let since = truth.unattended;
+                let reached =
+                    since.and_then(|since| self.opening(clock, None).after(since, route.after));
+                match reached {
+                    Some(at) if at <= now => {}
+                    Some(at) => {
+                        look(at);
+                        continue;
+                    }
+                    None => continue,
                 }
             }
+            let quiet = route.hours.as_ref().is_some_and(|hours| {
+                look(now + HOURS);
+                !self.opening(clock, Some(hours)).is_open(now)
+            });
+            let led = self.receivers();
+            for receiver in led.filter(|one| route.leads_to(one, &truth.about)) {
+                // One route that takes it now is enough.
+                let entry = whom.receivers.entry(&receiver.name).or_insert(true);
+                *entry &= quiet;
+            }
         }
-        Ok(())
+        whom
     }
 
-    /// An incident as it is now.
-    fn truth(&self, number: u64, now: UnixMillis) -> anyhow::Result<Option<(Incident, Told)>> {
-        let incident: Option<Incident> = get_json(&*self.state, &keys::incident(number))?;
-        let Some(incident) = incident else {
-            return Ok(None);
-        };
-        let case = Case::read(&*self.state, number)?;
-        // Who knew of it before it called again knows of less than there is now.
-        let known = case.acknowledgement(&incident, now);
-        let known = known.filter(|known| incident.paged_ms.is_none_or(|at| known.at_ms >= at));
-        let told = Told::of(&incident, known.as_ref().map(|known| known.by.as_str()));
-        Ok(Some((incident, told)))
+    /// The opening hours of an office; those of a route by the same clock, on every day.
+    fn opening<'a>(&'a self, office: Option<&OfficeCode>, hours: Option<&'a Hours>) -> Opening<'a> {
+        static NONE: Holidays = Holidays::none();
+        let own = office.and_then(|code| self.registry.offices.get(code)?.site.hours.as_deref());
+        Opening {
+            zone: office.map_or(Zone::Wib, Zone::of),
+            hours: hours.or(own).unwrap_or(&self.hours),
+            holidays: if hours.is_some() {
+                &NONE
+            } else {
+                &self.holidays
+            },
+        }
     }
 
-    /// Makes a message of what a group has to tell.
+    /// What changes by time alone: an acknowledgement runs out, nobody cared for something for too long, it is the time of a route. Whether there is more.
+    fn look_again(
+        &self,
+        known: &mut Known,
+        now: UnixMillis,
+        round: &mut Round,
+    ) -> anyhow::Result<bool> {
+        for (key, group) in &mut known.groups {
+            // A clock that was ahead does not silence anybody for as long.
+            group.told_at = group.told_at.map(|at| at.min(now));
+            if group.members.is_empty() && !round.is_full() && !self.outbox.waits(&key.0)? {
+                // It had its last word.
+                round.changed.insert(key.clone());
+            }
+        }
+        for at in known.last.values_mut() {
+            *at = (*at).min(now);
+        }
+        let due = known.again.iter().filter(|(_, at)| **at <= now);
+        let due: Vec<u64> = due.map(|(number, _)| *number).collect();
+        for number in due {
+            if round.is_full() {
+                return Ok(true);
+            }
+            self.take(known, number, now, round)?;
+        }
+        Ok(false)
+    }
+
+    fn truth(&self, number: u64, now: UnixMillis) -> anyhow::Result<Option<Truth>> {
+        Truth::read(&*self.state, &self.alerts, &self.registry, number, now)
+    }
+
+    /// Makes a message of what groups of a receiver have to tell; whether there is more to tell at once.
     fn tell(
         &self,
-        groups: &mut BTreeMap<Key, Group>,
-        key: &Key,
+        known: &mut Known,
+        (receiver, told): (&Receiver, &[Key]),
         now: UnixMillis,
         serial: &mut u64,
         round: &mut Round,
-    ) -> anyhow::Result<()> {
-        let (Some(group), Some(receiver)) = (groups.get_mut(key), self.receiver(&key.0)) else {
-            return Ok(());
-        };
-        let mut alerts: Vec<(bool, u64, Value)> = Vec::new();
-        let catalogue = Catalogue::of(receiver.language)?;
-        let mut firing = 0;
-        for (number, member) in &group.members {
-            let is_new = member.told.as_ref() != Some(&member.now);
-            let fires = matches!(member.now.state, Telling::Firing | Telling::Acknowledged(_));
-            firing += usize::from(fires);
-            if let Some((incident, _)) = self.truth(*number, now)? {
-                alerts.push((
-                    !is_new,
-                    *number,
-                    self.alert(&catalogue, &incident, &member.now),
-                ));
+    ) -> anyhow::Result<bool> {
+        let mut entries: Vec<Entry> = Vec::new();
+        for key in told {
+            let members = known.groups.get(key).into_iter();
+            for (number, member) in members.flat_map(|group| &group.members) {
+                if let Some(truth) = self.truth(*number, now)? {
+                    entries.push(Entry {
+                        incident: truth.incident,
+                        now: member.now.clone(),
+                        is_new: member.told.as_ref() != Some(&member.now),
+                        unattended: truth.unattended,
+                    });
+                }
             }
         }
-        // What is new comes first.
-        alerts.sort_by_key(|(is_old, number, _)| (*is_old, *number));
-        let all = alerts.len();
-        let (mut bytes, mut written) = (0, BTreeSet::new());
-        let alerts: Vec<Value> = alerts
-            .into_iter()
-            .take(ALERTS_MAX)
-            .take_while(|(_, number, alert)| {
-                // As it is in the state: text in text.
-                bytes += Value::String(alert.to_string()).to_string().len();
-                bytes <= BODY_MAX && written.insert(*number)
-            })
-            .map(|(_, _, alert)| alert)
-            .collect();
-        let truncated = all - alerts.len();
-        let body = json!({
-            "version": "4",
-            "groupKey": format!("{} {}", key.0, key.1),
-            "truncatedAlerts": truncated,
-            "status": if firing > 0 { "firing" } else { "resolved" },
-            "receiver": key.0,
-            "groupLabels": { "together": key.1 },
-            "commonLabels": { "alertname": "denyut" },
-            "commonAnnotations": {},
-            "externalURL": self.alerts.page.clone().unwrap_or_default(),
-            "alerts": alerts,
-        });
-        let first = group.members.keys().next().copied().unwrap_or(*serial);
-        let id = format!(
-            "denyut-{}-{}-{first}-{}",
-            key.0,
-            key.1.replace([' ', '.'], "-"),
-            now.0
-        );
+        let writer = Writer::new(&self.alerts, receiver, &self.registry, now)?;
+        let incidents = entries.len();
+        let together: Vec<String> = told.iter().map(|(_, together)| together.clone()).collect();
+        let (notice, written) = writer.write(together, entries);
+        let first = written.first().copied().unwrap_or(*serial);
+        let id = format!("denyut-{}-{first}-{}", receiver.name, now.0);
         info!(
-            receiver = key.0,
-            together = key.1,
-            incidents = all,
+            receiver = receiver.name,
+            groups = told.len(),
+            incidents,
             "a message is made"
         );
-        let body = body.to_string();
-        let number = Outbox::put(&mut round.change, serial, (&key.0, id, body), now)?;
-        group.tell(number, &written, now);
-        round.told.insert(key.clone());
-        round.changed.insert(key.clone());
-        Ok(())
-    }
-
-    /// One incident as webhooks have it.
-    fn alert(&self, catalogue: &Catalogue, incident: &Incident, now: &Told) -> Value {
-        let facts = &incident.facts;
-        let is_over = matches!(now.state, Telling::Resolved | Telling::Retracted);
-        let office = incident.office.as_ref();
-        let named = office.and_then(|code| Some((code, self.registry.offices.get(code)?)));
-        let subject = match (named, &facts.scope) {
-            (Some((_, office)), _) => office.name.clone(),
-            (None, Some(scope)) => catalogue.scope(scope, &self.registry),
-            (None, None) => incident.subject(),
-        };
-        let mut labels = json!({
-            "alertname": "denyut",
-            "incident": incident.number.to_string(),
-            "cause": now.cause.as_str(),
-            "severity": if facts.scope.is_some() || now.relapse.is_some() { "critical" } else { "warning" },
-        });
-        if let Some(code) = office {
-            labels["office"] = json!(code);
-            labels["region"] = json!(code.as_str().get(..5).unwrap_or_default());
+        Outbox::put(&mut round.change, serial, (&receiver.name, id, notice), now)?;
+        known.last.insert(receiver.name.clone(), now);
+        let mut more = false;
+        for key in told {
+            if let Some(group) = known.groups.get_mut(key) {
+                let all_new = group.members.keys().any(|number| written.contains(number));
+                if !all_new && !group.members.is_empty() {
+                    // There was no room for any of it: it stays due.
+                    more = true;
+                    continue;
+                }
+                group.tell(&written, now);
+                round.told.insert(key.clone());
+                round.changed.insert(key.clone());
+            }
         }
-        if let Some(scope) = &facts.scope {
-            labels["scope"] = json!(format!("{} {}", scope.kind.as_str(), scope.code).trim_end());
-        }
-        let time = |at: UnixMillis| {
-            jiff::Timestamp::from_millisecond(at.0)
-                .map_or_else(|_| String::new(), |at| at.to_string())
-        };
-        let page = self
-            .alerts
-            .page
-            .as_deref()
-            .map(|page| page.trim_end_matches('/'));
-        json!({
-            "status": if is_over { "resolved" } else { "firing" },
-            "labels": labels,
-            "annotations": {
-                "summary": catalogue.sentence(incident, now, &subject),
-                "office_name": subject,
-            },
-            "startsAt": time(facts.opened_ms),
-            "endsAt": facts.resolved_ms.filter(|_| is_over).map_or_else(|| "0001-01-01T00:00:00Z".to_owned(), time),
-            "generatorURL": page.map(|page| format!("{page}/#incident-{}", incident.number)).unwrap_or_default(),
-            "fingerprint": format!("{:016x}", incident.number),
-        })
+        Ok(more)
     }
 }
 
@@ -548,259 +544,4 @@ fn together(incident: &Incident) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::alert::{Language, Route, Secret, Timing, Webhook, client};
-    use denyut_store::engine::Engine;
-    use denyut_store::state::EmbeddedState;
-    use std::sync::Mutex;
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    /// A state that somebody else changes just before it is changed.
-    struct Racing {
-        inner: EmbeddedState,
-        first: Mutex<Option<Change>>,
-        /// The disk has no room.
-        full: AtomicBool,
-    }
-
-    impl State for Racing {
-        fn get(&self, key: &str) -> anyhow::Result<Option<Vec<u8>>> {
-            self.inner.get(key)
-        }
-        fn scan(&self, prefix: &str) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
-            self.inner.scan(prefix)
-        }
-        fn first(&self, prefix: &str) -> anyhow::Result<Option<(String, Vec<u8>)>> {
-            self.inner.first(prefix)
-        }
-        fn count(&self, prefix: &str) -> anyhow::Result<usize> {
-            self.inner.count(prefix)
-        }
-        fn visit_back(
-            &self,
-            prefix: &str,
-            visit: &mut dyn FnMut(&str, &[u8]) -> anyhow::Result<bool>,
-        ) -> anyhow::Result<()> {
-            self.inner.visit_back(prefix, visit)
-        }
-        fn apply(&self, change: Change) -> Result<(), StateError> {
-            if let Some(first) = self.first.lock().expect("is sound").take() {
-                self.inner.apply(first)?;
-            }
-            self.inner.apply(change)
-        }
-        fn sync(&self) -> anyhow::Result<()> {
-            if self.full.load(Ordering::Relaxed) {
-                return Err(std::io::Error::from(std::io::ErrorKind::StorageFull).into());
-            }
-            self.inner.sync()
-        }
-    }
-
-    struct Scene {
-        _folder: tempfile::TempDir,
-        state: Arc<Racing>,
-        notifier: Notifier,
-        known: Known,
-    }
-
-    fn at(seconds: i64) -> UnixMillis {
-        UnixMillis(1_790_000_000_000 + seconds * 1_000)
-    }
-
-    /// An incident that changed, as the worker puts it.
-    fn changed(
-        number: u64,
-        office: &str,
-        parent: Option<u64>,
-        resolved: bool,
-        news: u64,
-    ) -> Change {
-        let incident = json!({
-            "number": number, "office": office, "parent": parent, "paged_ms": at(0),
-            "opened_ms": at(0), "resolved_ms": resolved.then(|| at(100)), "cause": "uplink",
-            "troubles": [], "revisions": [], "revisions_omitted": 0,
-        });
-        let mut change = Change::default();
-        change
-            .put_json(keys::incident(number), &incident)
-            .expect("JSON");
-        change.put_json(keys::news(number), &news).expect("JSON");
-        change
-    }
-
-    impl Scene {
-        fn new() -> Self {
-            let folder = tempfile::tempdir().expect("tempdir");
-            let engine = Arc::new(Engine::open(folder.path()).expect("opens"));
-            let state = Arc::new(Racing {
-                inner: EmbeddedState::open(&engine).expect("opens"),
-                first: Mutex::default(),
-                full: AtomicBool::new(false),
-            });
-            let receiver = |name: &str| Receiver {
-                name: name.to_owned(),
-                language: Language::Id,
-                webhook: Webhook {
-                    url: "https://hooks.example/x".parse().expect("an address"),
-                    secret: Some(Secret::read(&"x".repeat(16)).expect("a secret")),
-                    client: client(None).expect("a client"),
-                },
-            };
-            let route = |name: &str, causes: &[denyut_detect::Cause]| Route {
-                receiver: name.to_owned(),
-                regions: vec!["36".to_owned()],
-                causes: causes.to_vec(),
-                relapse: None,
-            };
-            let alerts = Alerts {
-                receivers: vec![receiver("all"), receiver("uplinks")],
-                routes: vec![
-                    route("all", &[]),
-                    route("uplinks", &[denyut_detect::Cause::Uplink]),
-                ],
-                timing: Timing::default(),
-                page: None,
-                alive: None,
-            };
-            let kept: Arc<dyn State> = Arc::clone(&state) as _;
-            let notifier = Notifier {
-                alerts: Arc::new(alerts),
-                outbox: Arc::new(Outbox::new(Arc::clone(&kept), Arc::default())),
-                state: kept,
-                registry: Arc::default(),
-                clock: Arc::new(Clock::start()),
-                metrics: Arc::new(Metrics::new()),
-                news: Arc::default(),
-            };
-            Self {
-                _folder: folder,
-                state,
-                known: notifier.begin().expect("begins"),
-                notifier,
-            }
-        }
-
-        fn put(&self, change: Change) {
-            self.state.inner.apply(change).expect("applies");
-        }
-
-        /// What each receiver is told until a time: its messages, as they are written.
-        fn told(&mut self, seconds: i64) -> Vec<(String, String)> {
-            let mut told = Vec::new();
-            while self
-                .notifier
-                .round(&mut self.known, at(seconds))
-                .expect("works")
-            {}
-            for message in self.notifier.outbox.list().expect("reads") {
-                let body: Value = serde_json::from_str(&message.body).expect("JSON");
-                for alert in body["alerts"].as_array().expect("a list") {
-                    let number = alert["labels"]["incident"].as_str().expect("a number");
-                    let status = alert["status"].as_str().expect("a status");
-                    told.push((message.receiver.clone(), format!("{number} {status}")));
-                }
-                self.notifier.outbox.delivered(&message).expect("goes");
-            }
-            told
-        }
-    }
-
-    fn said(told: &[(&str, &str)]) -> Vec<(String, String)> {
-        let owned = told
-            .iter()
-            .map(|(who, what)| ((*who).to_owned(), (*what).to_owned()));
-        owned.collect()
-    }
-
-    #[test]
-    fn what_changes_while_it_is_thought_of_is_told() {
-        let mut scene = Scene::new();
-        scene.put(changed(1, "36.73.02", None, false, 1));
-        assert_eq!(scene.told(0), []);
-        assert_eq!(
-            scene.told(40),
-            said(&[("all", "1 firing"), ("uplinks", "1 firing")])
-        );
-        scene.put(changed(1, "36.73.02", None, false, 2));
-        // Between reading that and saying so it ends.
-        *scene.state.first.lock().expect("is sound") = Some(changed(1, "36.73.02", None, true, 3));
-        assert_eq!(
-            scene.told(400),
-            said(&[("all", "1 resolved"), ("uplinks", "1 resolved")])
-        );
-        assert_eq!(scene.state.inner.count(keys::NEWS).expect("counts"), 0);
-        assert_eq!(scene.told(500_000), []);
-        assert_eq!(scene.state.inner.count(keys::GROUPS).expect("counts"), 0);
-    }
-
-    #[test]
-    fn a_common_cause_speaks_for_its_offices_to_whom_it_is_told_and_while_it_lasts() {
-        let mut scene = Scene::new();
-        let parent = |resolved: bool, news: u64| {
-            let mut change = changed(9, "36.73.01", None, resolved, news);
-            let text = String::from_utf8(change.put[0].1.clone()).expect("text");
-            change.put[0].1 = text.replace("uplink", "regional").into_bytes();
-            change
-        };
-        scene.put(parent(false, 1));
-        scene.put(changed(1, "36.73.02", Some(9), false, 1));
-        assert_eq!(scene.told(0), []);
-        // Who takes uplinks only does not hear of what is regional.
-        assert_eq!(
-            scene.told(40),
-            said(&[("all", "9 firing"), ("uplinks", "1 firing")])
-        );
-        scene.put(parent(true, 2));
-        // Left behind: the detector calls for it again.
-        scene.put(changed(1, "36.73.02", Some(9), false, 2));
-        assert_eq!(
-            scene.told(400),
-            said(&[("all", "1 firing"), ("all", "9 resolved")])
-        );
-    }
-
-    #[test]
-    fn a_receiver_that_was_away_hears_of_what_is_and_nothing_of_what_was() {
-        let mut scene = Scene::new();
-        scene.put(changed(1, "36.73.02", None, false, 1));
-        scene.told(0);
-        assert_eq!(scene.told(40).len(), 2);
-        let all = Arc::clone(&scene.notifier.alerts);
-        let mut fewer = (*all).clone();
-        fewer.receivers.truncate(1);
-        scene.notifier.alerts = Arc::new(fewer);
-        scene.known = scene.notifier.begin().expect("begins");
-        scene.put(changed(1, "36.73.02", None, true, 2));
-        assert_eq!(scene.told(400), said(&[("all", "1 resolved")]));
-        scene.notifier.alerts = all;
-        scene.known = scene.notifier.begin().expect("begins");
-        assert_eq!(scene.told(500_000), []);
-    }
-
-    #[test]
-    fn a_full_disk_sends_nothing_that_is_not_on_it_and_everything_when_there_is_room() {
-        let mut scene = Scene::new();
-        scene.put(changed(1, "36.73.02", None, false, 1));
-        assert_eq!(scene.told(0), []);
-        scene.state.full.store(true, Ordering::Relaxed);
-        let error = scene.notifier.round(&mut scene.known, at(40));
-        assert!(is_full(&error.expect_err("is full")));
-        // It is made, and may be gone after a crash.
-        let outbox = Arc::clone(&scene.notifier.outbox);
-        assert_eq!(outbox.list().expect("reads").len(), 2);
-        assert_eq!(outbox.next("all").expect("reads"), None);
-        scene.state.full.store(false, Ordering::Relaxed);
-        scene.known = scene.notifier.begin().expect("begins");
-        scene
-            .notifier
-            .round(&mut scene.known, at(41))
-            .expect("works");
-        assert!(outbox.next("all").expect("reads").is_some());
-        assert_eq!(
-            scene.told(42),
-            said(&[("all", "1 firing"), ("uplinks", "1 firing")])
-        );
-    }
-}
+mod tests;

@@ -1,5 +1,7 @@
 //! Messages on their way: on the disk until the receiver has them, and what could not be delivered until somebody looks.
 
+use super::channel::Sent;
+use super::notice::Notice;
 use crate::keys;
 use anyhow::Context;
 use denyut_proto::UnixMillis;
@@ -30,8 +32,7 @@ pub(crate) struct Message {
     /// The same each time it is sent: a receiver that knows it need not show it again.
     pub(crate) id: String,
     /// What is sent.
-    #[serde(default)]
-    pub(crate) body: String,
+    pub(crate) notice: Notice,
     #[schema(value_type = i64)]
     pub(crate) made_ms: UnixMillis,
     /// How often it was sent in vain.
@@ -44,6 +45,23 @@ pub(crate) struct Message {
     /// Since when it is not sent any more; `resend` does.
     #[schema(value_type = Option<i64>)]
     pub(crate) dead_ms: Option<UnixMillis>,
+}
+
+impl Message {
+    /// One that configurations are tried on.
+    pub(super) fn sample(notice: Notice) -> Self {
+        Self {
+            number: 1,
+            receiver: "sample".to_owned(),
+            id: "denyut-sample-1".to_owned(),
+            notice,
+            made_ms: UnixMillis(0),
+            attempts: 0,
+            next_ms: UnixMillis(0),
+            error: None,
+            dead_ms: None,
+        }
+    }
 }
 
 /// What operators ask.
@@ -84,7 +102,7 @@ impl Outbox {
     pub(super) fn put(
         change: &mut Change,
         serial: &mut u64,
-        (receiver, id, body): (&str, String, String),
+        (receiver, id, notice): (&str, String, Notice),
         now: UnixMillis,
     ) -> anyhow::Result<u64> {
         *serial += 1;
@@ -92,7 +110,7 @@ impl Outbox {
             number: *serial,
             receiver: receiver.to_owned(),
             id,
-            body,
+            notice,
             made_ms: now,
             attempts: 0,
             next_ms: now,
@@ -128,9 +146,17 @@ impl Outbox {
         Ok((count(keys::OUTBOX)?, count(keys::DEAD)?))
     }
 
-    /// Whether a message still waits to be delivered.
-    pub(super) fn waits(&self, receiver: &str, number: u64) -> anyhow::Result<bool> {
-        Ok(self.state.get(&keys::message(receiver, number))?.is_some())
+    /// Whether a message to a receiver still waits to be delivered.
+    pub(super) fn waits(&self, receiver: &str) -> anyhow::Result<bool> {
+        Ok(self.state.first(&keys::messages_to(receiver))?.is_some())
+    }
+
+    /// What the receiver called the first message of what this one is of; none if that was of more than it.
+    pub(super) fn thread(&self, message: &Message) -> anyhow::Result<Option<String>> {
+        match &message.notice.together[..] {
+            [one] => get_json(&*self.state, &keys::thread(&message.receiver, one)),
+            _ => Ok(None),
+        }
     }
 
     /// The oldest message of a receiver; one after the other, so that an end never overtakes its beginning.
@@ -141,13 +167,21 @@ impl Outbox {
         Ok(first.transpose()?.filter(|one| one.number <= synced))
     }
 
-    /// It arrived.
-    pub(super) fn delivered(&self, message: &Message) -> anyhow::Result<()> {
+    /// It arrived: what the receiver calls it begins the thread of all that it is of and that has none.
+    pub(super) fn delivered(&self, message: &Message, sent: &Sent) -> anyhow::Result<()> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let change = Change {
+        let mut change = Change {
             delete: vec![keys::message(&message.receiver, message.number)],
             ..Change::default()
         };
+        if let Some(handle) = &sent.handle {
+            for one in &message.notice.together {
+                let thread = keys::thread(&message.receiver, one);
+                if self.state.get(&thread)?.is_none() {
+                    change.put_json(thread, handle)?;
+                }
+            }
+        }
         self.apply(change)?;
         self.emptied.notify_one();
         Ok(())

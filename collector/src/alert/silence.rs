@@ -243,6 +243,7 @@ impl Silences {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::alert::Severity;
 
     #[test]
     fn a_silence_of_one_office_does_not_silence_what_hit_others() {
@@ -260,7 +261,8 @@ mod tests {
             let about = About {
                 offices: offices.collect(),
                 cause,
-                relapse: false,
+                severity: Severity::Warning,
+                patterns: Vec::new(),
             };
             silence.covers(&about, UnixMillis(at))
         };

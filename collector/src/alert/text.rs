@@ -3,9 +3,9 @@
 use super::group::{Telling, Told};
 use crate::registry::Registry;
 use anyhow::Context;
-use denyut_detect::Incident;
 use denyut_detect::calendar::Zone;
 use denyut_detect::incident::{Scope, ScopeKind};
+use denyut_detect::{Cause, Incident};
 use denyut_proto::{OfficeCode, UnixMillis};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -22,10 +22,10 @@ pub(crate) enum Language {
 
 /// The texts of one language: the page's, for causes and units, and those of messages.
 #[derive(Debug)]
-pub(crate) struct Catalogue(BTreeMap<String, String>);
+pub(super) struct Catalogue(BTreeMap<String, String>);
 
 impl Catalogue {
-    pub(crate) fn of(language: Language) -> anyhow::Result<Self> {
+    pub(super) fn of(language: Language) -> anyhow::Result<Self> {
         let (page, messages) = match language {
             Language::Id => (
                 include_str!("../web/static/id.json"),
@@ -45,7 +45,7 @@ impl Catalogue {
     }
 
     /// The text of a key; `{name}` in it stands for a value.
-    fn say(&self, key: &str, values: &[(&str, &str)]) -> String {
+    pub(super) fn say(&self, key: &str, values: &[(&str, &str)]) -> String {
         let mut rest = self.0.get(key).map_or(key, String::as_str);
         let mut text = String::new();
         // Once from left to right: nothing in a value is taken for a place.
@@ -65,7 +65,7 @@ impl Catalogue {
     }
 
     /// A moment on an office's clock.
-    fn time(at: UnixMillis, office: Option<&OfficeCode>) -> String {
+    pub(super) fn time(at: UnixMillis, office: Option<&OfficeCode>) -> String {
         let zone = office.map_or(Zone::Wib, Zone::of);
         let name = match zone {
             Zone::Wib => "WIB",
@@ -80,7 +80,7 @@ impl Catalogue {
     }
 
     /// A length of time in its two largest units.
-    fn length(&self, length: Duration) -> String {
+    pub(super) fn length(&self, length: Duration) -> String {
         let seconds = length.as_secs();
         let units = [
             ("unit.day", 86_400),
@@ -104,7 +104,7 @@ impl Catalogue {
     }
 
     /// What a common cause hit, and how many.
-    pub(crate) fn scope(&self, scope: &Scope, registry: &Registry) -> String {
+    pub(super) fn scope(&self, scope: &Scope, registry: &Registry) -> String {
         let regency = || {
             let office = registry.offices.get(scope.offices.first()?)?;
             office
@@ -124,12 +124,10 @@ impl Catalogue {
     }
 
     /// One incident in a sentence or two; `subject`: the office's name, or the scope.
-    pub(crate) fn sentence(&self, incident: &Incident, now: &Told, subject: &str) -> String {
+    pub(super) fn sentence(&self, incident: &Incident, now: &Told, subject: &str) -> String {
         let facts = &incident.facts;
-        let office = incident.office.as_ref();
-        let office =
-            office.or_else(|| facts.scope.as_ref().and_then(|scope| scope.offices.first()));
-        let cause = self.say(&format!("cause.{}", now.cause.as_str()), &[]);
+        let office = clock_of(incident);
+        let cause = self.cause(now.cause);
         let since = Self::time(facts.opened_ms, office);
         let end = facts.resolved_ms.unwrap_or(facts.opened_ms);
         let (until, length) = (
@@ -163,6 +161,17 @@ impl Catalogue {
         }
         text
     }
+
+    pub(super) fn cause(&self, cause: Cause) -> String {
+        self.say(&format!("cause.{}", cause.as_str()), &[])
+    }
+}
+
+/// The office by whose clock an incident is told.
+pub(super) fn clock_of(incident: &Incident) -> Option<&OfficeCode> {
+    let scope = incident.facts.scope.as_ref();
+    let office = incident.office.as_ref();
+    office.or_else(|| scope.and_then(|scope| scope.offices.first()))
 }
 
 #[cfg(test)]
@@ -176,6 +185,18 @@ mod tests {
             all.into_keys().collect::<Vec<_>>()
         };
         assert_eq!(keys(include_str!("id.json")), keys(include_str!("en.json")));
+    }
+
+    #[test]
+    fn every_cause_has_its_advice() {
+        for language in [Language::Id, Language::En] {
+            let catalogue = Catalogue::of(language).expect("reads");
+            for cause in Cause::ALL {
+                let key = format!("advice.{}", cause.as_str());
+                assert_ne!(catalogue.say(&key, &[]), key);
+                assert!(!catalogue.cause(cause).starts_with("cause."));
+            }
+        }
     }
 
     #[test]

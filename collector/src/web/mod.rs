@@ -146,22 +146,13 @@ mod tests {
             "likely",
         ];
         wanted.extend(evidence.map(|v| format!("evidence.{v}")));
-        let patterns = [
-            P::Flapping,
-            P::Chronic,
-            P::Relapse,
-            P::Roaming,
-            P::Moved,
-            P::Lossy,
-            P::Slow,
-        ];
         // The fields of the form, what can be done, and what was done.
         let fields = ["by", "text", "to"];
         let deeds = ["acknowledge", "withdraw", "notes", "assign"];
         wanted.extend(fields.into_iter().chain(deeds).map(|v| format!("case.{v}")));
         let steps = ["acknowledge", "withdraw", "note", "assign", "assign_nobody"];
         wanted.extend(steps.map(|v| format!("step.{v}")));
-        wanted.extend(patterns.map(|v| format!("pattern.{}", name(serde_json::to_value(v)))));
+        wanted.extend(P::ALL.map(|v| format!("pattern.{}", v.as_str())));
         let identities = [
             Identity::Mac([0; 6]),
             Identity::Certificate([0; 32]),

@@ -1,0 +1,68 @@
+//! What is true of an incident now, as far as anybody is told.
+
+use super::Alerts;
+use super::group::Told;
+use super::route::About;
+use crate::case::Case;
+use crate::keys;
+use crate::registry::Registry;
+use denyut_detect::detector::Sight;
+use denyut_detect::{Incident, PatternKind};
+use denyut_proto::UnixMillis;
+use denyut_store::state::{State, get_json};
+
+/// An incident, and who cares for it.
+pub(super) struct Truth {
+    pub(super) incident: Incident,
+    pub(super) about: About,
+    pub(super) told: Told,
+    /// When somebody who knows of it does so no more.
+    pub(super) until: Option<UnixMillis>,
+    /// Since when nobody has cared for it.
+    pub(super) unattended: Option<UnixMillis>,
+}
+
+impl Truth {
+    /// That of the incident of this number. Blocks.
+    pub(super) fn read(
+        state: &dyn State,
+        alerts: &Alerts,
+        registry: &Registry,
+        number: u64,
+        now: UnixMillis,
+    ) -> anyhow::Result<Option<Self>> {
+        let incident: Option<Incident> = get_json(state, &keys::incident(number))?;
+        let Some(incident) = incident else {
+            return Ok(None);
+        };
+        let case = Case::read(state, number)?;
+        // Who knew of it before it called again knows of less than there is now.
+        let known = case.acknowledgement(&incident, now);
+        let known = known.filter(|known| incident.paged_ms.is_none_or(|at| known.at_ms >= at));
+        let told = Told::of(&incident, known.as_ref().map(|known| known.by.as_str()));
+        let patterns = patterns(state, alerts, &incident)?;
+        Ok(Some(Self {
+            about: About::of(&incident, registry, patterns),
+            unattended: case.unattended(&incident, now),
+            told,
+            until: known.map(|known| known.until_ms),
+            incident,
+        }))
+    }
+}
+
+/// The patterns of an incident's office, as far as a route asks.
+fn patterns(
+    state: &dyn State,
+    alerts: &Alerts,
+    incident: &Incident,
+) -> anyhow::Result<Vec<PatternKind>> {
+    let is_asked = alerts.routes.iter().any(|route| !route.patterns.is_empty());
+    let (Some(office), true) = (&incident.office, is_asked) else {
+        return Ok(Vec::new());
+    };
+    let sight: Option<Sight> = get_json(state, &keys::office(office))?;
+    let patterns = sight.map(|sight| sight.patterns).unwrap_or_default();
+    let standing = patterns.iter().filter(|one| one.until_ms.is_none());
+    Ok(standing.map(|one| one.kind).collect())
+}
