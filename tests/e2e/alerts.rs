@@ -7,8 +7,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
 use std::time::Duration;
 
-const WITHIN: Duration = Duration::from_secs(60);
-const OFFICES: &str = "[[office]]\ncode = \"36.73.02\"\nname = \"Cipocok Jaya\"\nagents = [\"a-1\"]\n\
+pub(crate) const WITHIN: Duration = Duration::from_secs(60);
+pub(crate) const OFFICES: &str = "[[office]]\ncode = \"36.73.02\"\nname = \"Cipocok Jaya\"\nagents = [\"a-1\"]\n\
                        [[office]]\ncode = \"36.73.03\"\nname = \"Kasemen\"\nagents = [\"b-1\"]\n\
                        [detection]\nrecovery_answers = 2\nrecovery_time = \"1s\"\npage_after_least = \"0s\"\npage_after_most = \"0s\"\n";
 
@@ -21,7 +21,7 @@ fn told(hook: &Hook) -> String {
     )
 }
 
-fn agent(collector: &Collector, id: &str, target: SocketAddr) -> Agent {
+pub(crate) fn agent(collector: &Collector, id: &str, target: SocketAddr) -> Agent {
     let config = format!(
         "agent = \"{id}\"\nheartbeat = \"1s\"\n[collector]\naddresses = [\"http://{}\"]\nreconnect_max = \"1s\"\n\
          [[target]]\nname = \"port\"\nrole = \"server\"\nprobe = \"tcp://{target}\"\ninterval = \"1s\"\ntimeout = \"500ms\"\n",
@@ -31,12 +31,12 @@ fn agent(collector: &Collector, id: &str, target: SocketAddr) -> Agent {
 }
 
 /// Where nobody answers.
-fn nowhere() -> SocketAddr {
+pub(crate) fn nowhere() -> SocketAddr {
     "127.0.0.1:9".parse().expect("an address")
 }
 
 /// Waits until so many messages came; returns the last.
-async fn message(hook: &Hook, count: usize) -> Request {
+pub(crate) async fn message(hook: &Hook, count: usize) -> Request {
     let look = || async { hook.taken().get(count - 1).cloned() };
     eventually(&format!("message {count}"), WITHIN, look).await
 }
@@ -54,7 +54,7 @@ fn summaries(message: &Request) -> Vec<String> {
         .collect()
 }
 
-async fn act(collector: &Collector, deed: &str, body: Value) {
+pub(crate) async fn act(collector: &Collector, deed: &str, body: Value) {
     let url = format!("http://{}/api/v1/incidents/1/{deed}", collector.api);
     let answer = reqwest::Client::new().post(url).json(&body).send().await;
     assert!(answer.expect("answers").status().is_success());
@@ -169,7 +169,7 @@ async fn somebody_outside_is_told_that_the_collector_watches_until_it_does_not()
         hook.address
     );
     let mut collector = Collector::start(&format!("{OFFICES}{keys}")).await;
-    hook.answer(&[Answer::Status(503, "", "")]);
+    hook.answer(&[Answer::of(503, "")]);
     assert_eq!(message(&hook, 2).await.line, "GET /ping/rahasia");
     let log = collector.log();
     assert!(
@@ -188,8 +188,8 @@ async fn a_message_arrives_once_whoever_is_killed_on_the_way() {
     let _agent = agent(&collector, "a-1", nowhere());
     // Too busy, broken, cut off; and then the collector is killed while it waits to send again.
     hook.answer(&[
-        Answer::Status(429, "retry-after: 1\r\n", "slow down"),
-        Answer::Status(503, "", "later"),
+        Answer::Status(429, "retry-after: 1\r\n", "slow down".to_owned()),
+        Answer::of(503, "later"),
         Answer::Cut,
     ]);
     let third = message(&hook, 3).await;
@@ -233,7 +233,7 @@ async fn what_a_receiver_refuses_is_kept_and_shown_and_sent_again_when_asked() {
         + "regions = [\"36.73\"]\ncauses = [\"server\", \"uplink\"]\nseverities = [\"warning\"]\n";
     let collector = Collector::start(&config).await;
     let _agent = agent(&collector, "a-1", nowhere());
-    hook.answer(&[Answer::Status(400, "", "chat not found\u{1}")]);
+    hook.answer(&[Answer::of(400, "chat not found\u{1}")]);
     message(&hook, 1).await;
     let dead = || async {
         let all = collector.json("/api/v1/messages").await;

@@ -2,17 +2,28 @@
 
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// What a receiver does with one request.
 #[derive(Debug, Clone)]
 pub enum Answer {
     /// Answers with this status, these further header lines, and this text.
-    Status(u16, &'static str, &'static str),
+    Status(u16, &'static str, String),
     /// Takes it, and closes the connection without a word.
     Cut,
+    /// Takes it, and says nothing for a minute.
+    Hang,
+}
+
+impl Answer {
+    /// One without further headers.
+    pub fn of(status: u16, text: impl Into<String>) -> Self {
+        Self::Status(status, "", text.into())
+    }
 }
 
 /// One request.
@@ -33,39 +44,55 @@ impl Request {
     }
 }
 
+type Usual = Arc<dyn Fn(&Request) -> Answer + Send + Sync>;
+
 /// A receiver on loopback.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Hook {
     /// Where it is.
     pub address: SocketAddr,
     taken: Arc<Mutex<Vec<Request>>>,
     answers: Arc<Mutex<Vec<Answer>>>,
+    usual: Usual,
+}
+
+impl fmt::Debug for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Hook({})", self.address)
+    }
 }
 
 impl Hook {
     /// Starts one that takes everything.
     #[must_use]
     pub fn start() -> Self {
+        Self::answering(|_| Answer::of(200, ""))
+    }
+
+    /// Starts one that answers like this, when it is told nothing else.
+    pub fn answering(usual: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("listens");
         let hook = Self {
             address: listener.local_addr().expect("is bound"),
             taken: Arc::default(),
             answers: Arc::default(),
+            usual: Arc::new(usual),
         };
         let inner = hook.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
+                let inner = inner.clone();
                 // One that breaks is of a collector that was killed.
-                inner.serve(stream).ok();
+                std::thread::spawn(move || inner.serve(stream).ok());
             }
         });
         hook
     }
 
-    /// The next requests are answered so, and those after them well.
+    /// The next requests are answered so, and those after them as usual.
     pub fn answer(&self, answers: &[Answer]) {
         let mut all = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        all.extend(answers.iter().rev().cloned());
+        all.splice(0..0, answers.iter().rev().cloned());
     }
 
     /// What came so far.
@@ -101,17 +128,22 @@ impl Hook {
             headers,
             body: String::from_utf8(body).expect("text"),
         };
-        self.taken
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(request);
         let next = self
             .answers
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .pop();
-        match next.unwrap_or(Answer::Status(200, "", "")) {
+        let next = next.unwrap_or_else(|| (self.usual)(&request));
+        self.taken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(request);
+        match next {
             Answer::Cut => Ok(()),
+            Answer::Hang => {
+                std::thread::sleep(Duration::from_secs(60));
+                Ok(())
+            }
             Answer::Status(status, more, text) => {
                 let length = text.len();
                 let mut stream = stream;

@@ -74,7 +74,7 @@ impl Courier {
                 count("delivered");
                 info!(
                     receiver = self.receiver.name,
-                    message = message.number,
+                    number = message.number,
                     "a message arrived"
                 );
                 return blocking(move || outbox.delivered(&message, &sent)).await;
@@ -89,13 +89,13 @@ impl Courier {
             count("dead");
             warn!(
                 receiver = self.receiver.name,
-                message = number,
+                number,
                 error = text,
                 "a message cannot be delivered; `denyut-collector message list` shows it"
             );
         } else {
             count("failed");
-            warn!(receiver = self.receiver.name, message = number, error = text, again = %kept.next_ms, "a message did not arrive");
+            warn!(receiver = self.receiver.name, number, error = text, again = %kept.next_ms, "a message did not arrive");
         }
         Ok(())
     }

@@ -214,7 +214,7 @@ impl Outbox {
                 && let Some((oldest, _)) = self.state.first(keys::DEAD)?
             {
                 warn!(
-                    message = oldest,
+                    oldest,
                     "the oldest message that could not be delivered is given up"
                 );
                 change.delete.push(oldest);

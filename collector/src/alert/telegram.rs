@@ -180,6 +180,9 @@ impl Listener {
                 let Some(id) = update["update_id"].as_i64() else {
                     continue;
                 };
+                // Before it is done: what dies in between is not done, and not answered, and nothing is done twice.
+                next = next.max(id + 1);
+                this.heard(&key, next).await?;
                 match serde_json::from_value::<Update>(update.clone()) {
                     Ok(update) => {
                         if let Err(error) = this.take(update).await {
@@ -188,14 +191,23 @@ impl Listener {
                     }
                     Err(error) => info!(%error, "Telegram said something that is not understood"),
                 }
-                next = next.max(id + 1);
-                let mut change = Change::default();
-                change.put_json(key.clone(), &next)?;
-                if let Err(error) = this.with.state.apply(change) {
-                    // On a full disk; after a restart the same would be heard again.
-                    warn!(%error, "how far Telegram was heard cannot be kept");
-                }
             }
+        }
+        Ok(())
+    }
+
+    /// Keeps how far Telegram was heard.
+    async fn heard(self: &Arc<Self>, key: &str, next: i64) -> anyhow::Result<()> {
+        let (this, key) = (Arc::clone(self), key.to_owned());
+        let kept = tokio::task::spawn_blocking(move || {
+            let mut change = Change::default();
+            change.put_json(key, &next)?;
+            this.with.state.apply(change).map_err(anyhow::Error::from)?;
+            this.with.state.sync()
+        });
+        if let Err(error) = kept.await.context("keeping a place panicked")? {
+            // On a full disk; after a restart the same would be heard again.
+            warn!(error = %format!("{error:#}"), "how far Telegram was heard cannot be kept");
         }
         Ok(())
     }
