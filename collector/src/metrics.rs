@@ -273,10 +273,49 @@ impl Metrics {
         self.dead_messages.set(count(dead));
     }
 
-    /// The text that Prometheus reads.
-    pub(crate) fn text(&self) -> Result<String, std::fmt::Error> {
+    /// The text that Prometheus reads: OpenMetrics 1.0, or its own older format (0.0.4), where a counter's help stands by its whole name.
+    pub(crate) fn text(&self, open: bool) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
-        Ok(text)
+        Ok(if open { text } else { plain(&text) })
+    }
+}
+
+/// OpenMetrics in the older format.
+fn plain(text: &str) -> String {
+    let counters = text.lines().filter_map(|line| {
+        let line = line.strip_prefix("# TYPE ")?;
+        line.strip_suffix(" counter")
+    });
+    let counters: std::collections::BTreeSet<&str> = counters.collect();
+    let mut plain = String::with_capacity(text.len() + 1_024);
+    for line in text.lines() {
+        if line.starts_with("# EOF") || line.starts_with("# UNIT ") {
+            continue;
+        }
+        let mut words = line.splitn(4, ' ');
+        let about = (words.next(), words.next(), words.next(), words.next());
+        match about {
+            (Some("#"), Some(kind), Some(name), Some(rest)) if counters.contains(name) => {
+                plain += &["# ", kind, " ", name, "_total ", rest].concat();
+            }
+            _ => plain += line,
+        }
+        plain.push('\n');
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_older_format_names_a_counter_as_its_samples_do() {
+        let open = "# HELP a_b How many.\n# TYPE a_b counter\na_b_total 1\n# HELP c Seconds.\n# TYPE c gauge\n# UNIT c seconds\nc 2\n# EOF\n";
+        assert_eq!(
+            plain(open),
+            "# HELP a_b_total How many.\n# TYPE a_b_total counter\na_b_total 1\n# HELP c Seconds.\n# TYPE c gauge\nc 2\n"
+        );
     }
 }

@@ -18,5 +18,6 @@ mod offices;
 mod packages;
 mod page;
 mod probes;
+mod receivers;
 mod telegram;
 mod update;

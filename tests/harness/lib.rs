@@ -8,6 +8,7 @@ pub mod member;
 pub mod net;
 pub mod peer;
 pub mod process;
+pub mod real;
 pub mod release;
 pub mod tls;
 pub mod wine;

@@ -14,13 +14,13 @@ use tempfile::TempDir;
 /// A child process that does not outlive its owner. What it writes to stderr lies in a file, and is shown when
 /// a test fails.
 #[derive(Debug)]
-struct Process {
+pub(crate) struct Process {
     child: Child,
     log: PathBuf,
 }
 
 impl Process {
-    fn start(mut command: Command, log: &Path) -> Self {
+    pub(crate) fn start(mut command: Command, log: &Path) -> Self {
         let file = fs::File::options()
             .create(true)
             .append(true)
@@ -36,6 +36,11 @@ impl Process {
             child,
             log: log.to_owned(),
         }
+    }
+
+    /// What it writes to stdout.
+    pub(crate) fn output(&mut self) -> std::process::ChildStdout {
+        self.child.stdout.take().expect("it is piped")
     }
 
     fn signal(&self, signal: Signal) {

@@ -5,7 +5,7 @@ use super::{State, blocking};
 use crate::metrics;
 use crate::query::ShownState;
 use anyhow::Context;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -36,10 +36,11 @@ pub(super) async fn ready(axum::extract::State(shared): State) -> Result<&'stati
 #[utoipa::path(
     get,
     path = "/metrics",
-    responses((status = 200, content_type = "application/openmetrics-text", body = String))
+    responses((status = 200, description = "OpenMetrics for who accepts it, or else Prometheus's older format", content(("text/plain"), ("application/openmetrics-text"))))
 )]
 pub(super) async fn prometheus(
     axum::extract::State(shared): State,
+    headers: HeaderMap,
 ) -> Result<impl IntoResponse, Problem> {
     let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     shared.metrics.log_end.set(gauge(shared.log.end()));
@@ -78,7 +79,15 @@ pub(super) async fn prometheus(
             .get_or_create(&label)
             .set(gauge(count as u64));
     }
-    let text = shared.metrics.text().context("cannot write the metrics")?;
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let accepted = headers.get(header::ACCEPT);
+    let accepted = accepted.and_then(|value| value.to_str().ok());
+    let open = accepted.is_some_and(|text| text.contains("application/openmetrics-text"));
+    let text = shared.metrics.text(open);
+    let text = text.context("cannot write the metrics")?;
+    let kind = if open {
+        "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    } else {
+        "text/plain; version=0.0.4; charset=utf-8"
+    };
     Ok(([(header::CONTENT_TYPE, kind)], text))
 }

@@ -1,0 +1,224 @@
+//! Real peers that messages go to: Debian's Alertmanager, a Matrix homeserver, a mail server. Each is on loopback, with its data in a folder of its own, and ends with its owner.
+
+use crate::process::Process;
+use crate::{eventually, made};
+use serde_json::{Value, json};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+use tempfile::TempDir;
+
+const READY: Duration = Duration::from_secs(60);
+
+/// Debian's Alertmanager.
+#[derive(Debug)]
+pub struct Alertmanager {
+    _process: Process,
+    _dir: TempDir,
+    /// Where its API is.
+    pub address: SocketAddr,
+}
+
+impl Alertmanager {
+    /// Starts one that tells a webhook what it groups by region.
+    pub async fn start(hook: &str) -> Self {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let config = format!(
+            "route:\n  receiver: hook\n  group_by: [region, alertname]\n  group_wait: 1s\n  group_interval: 1s\n  repeat_interval: 1h\n\
+             receivers:\n  - name: hook\n    webhook_configs:\n      - url: \"{hook}\"\n        send_resolved: true\n"
+        );
+        fs::write(dir.path().join("am.yml"), config).expect("writes");
+        let mut command = Command::new("prometheus-alertmanager");
+        let at = dir.path().display();
+        command.args([
+            &format!("--config.file={at}/am.yml"),
+            &format!("--storage.path={at}/data"),
+            "--web.listen-address=127.0.0.1:0",
+            "--cluster.listen-address=",
+            "--web.external-url=http://127.0.0.1:1/",
+        ]);
+        let log = dir.path().join("log");
+        let process = Process::start(command, &log);
+        let look = || async { listening(&log) };
+        let address = eventually("the Alertmanager listens", READY, look).await;
+        Self {
+            _process: process,
+            _dir: dir,
+            address,
+        }
+    }
+
+    /// Its alerts.
+    pub async fn alerts(&self) -> Vec<Value> {
+        let url = format!("http://{}/api/v2/alerts", self.address);
+        let answer = reqwest::get(url).await.expect("answers");
+        answer.json().await.expect("JSON")
+    }
+}
+
+/// The address in the log of a program of Prometheus's family.
+fn listening(log: &Path) -> Option<SocketAddr> {
+    let text = fs::read_to_string(log).ok()?;
+    let line = text
+        .lines()
+        .find(|line| line.contains("msg=\"Listening on\""))?;
+    let (_, behind) = line.split_once("address=")?;
+    behind.split_whitespace().next()?.parse().ok()
+}
+
+/// A Matrix homeserver (Synapse), with one user in one room.
+#[derive(Debug)]
+pub struct Synapse {
+    _process: Process,
+    _dir: TempDir,
+    /// Where it is.
+    pub url: String,
+    /// The user's key.
+    pub token: String,
+    /// The room's id.
+    pub room: String,
+}
+
+impl Synapse {
+    /// Starts one, if `tests/run` has installed it.
+    pub async fn start() -> Option<Self> {
+        crate::install_crypto();
+        let python = made("python/bin/python")?;
+        let dir = tempfile::tempdir().expect("tempdir");
+        // It wants to know its port beforehand.
+        let free = TcpListener::bind("127.0.0.1:0").expect("listens");
+        let port = free.local_addr().expect("is bound").port();
+        drop(free);
+        let at = dir.path().display();
+        let config = json!({
+            "server_name": "localhost",
+            "public_baseurl": format!("http://127.0.0.1:{port}/"),
+            "pid_file": format!("{at}/pid"),
+            "report_stats": false,
+            "signing_key_path": format!("{at}/signing.key"),
+            "media_store_path": format!("{at}/media"),
+            "trusted_key_servers": [],
+            "suppress_key_server_warning": true,
+            "listeners": [{
+                "port": port, "bind_addresses": ["127.0.0.1"], "type": "http", "tls": false,
+                "resources": [{"names": ["client"], "compress": false}],
+            }],
+            "database": {"name": "sqlite3", "args": {"database": format!("{at}/db")}},
+            "macaroon_secret_key": "only for this test",
+            "form_secret": "only for this test",
+            "enable_registration": true,
+            "enable_registration_without_verification": true,
+            "url_preview_enabled": false,
+            "bcrypt_rounds": 4,
+        });
+        // JSON is YAML.
+        fs::write(dir.path().join("homeserver.yaml"), config.to_string()).expect("writes");
+        let key = Command::new(python.with_file_name("generate_signing_key"))
+            .arg("-o")
+            .arg(dir.path().join("signing.key"))
+            .status();
+        assert!(key.expect("runs").success());
+        let mut command = Command::new(&python);
+        command
+            .args(["-m", "synapse.app.homeserver", "-c"])
+            .arg(dir.path().join("homeserver.yaml"))
+            .current_dir(dir.path());
+        let process = Process::start(command, &dir.path().join("log"));
+        let url = format!("http://127.0.0.1:{port}");
+        let client = reqwest::Client::new();
+        let health = || async {
+            let answer = client.get(format!("{url}/health")).send().await.ok()?;
+            answer.status().is_success().then_some(())
+        };
+        eventually("Synapse listens", READY, health).await;
+        let call = |path: &'static str, token: Option<&str>, body: Value| {
+            let mut request = client.post(format!("{url}/_matrix/client/v3/{path}"));
+            if let Some(token) = token {
+                request = request.bearer_auth(token);
+            }
+            async move {
+                let answer = request.json(&body).send().await.expect("answers");
+                let answer: Value = answer.json().await.expect("JSON");
+                answer
+            }
+        };
+        let user = json!({"username": "denyut", "password": "kata-sandi", "auth": {"type": "m.login.dummy"}});
+        let user = call("register", None, user).await;
+        let token = user["access_token"].as_str();
+        let token = token.unwrap_or_else(|| panic!("no key: {user}")).to_owned();
+        let room = json!({"preset": "private_chat", "name": "Gangguan"});
+        let room = call("createRoom", Some(&token), room).await;
+        let room = room["room_id"].as_str();
+        let room = room.expect("a room").to_owned();
+        Some(Self {
+            _process: process,
+            _dir: dir,
+            url,
+            token,
+            room,
+        })
+    }
+
+    /// The messages in the room, oldest first.
+    pub async fn messages(&self) -> Vec<Value> {
+        let path = format!(
+            "{}/_matrix/client/v3/rooms/{}/messages?dir=f&limit=100",
+            self.url, self.room
+        );
+        let request = reqwest::Client::new().get(path).bearer_auth(&self.token);
+        let answer: Value = request
+            .send()
+            .await
+            .expect("answers")
+            .json()
+            .await
+            .expect("JSON");
+        let events = answer["chunk"].as_array().expect("a list").iter();
+        let messages = events.filter(|event| event["type"] == "m.room.message");
+        messages.cloned().collect()
+    }
+}
+
+/// A mail server (aiosmtpd).
+#[derive(Debug)]
+pub struct MailServer {
+    _process: Process,
+    dir: TempDir,
+    /// Where it is.
+    pub port: u16,
+}
+
+impl MailServer {
+    /// Starts one, if `tests/run` has installed it; with a certificate, a key, a user and a password it wants STARTTLS and a login.
+    pub fn start(secured: &[&str]) -> Option<Self> {
+        let python = made("python/bin/python")?;
+        let dir = tempfile::tempdir().expect("tempdir");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("harness/smtpd.py");
+        let mut command = Command::new(python);
+        command.arg(script).arg(dir.path()).args(secured);
+        let mut process = Process::start(command, &dir.path().join("log"));
+        let mut line = String::new();
+        BufReader::new(process.output())
+            .read_line(&mut line)
+            .expect("reads");
+        Some(Self {
+            _process: process,
+            port: line.trim().parse().expect("a port"),
+            dir,
+        })
+    }
+
+    /// The mails that it has, oldest first.
+    #[must_use]
+    pub fn mails(&self) -> Vec<Value> {
+        let files = fs::read_dir(self.dir.path()).expect("reads");
+        let mut files: Vec<_> = files.map(|file| file.expect("reads").path()).collect();
+        files.retain(|path| path.extension().is_some_and(|ending| ending == "json"));
+        files.sort();
+        let read = |path| serde_json::from_slice(&fs::read(path).expect("reads")).expect("JSON");
+        files.into_iter().map(read).collect()
+    }
+}
