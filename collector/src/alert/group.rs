@@ -169,13 +169,8 @@ impl Group {
         [waiting, again].into_iter().flatten().min()
     }
 
-    /// These of it are told now; what of them is over is forgotten, and the others wait for the next message.
+    /// These of it are told now; what of them is over is forgotten, and what there was no room for is due at once.
     pub(crate) fn tell(&mut self, written: &BTreeSet<u64>, at: UnixMillis) {
-        self.repeats = match self.waiting_since.take() {
-            Some(_) => 0,
-            None => self.repeats.saturating_add(1),
-        };
-        self.told_at = Some(at);
         for (number, member) in &mut self.members {
             if written.contains(number) {
                 member.told = Some(member.now.clone());
@@ -183,8 +178,14 @@ impl Group {
         }
         self.members
             .retain(|_, member| !member.now.is_over() || member.told.as_ref() != Some(&member.now));
-        self.waiting_since = Some(at);
-        self.forget_waiting();
+        if self.members.values().any(Member::waits) {
+            return;
+        }
+        self.repeats = match self.waiting_since.take() {
+            Some(_) => 0,
+            None => self.repeats.saturating_add(1),
+        };
+        self.told_at = Some(at);
     }
 }
 
@@ -282,16 +283,19 @@ mod tests {
             group.take(number, told(Telling::Firing), false, at(0));
         }
         group.tell(&[1, 2].into(), at(30 * SECOND));
-        assert_eq!(group.waiting_since, Some(at(30 * SECOND)));
+        // It is due at once.
+        assert_eq!(group.due(&Timing::default()), Some(at(30 * SECOND)));
         for number in [1, 3] {
-            group.take(number, told(Telling::Resolved), false, at(40 * SECOND));
+            group.take(number, told(Telling::Resolved), false, at(31 * SECOND));
         }
         // Nobody heard of the third, and nobody need.
         assert_eq!(group.members.keys().collect::<Vec<_>>(), [&1, &2]);
-        group.tell(&[2].into(), at(330 * SECOND));
-        assert_eq!(group.members.keys().collect::<Vec<_>>(), [&1, &2]);
-        group.tell(&[1].into(), at(630 * SECOND));
-        assert_eq!((group.members.len(), group.waiting_since), (1, None));
+        group.tell(&[2].into(), at(32 * SECOND));
+        group.tell(&[1].into(), at(33 * SECOND));
+        assert_eq!(
+            (group.members.len(), group.told_at),
+            (1, Some(at(33 * SECOND)))
+        );
     }
 
     #[test]

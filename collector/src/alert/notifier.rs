@@ -265,7 +265,7 @@ impl Notifier {
                 break;
             }
             made += 1;
-            more |= self.tell(known, (receiver, &keys), now, &mut serial, &mut round)?;
+            self.tell(known, (receiver, &keys), now, &mut serial, &mut round)?;
         }
         more |= self.keep(known, round, serial)?;
         let (waiting, dead) = self.outbox.count()?;
@@ -480,7 +480,7 @@ impl Notifier {
         Truth::read(&*self.state, &self.alerts, &self.registry, number, now)
     }
 
-    /// Makes a message of what groups of a receiver have to tell; whether there is more to tell at once.
+    /// Makes a message of what groups of a receiver have to tell. What it has no room for is told when it has arrived.
     fn tell(
         &self,
         known: &mut Known,
@@ -488,7 +488,7 @@ impl Notifier {
         now: UnixMillis,
         serial: &mut u64,
         round: &mut Round,
-    ) -> anyhow::Result<bool> {
+    ) -> anyhow::Result<()> {
         let mut entries: Vec<Entry> = Vec::new();
         for key in told {
             let members = known.groups.get(key).into_iter();
@@ -517,21 +517,14 @@ impl Notifier {
         );
         Outbox::put(&mut round.change, serial, (&receiver.name, id, notice), now)?;
         known.last.insert(receiver.name.clone(), now);
-        let mut more = false;
         for key in told {
             if let Some(group) = known.groups.get_mut(key) {
-                let all_new = group.members.keys().any(|number| written.contains(number));
-                if !all_new && !group.members.is_empty() {
-                    // There was no room for any of it: it stays due.
-                    more = true;
-                    continue;
-                }
                 group.tell(&written, now);
                 round.told.insert(key.clone());
                 round.changed.insert(key.clone());
             }
         }
-        Ok(more)
+        Ok(())
     }
 }
 

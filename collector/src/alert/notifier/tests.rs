@@ -1,9 +1,9 @@
 //! What is told to whom, by a notifier whose clock the test turns.
 
 use super::*;
-use crate::alert::channel::Sent;
-use crate::alert::channel::{Webhook, client};
+use crate::alert::channel::{Brand, Chat, Sent, Webhook, client};
 use crate::alert::{Language, Route, Template, Timing, To};
+use denyut_detect::Cause;
 use denyut_store::engine::Engine;
 use denyut_store::state::EmbeddedState;
 use serde_json::json;
@@ -57,8 +57,51 @@ struct Scene {
     state: Arc<Racing>,
     notifier: Notifier,
     known: Known,
+    /// How many messages were made.
+    messages: usize,
 }
 
+fn receiver(name: &str) -> Receiver {
+    Receiver {
+        name: name.to_owned(),
+        language: Language::Id,
+        role: None,
+        regions: Vec::new(),
+        template: Template::read(Template::own(Language::Id)).expect("reads"),
+        pace: Duration::ZERO,
+        channel: Channel::Webhook(Webhook {
+            url: "https://hooks.example/x".parse().expect("an address"),
+            secret: None,
+            client: client(None).expect("a client"),
+        }),
+    }
+}
+
+/// One that people read.
+fn chat(name: &str) -> Receiver {
+    let url = "https://discord.example/x".parse().expect("an address");
+    Receiver {
+        channel: Channel::Chat(Chat {
+            brand: Brand::Discord { url },
+            client: client(None).expect("a client"),
+        }),
+        ..receiver(name)
+    }
+}
+
+fn route(to: To) -> Route {
+    Route {
+        to,
+        regions: vec!["36".to_owned()],
+        causes: Vec::new(),
+        severities: Vec::new(),
+        patterns: Vec::new(),
+        after: Duration::ZERO,
+        hours: None,
+    }
+}
+
+/// Seconds since a Monday, 21:13:20 in the west of Indonesia.
 fn at(seconds: i64) -> UnixMillis {
     UnixMillis(1_790_000_000_000 + seconds * 1_000)
 }
@@ -87,34 +130,13 @@ impl Scene {
             first: Mutex::default(),
             full: AtomicBool::new(false),
         });
-        let receiver = |name: &str| Receiver {
-            name: name.to_owned(),
-            language: Language::Id,
-            role: None,
-            regions: Vec::new(),
-            template: Template::read(Template::own(Language::Id)).expect("reads"),
-            pace: Duration::ZERO,
-            channel: Channel::Webhook(Webhook {
-                url: "https://hooks.example/x".parse().expect("an address"),
-                secret: None,
-                client: client(None).expect("a client"),
-            }),
-        };
-        let route = |name: &str, causes: &[denyut_detect::Cause]| Route {
-            to: To::Receiver(name.to_owned()),
-            regions: vec!["36".to_owned()],
+        let route = |name: &str, causes: &[Cause]| Route {
             causes: causes.to_vec(),
-            severities: Vec::new(),
-            patterns: Vec::new(),
-            after: Duration::ZERO,
-            hours: None,
+            ..route(To::Receiver(name.to_owned()))
         };
         let alerts = Alerts {
             receivers: vec![receiver("all"), receiver("uplinks")],
-            routes: vec![
-                route("all", &[]),
-                route("uplinks", &[denyut_detect::Cause::Uplink]),
-            ],
+            routes: vec![route("all", &[]), route("uplinks", &[Cause::Uplink])],
             timing: Timing::default(),
             page: None,
             alive: None,
@@ -135,8 +157,46 @@ impl Scene {
             _folder: folder,
             state,
             known: notifier.begin().expect("begins"),
+            messages: 0,
             notifier,
         }
+    }
+
+    /// With these receivers and routes instead.
+    fn with(receivers: Vec<Receiver>, routes: Vec<Route>) -> Self {
+        let mut scene = Self::new();
+        scene.notifier.alerts = Arc::new(Alerts {
+            receivers,
+            routes,
+            timing: Timing {
+                repeat_interval: Duration::from_secs(7 * 86_400),
+                ..Timing::default()
+            },
+            ..Alerts::default()
+        });
+        scene
+    }
+
+    /// Somebody acknowledges an incident, until then.
+    fn acknowledge(&self, number: u64, from: i64, until: i64) {
+        let step = json!({"at_ms": at(from), "by": "Siti", "what": "acknowledge", "why": null, "until_ms": at(until)});
+        let mut change = Change::default();
+        let steps = keys::step(number, usize::try_from(from).expect("small"));
+        change.put_json(steps, &step).expect("JSON");
+        change.put_json(keys::news(number), &from).expect("JSON");
+        self.put(change);
+    }
+
+    /// Who is told of what from one time to another, looked at every 50 s.
+    fn run(&mut self, from: i64, until: i64) -> Vec<(i64, String, String)> {
+        let mut all = Vec::new();
+        let mut seconds = from;
+        while seconds <= until {
+            let told = self.told(seconds).into_iter();
+            all.extend(told.map(|(who, what)| (seconds, who, what)));
+            seconds += 50;
+        }
+        all
     }
 
     fn put(&self, change: Change) {
@@ -146,23 +206,28 @@ impl Scene {
     /// What each receiver is told until a time: its messages, as they are written.
     fn told(&mut self, seconds: i64) -> Vec<(String, String)> {
         let mut told = Vec::new();
-        while self
-            .notifier
-            .round(&mut self.known, at(seconds))
-            .expect("works")
-        {}
-        for message in self.notifier.outbox.list().expect("reads") {
-            for alert in &message.notice.alerts {
-                let number = &alert.labels["incident"];
-                let told_as = format!("{number} {}", alert.status);
-                told.push((message.receiver.clone(), told_as));
+        loop {
+            while self
+                .notifier
+                .round(&mut self.known, at(seconds))
+                .expect("works")
+            {}
+            let messages = self.notifier.outbox.list().expect("reads");
+            if messages.is_empty() {
+                return told;
             }
-            self.notifier
-                .outbox
-                .delivered(&message, &Sent::default())
-                .expect("goes");
+            self.messages += messages.len();
+            for message in messages {
+                for alert in &message.notice.alerts {
+                    let number = &alert.labels["incident"];
+                    let told_as = format!("{number} {}", alert.status);
+                    told.push((message.receiver.clone(), told_as));
+                }
+                let sent = Sent::default();
+                let outbox = &self.notifier.outbox;
+                outbox.delivered(&message, &sent).expect("goes");
+            }
         }
-        told
     }
 }
 
@@ -261,4 +326,193 @@ fn a_full_disk_sends_nothing_that_is_not_on_it_and_everything_when_there_is_room
         scene.told(42),
         said(&[("all", "1 firing"), ("uplinks", "1 firing")])
     );
+}
+
+/// A receiver of a role in these regions.
+fn of(name: &str, role: &str, regions: &[&str]) -> Receiver {
+    Receiver {
+        role: Some(role.to_owned()),
+        regions: regions.iter().map(|region| (*region).to_owned()).collect(),
+        ..receiver(name)
+    }
+}
+
+fn after(role: &str, hours: u64) -> Route {
+    Route {
+        after: Duration::from_secs(hours * 3_600),
+        ..route(To::Role(role.to_owned()))
+    }
+}
+
+#[test]
+fn what_nobody_cares_for_is_told_higher_up_by_its_age_in_opening_time() {
+    let receivers = vec![
+        of("serang", "regency", &["36.73"]),
+        of("tangerang", "regency", &["36.71"]),
+        of("banten", "province", &["36"]),
+        of("pusat", "ministry", &[]),
+    ];
+    let routes = vec![
+        after("regency", 0),
+        after("province", 4),
+        after("ministry", 8),
+    ];
+    let mut scene = Scene::with(receivers, routes);
+    scene.put(changed(1, "36.73.02", None, false, 1));
+    let who = |all: &[(i64, String, String)]| -> Vec<(i64, String)> {
+        let all = all.iter().map(|(at, who, _)| (*at, who.clone()));
+        all.collect()
+    };
+    let until_noon = scene.run(0, 53_950);
+    // The regency at once; four hours of opening time are over on Tuesday at noon (53,200 s).
+    let expected = [(50, "serang".to_owned()), (53_250, "banten".to_owned())];
+    assert_eq!(who(&until_noon), expected);
+    // Siti cares for it until after closing: the ministry's eight hours (67,600 s) do not come.
+    scene.acknowledge(1, 54_000, 70_000);
+    let cared = scene.run(54_000, 69_950);
+    assert_eq!(
+        who(&cared),
+        [(54_000, "serang".to_owned()), (54_000, "banten".to_owned())]
+    );
+    // Then they begin anew: Wednesday, 16:00 (154,000 s).
+    let again = scene.run(70_000, 160_000);
+    let expected = [
+        (70_000, "serang".to_owned()),
+        (70_000, "banten".to_owned()),
+        (154_050, "pusat".to_owned()),
+    ];
+    assert_eq!(who(&again), expected);
+    // Its end is told to all who knew of it.
+    scene.put(changed(1, "36.73.02", None, true, 2));
+    assert_eq!(scene.run(160_050, 161_000).len(), 3);
+    assert!(scene.known.again.is_empty() && scene.known.groups.is_empty());
+}
+
+#[test]
+fn a_route_with_hours_tells_in_them_and_ends_at_any_time() {
+    let night = Route {
+        hours: Some(Hours::parse("hours", "Mon-Fri 07:00-17:00").expect("hours")),
+        ..route(To::Receiver("day".to_owned()))
+    };
+    let bad = Route {
+        causes: vec![Cause::Server],
+        ..route(To::Receiver("day".to_owned()))
+    };
+    let mut scene = Scene::with(vec![receiver("day")], vec![night, bad]);
+    scene.put(changed(1, "36.73.02", None, false, 1));
+    scene.put(changed(2, "36.73.03", None, false, 1));
+    // In the night only what another route takes.
+    let mut server = changed(3, "36.73.04", None, false, 1);
+    let text = String::from_utf8(server.put[0].1.clone()).expect("text");
+    server.put[0].1 = text.replace("uplink", "server").into_bytes();
+    scene.put(server);
+    let all = scene.run(0, 30_000);
+    assert_eq!(all.len(), 1, "{all:?}");
+    assert_eq!(all[0].2, "3 firing");
+    // One is over before anybody is told.
+    scene.put(changed(2, "36.73.03", None, true, 2));
+    // Tuesday, 07:00 in the west.
+    let all = scene.run(30_050, 40_000);
+    let news: Vec<&String> = all.iter().map(|(_, _, what)| what).collect();
+    assert_eq!(news, ["1 firing", "3 firing"]);
+    assert!((35_200..35_400).contains(&all[0].0), "{all:?}");
+    // In the next night it is told no more, but for its end.
+    scene.put(changed(1, "36.73.02", None, true, 2));
+    let all = scene.run(90_000, 90_400);
+    assert_eq!(all[0].2, "1 resolved");
+}
+
+#[test]
+fn a_storm_is_one_message_for_people_and_whole_for_programs() {
+    let routes = vec![
+        route(To::Receiver("people".to_owned())),
+        route(To::Receiver("program".to_owned())),
+    ];
+    let mut scene = Scene::with(vec![chat("people"), receiver("program")], routes);
+    // 500 offices of 40 regencies, within half a minute.
+    let mut people = 0;
+    let mut told = BTreeSet::new();
+    for second in 0..200_i64 {
+        for number in 0..500_u64 {
+            if i64::try_from(number % 30).expect("small") == second {
+                let office = format!("36.{:02}.{:02}", 1 + number % 40, 1 + number / 40);
+                scene.put(changed(number + 1, &office, None, false, 1));
+            }
+        }
+        let before = scene.messages;
+        let all = scene.told(second);
+        let programs = all.iter().filter(|(who, _)| who == "program").count();
+        for (who, what) in &all {
+            if who == "program" {
+                assert!(told.insert(what.clone()), "twice: {what}");
+            }
+        }
+        // A program's message has fifty, and nothing is left out.
+        people += scene.messages - before - programs.div_ceil(50);
+    }
+    assert_eq!((people, told.len()), (1, 500));
+}
+
+#[test]
+fn what_happens_while_a_receiver_is_slow_is_told_in_one_message() {
+    let mut scene = Scene::with(
+        vec![chat("people")],
+        vec![route(To::Receiver("people".to_owned()))],
+    );
+    scene.put(changed(1, "36.73.02", None, false, 1));
+    let round = |scene: &mut Scene, seconds: i64| {
+        while scene
+            .notifier
+            .round(&mut scene.known, at(seconds))
+            .expect("works")
+        {}
+        scene.notifier.outbox.list().expect("reads")
+    };
+    round(&mut scene, 0);
+    let first = round(&mut scene, 40);
+    assert_eq!(first.len(), 1);
+    // It does not take it for an hour; meanwhile much happens.
+    for number in 2..=9 {
+        let office = format!("36.{number:02}.01");
+        scene.put(changed(number, &office, None, false, 1));
+    }
+    scene.put(changed(1, "36.73.02", None, true, 2));
+    assert_eq!(round(&mut scene, 100), first);
+    let handle = Sent {
+        handle: Some("7".to_owned()),
+    };
+    scene
+        .notifier
+        .outbox
+        .delivered(&first[0], &handle)
+        .expect("goes");
+    let second = round(&mut scene, 3_601);
+    assert_eq!(second.len(), 1);
+    assert_eq!(second[0].notice.together.len(), 9);
+    // It is of more than the first was: no thread.
+    assert_eq!(
+        scene
+            .notifier
+            .outbox
+            .thread(&first[0])
+            .expect("reads")
+            .as_deref(),
+        Some("7")
+    );
+    assert_eq!(
+        scene.notifier.outbox.thread(&second[0]).expect("reads"),
+        None
+    );
+    scene
+        .notifier
+        .outbox
+        .delivered(&second[0], &handle)
+        .expect("goes");
+    // What is over is forgotten, and its thread.
+    round(&mut scene, 3_700);
+    assert_eq!(
+        scene.notifier.outbox.thread(&first[0]).expect("reads"),
+        None
+    );
+    assert_eq!(scene.known.groups.len(), 8);
 }
