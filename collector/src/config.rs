@@ -7,7 +7,7 @@ use crate::join::{Authority, Name};
 use crate::registry::{Office, Registry};
 use crate::sites;
 use anyhow::{Context, anyhow};
-use denyut_detect::calendar::{Holidays, Hours, Maintenance};
+use denyut_detect::calendar::{Holidays, Hours, Maintenance, When};
 use denyut_detect::params::{Params, Value};
 use denyut_detect::{Setup, Site};
 use denyut_proto::{Invalid, OfficeCode, TargetSpec, UnixMillis, parse_duration, read_targets};
@@ -59,8 +59,9 @@ struct CalendarSection {
 #[serde(deny_unknown_fields)]
 struct MaintenanceSection {
     region: String,
-    from: String,
-    until: String,
+    from: Option<String>,
+    until: Option<String>,
+    weekly: Option<String>,
     reason: String,
 }
 
@@ -544,22 +545,28 @@ fn maintenance(sections: Vec<MaintenanceSection>) -> Result<Vec<Maintenance>, In
     let read = |(i, section): (usize, MaintenanceSection)| {
         let at = |name: &str| format!("maintenance[{i}].{name}");
         region_of(&at("region"), &section.region)?;
-        let (from, until) = (
-            moment(at("from"), &section.from)?,
-            moment(at("until"), &section.until)?,
-        );
-        if from >= until {
-            return Err(Invalid::new(
-                at("until"),
-                section.until,
-                "not after `from`",
-                "write a later moment",
-            ));
-        }
+        let when = match (section.from, section.until, section.weekly) {
+            (Some(from), Some(until), None) => {
+                let begins = moment(at("from"), &from)?;
+                let ends = moment(at("until"), &until)?;
+                if begins >= ends {
+                    let fix = "write a later moment";
+                    return Err(Invalid::new(at("until"), until, "not after `from`", fix));
+                }
+                When::Once {
+                    from: begins,
+                    until: ends,
+                }
+            }
+            (None, None, Some(text)) => When::Weekly(Hours::parse(&at("weekly"), &text)?),
+            _ => {
+                let fix = "write `from` and `until`, or `weekly`";
+                return Err(Invalid::new(at("from"), "", "it does not say when", fix));
+            }
+        };
         Ok(Maintenance {
             region: section.region,
-            from,
-            until,
+            when,
             reason: section.reason,
         })
     };

@@ -36,6 +36,7 @@ use case::Cases;
 use clap::{Parser, Subcommand};
 use commit::Room;
 use config::Config;
+use denyut_detect::calendar::When;
 use denyut_detect::params::length;
 use denyut_store::{Store, history, log, state};
 use join::Members;
@@ -634,10 +635,11 @@ fn describe_detection(setup: &denyut_detect::Setup) {
         None => println!("No holidays are known (`calendar.holidays`)."),
     }
     for work in &setup.maintenance {
-        println!(
-            "Work at {} from {} to {}: {}.",
-            work.region, work.from, work.until, work.reason
-        );
+        let when = match &work.when {
+            When::Once { from, until } => format!("from {from} to {until}"),
+            When::Weekly(_) => "every week".to_owned(),
+        };
+        println!("Work at {} {when}: {}.", work.region, work.reason);
     }
     for (name, value, default, means) in params.all() {
         if value != default {

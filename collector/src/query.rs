@@ -4,7 +4,7 @@ use crate::case::{Acknowledgement, Case, Step};
 use crate::join::Members;
 use crate::keys;
 use crate::registry::{Introduction, Registry, Spending};
-use denyut_detect::calendar::Maintenance;
+use denyut_detect::calendar::{Maintenance, Zone};
 use denyut_detect::detector::Sight;
 use denyut_detect::office::Pattern;
 use denyut_detect::{Agent, Incident, Link, Phase, Presence, Status};
@@ -316,17 +316,17 @@ impl Query {
 
     /// The work that is announced for an office for now, or else the next.
     fn maintenance(&self, code: &OfficeCode, now: UnixMillis) -> Option<MaintenanceView> {
-        let to_come = self
-            .maintenance
-            .iter()
-            .filter(|work| work.is_of(code) && now < work.until);
+        let zone = Zone::of(code);
+        let all = self.maintenance.iter().filter(|work| work.is_of(code));
+        let to_come = all.filter_map(|work| Some((work.when.next(now, zone)?, work)));
         // Of several now the one that lasts longest.
         let next =
-            to_come.min_by_key(|work| (work.from.max(now), std::cmp::Reverse(work.until)))?;
+            to_come.min_by_key(|((from, until), _)| ((*from).max(now), std::cmp::Reverse(*until)));
+        let ((from_ms, until_ms), work) = next?;
         Some(MaintenanceView {
-            from_ms: next.from,
-            until_ms: next.until,
-            reason: next.reason.clone(),
+            from_ms,
+            until_ms,
+            reason: work.reason.clone(),
         })
     }
 

@@ -182,12 +182,48 @@ fn date_of(day: i64) -> Date {
 pub struct Maintenance {
     /// A region code or its beginning in whole parts: whose.
     pub region: String,
-    /// From.
-    pub from: UnixMillis,
-    /// Up to, and not with.
-    pub until: UnixMillis,
+    /// When.
+    pub when: When,
     /// For people.
     pub reason: String,
+}
+
+/// When announced work is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum When {
+    /// Once.
+    Once {
+        /// From.
+        from: UnixMillis,
+        /// Up to, and not with.
+        until: UnixMillis,
+    },
+    /// At these times of every week, by each office's clock; holidays are no exception.
+    Weekly(Hours),
+}
+
+impl When {
+    /// The window that a moment lies in, or else the next one.
+    pub fn next(&self, at: UnixMillis, zone: Zone) -> Option<(UnixMillis, UnixMillis)> {
+        static NONE: Holidays = Holidays::none();
+        match self {
+            Self::Once { from, until } => (at < *until).then_some((*from, *until)),
+            Self::Weekly(hours) => {
+                let week = Opening {
+                    zone,
+                    hours,
+                    holidays: &NONE,
+                };
+                let (from, until) = week.from(at).next()?;
+                Some((UnixMillis(from), UnixMillis(until)))
+            }
+        }
+    }
+
+    /// The window that a moment lies in.
+    pub fn holding(&self, at: UnixMillis, zone: Zone) -> Option<(UnixMillis, UnixMillis)> {
+        self.next(at, zone).filter(|(from, _)| *from <= at)
+    }
 }
 
 impl Maintenance {
@@ -394,6 +430,32 @@ mod tests {
             ),
             (None, None)
         );
+    }
+
+    #[test]
+    fn work_comes_back_every_week_by_the_offices_clock() {
+        let weekly = When::Weekly(hours("Sat 22:00-24:00, Sun 00:00-02:00"));
+        let window = |from: &str, until: &str| Some((at(from), at(until)));
+        // Saturday, 2026-11-28: over midnight in two windows that touch.
+        assert_eq!(
+            weekly.next(at("2026-11-26T10:00:00+07:00"), Zone::Wib),
+            window("2026-11-28T22:00:00+07:00", "2026-11-29T00:00:00+07:00")
+        );
+        let night = at("2026-11-29T00:00:00+07:00");
+        assert_eq!(
+            weekly.holding(night, Zone::Wib),
+            window("2026-11-29T00:00:00+07:00", "2026-11-29T02:00:00+07:00")
+        );
+        // It is two hours later in the east.
+        assert_eq!(weekly.holding(night, Zone::Wit), None);
+        let (from, until) = (UnixMillis(1_000), UnixMillis(2_000));
+        let once = When::Once { from, until };
+        let next = |ms: i64| once.next(UnixMillis(ms), Zone::Wib);
+        assert_eq!(
+            (next(0), next(1_999), next(2_000)),
+            (Some((from, until)), Some((from, until)), None)
+        );
+        assert_eq!(once.holding(UnixMillis(999), Zone::Wib), None);
     }
 
     #[test]

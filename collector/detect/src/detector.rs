@@ -9,7 +9,7 @@ mod turns;
 
 pub use agent::{Agent, Presence};
 
-use crate::calendar::{Holidays, Hours, Maintenance, Opening, Zone};
+use crate::calendar::{Holidays, Hours, Maintenance, Opening, When, Zone};
 use crate::common::{Common, ScopeId, Scopes};
 use crate::incident::{Incident, RevisionReason, ScopeKind};
 use crate::link::{Fold, Link, Past, day_of};
@@ -276,7 +276,7 @@ struct Office {
     settled: Vec<Settled>,
     sight: Sight,
     hits: Vec<Hit>,
-    maintenance: Vec<(UnixMillis, UnixMillis)>,
+    maintenance: Vec<When>,
 }
 
 /// The detector.
@@ -639,8 +639,7 @@ impl Detector {
                 .maintenance
                 .iter()
                 .filter(|work| work.is_of(code));
-            let mut maintenance: Vec<_> = windows.map(|work| (work.from, work.until)).collect();
-            maintenance.sort_unstable();
+            let maintenance = windows.map(|work| work.when.clone()).collect();
             self.offices.insert(
                 code.clone(),
                 Office {

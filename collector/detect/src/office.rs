@@ -1,7 +1,7 @@
 //! What is true of one office: its troubles, the incidents they make, their causes and lineage. A function of what is known of its agents and
 //! links, and of the time only where that says so ([`Judgement::review`]).
 
-use crate::calendar::Opening;
+use crate::calendar::{Opening, When};
 use crate::detector::KEPT;
 use crate::flap::{Flapping, Scale, flapping};
 use crate::incident::{Cause, Evidence, Facts, Relapse, Trouble, TroubleKind};
@@ -46,7 +46,7 @@ pub struct Question<'a> {
     /// Opening hours.
     pub opening: Opening<'a>,
     /// Announced work at this office.
-    pub maintenance: &'a [(UnixMillis, UnixMillis)],
+    pub maintenance: &'a [When],
     /// Its agents.
     pub observers: Vec<Observer<'a>>,
     /// Common causes that hit it, ascending.
@@ -449,20 +449,22 @@ fn began(
 /// Takes announced work off a trouble; `false` if nothing is left.
 fn is_unannounced(question: &Question<'_>, span: &mut Span, at: &mut Option<UnixMillis>) -> bool {
     let trouble = &mut span.trouble;
-    for (from, until) in question.maintenance {
-        if !(*from..*until).contains(&trouble.since_ms) {
-            continue;
-        }
-        if trouble.until_ms.is_some_and(|end| end <= *until) {
+    let ends = |at: UnixMillis| {
+        let all = question.maintenance.iter();
+        let windows = all.filter_map(|when| when.holding(at, question.opening.zone));
+        windows.map(|(_, until)| until).max()
+    };
+    while let Some(until) = ends(trouble.since_ms) {
+        if trouble.until_ms.is_some_and(|end| end <= until) {
             return false;
         }
-        if trouble.until_ms.is_none() && question.now < *until {
+        if trouble.until_ms.is_none() && question.now < until {
             // While the work goes on nobody can tell.
-            review(at, *until, question.now);
+            review(at, until, question.now);
             return false;
         }
-        trouble.since_ms = *until;
-        span.bad_since = span.bad_since.max(*until);
+        trouble.since_ms = until;
+        span.bad_since = span.bad_since.max(until);
     }
     true
 }

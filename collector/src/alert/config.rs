@@ -214,11 +214,13 @@ pub(super) fn within(
 ) -> Result<Duration, Invalid> {
     let length = parse_duration(field, text)?;
     if length < least || length > most {
-        let (least, most) = (
-            humantime::format_duration(least),
-            humantime::format_duration(most),
-        );
-        let fix = format!("write {least} to {most}");
+        let write = |length: Duration| match length.as_secs() {
+            seconds if seconds > 86_400 && seconds % 86_400 == 0 => {
+                format!("{}days", seconds / 86_400)
+            }
+            _ => humantime::format_duration(length).to_string(),
+        };
+        let fix = format!("write {} to {}", write(least), write(most));
         return Err(Invalid::new(field, text, "out of range", fix));
     }
     Ok(length)

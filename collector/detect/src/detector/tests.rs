@@ -1190,12 +1190,34 @@ fn a_collector_that_hears_nobody_suspects_itself_first() {
 }
 
 #[test]
+fn work_that_comes_back_every_week_is_nobodys_incident() {
+    let mut setup = setup();
+    let always = Hours::parse("weekly", "always").expect("hours");
+    setup.maintenance.push(Maintenance {
+        region: "36.73.02".into(),
+        when: When::Weekly(always),
+        reason: "a building site".into(),
+    });
+    let mut world = World::new(setup);
+    let life = Life {
+        server: vec![600..900],
+        ..Life::default()
+    };
+    let mut both = live("36.73.02", "a-1", 2_000, &life);
+    both.extend(live("36.73.03", "b-1", 2_000, &life));
+    world.play(both);
+    assert_eq!(world.summary(), [(Cause::Server, 600, Some(900))]);
+}
+
+#[test]
 fn announced_work_is_nobodys_incident() {
     let mut setup = setup();
     setup.maintenance.push(Maintenance {
         region: "36.73".into(),
-        from: at(500),
-        until: at(1_000),
+        when: When::Once {
+            from: at(500),
+            until: at(1_000),
+        },
         reason: "new switch".into(),
     });
     let mut world = World::new(setup);
