@@ -175,9 +175,10 @@ impl Case {
         })
     }
 
-    /// Since when nobody has cared for an incident that somebody was to be called for; `None` while somebody does.
-    pub(crate) fn unattended(&self, incident: &Incident, now: UnixMillis) -> Option<UnixMillis> {
+    /// Since when nobody has cared for the present trouble of an incident that somebody was to be called for; while somebody does, from when on nobody will.
+    pub(crate) fn unattended(&self, incident: &Incident) -> Option<UnixMillis> {
         let called = incident.paged_ms.filter(|_| incident.is_open())?;
+        let called = called.max(began(incident));
         let steps = self.steps.iter().rev();
         let ends = steps
             .take_while(|step| step.at_ms >= called)
@@ -186,8 +187,7 @@ impl Case {
                 What::Withdraw { .. } => Some(step.at_ms),
                 _ => None,
             });
-        let since = ends.map_or(called, |end| end.max(called));
-        (since <= now).then_some(since)
+        Some(ends.map_or(called, |end| end.max(called)))
     }
 
     /// Whose it is.

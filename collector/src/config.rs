@@ -196,7 +196,7 @@ impl Config {
     pub(crate) fn parse(text: &str, folder: &Path) -> anyhow::Result<Self> {
         let file: File = toml::from_str(text).map_err(|error| {
             // Its own words point at the line; what may stand there is in the example.
-            let text = error.to_string();
+            let text = without_addresses(&error.to_string());
             anyhow!(
                 "{}\ncompare it with deploy/example/collector.toml",
                 text.trim_end()
@@ -316,6 +316,28 @@ impl Config {
             alerts: alert::config::read(&file.alert, file.receiver, file.route, folder)?,
         })
     }
+}
+
+/// A text that quotes a line of the file, without what behind a host may be a key.
+fn without_addresses(text: &str) -> String {
+    let mut shown = String::new();
+    let mut rest = text;
+    while let Some((before, behind)) = rest.split_once("://") {
+        let end = behind.find(['"', '\'', ' ', '\n']).unwrap_or(behind.len());
+        let host = behind[..end]
+            .split(['/', '?', '#'])
+            .next()
+            .unwrap_or_default();
+        let host = host.rsplit('@').next().unwrap_or_default();
+        shown += before;
+        shown += "://";
+        shown += host;
+        if host.len() < end {
+            shown += "/…";
+        }
+        rest = &behind[end..];
+    }
+    shown + rest
 }
 
 /// Whether a text is the code of a region, or its beginning in whole parts.

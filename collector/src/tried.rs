@@ -39,6 +39,17 @@ pub fn config(text: &str, folder: &Path) {
     config::Config::parse(text, folder).ok();
 }
 
+/// What a chat answers, its status first; and what Telegram says that somebody did.
+pub fn answers(bytes: &[u8]) {
+    let Some((status, rest)) = bytes.split_first_chunk() else {
+        return;
+    };
+    if let Ok(text) = std::str::from_utf8(rest) {
+        crate::alert::read_answer(u16::from_be_bytes(*status), text);
+        crate::alert::read_update(text);
+    }
+}
+
 /// Values of the state; and a command from another process.
 pub fn state(bytes: &[u8]) {
     keys::unpack::<Agent>("agent", bytes).ok();

@@ -99,7 +99,7 @@ impl Round {
             + self.pasts.len()
             + 3 * self.folds.len()
             + 4 * self.incidents.len()
-            + self.sights.len()
+            + 2 * self.sights.len()
             + 1
     }
 }
@@ -525,6 +525,11 @@ impl Worker {
         for code in &round.sights {
             if let Some(sight) = self.detector.sight(code) {
                 change.put_json(keys::office(code), sight)?;
+            }
+            // Its patterns may be what somebody is told of.
+            let open: Option<u64> = get_json(&*self.state, &keys::open(Some(code), 0))?;
+            if let Some(number) = open.filter(|number| !round.incidents.contains_key(number)) {
+                change.put_json(keys::news(number), &position)?;
             }
         }
         let checkpoint = Checkpoint {

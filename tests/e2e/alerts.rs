@@ -10,7 +10,7 @@ use std::time::Duration;
 pub(crate) const WITHIN: Duration = Duration::from_secs(60);
 pub(crate) const OFFICES: &str = "[[office]]\ncode = \"36.73.02\"\nname = \"Cipocok Jaya\"\nagents = [\"a-1\"]\n\
                        [[office]]\ncode = \"36.73.03\"\nname = \"Kasemen\"\nagents = [\"b-1\"]\n\
-                       [detection]\nrecovery_answers = 2\nrecovery_time = \"1s\"\npage_after_least = \"0s\"\npage_after_most = \"0s\"\n";
+                       [detection]\nrecovery_answers = 2\nrecovery_time = \"1s\"\npage_after_least = \"0s\"\npage_after_most = \"0s\"\ncommon_wait = \"0s\"\n";
 
 /// One receiver of everything, which is told soon.
 fn told(hook: &Hook) -> String {

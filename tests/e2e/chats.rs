@@ -402,6 +402,8 @@ async fn an_end_says_how_long_it_lasted_and_discord_writes_it_over_the_beginning
         message(hook, 1).await;
     }
     // Somebody deletes what was said.
+    let gone = r#"{"id":"api.post.create_post.root_id.app_error","message":"Invalid RootId","status_code":400}"#;
+    hooks["mattermost"].answer(&[Answer::of(400, gone)]);
     hooks["discord"].answer(&[Answer::of(
         404,
         r#"{"code":10008,"message":"Unknown Message"}"#,
@@ -418,6 +420,9 @@ async fn an_end_says_how_long_it_lasted_and_discord_writes_it_over_the_beginning
     let again = message(&hooks["discord"], 3).await;
     assert_eq!(again.line, "POST /api/webhooks/1/rahasia?wait=true");
     assert_eq!(again.json()["content"], end.json()["content"]);
+    // Where the first message is gone the end stands alone.
+    let alone = message(&hooks["mattermost"], 3).await.json();
+    assert_eq!(alone["root_id"], "");
     let under = message(&hooks["slack"], 2).await.json();
     assert_eq!(
         (&under["thread_ts"], &under["reply_broadcast"]),
@@ -437,14 +442,14 @@ const REFUSALS: [Refusal; 12] = [
     (
         "telegram",
         (
-            429,
-            r#"{"ok":false,"error_code":429,"description":"Too Many Requests: retry after 1","parameters":{"retry_after":1}}"#,
+            400,
+            r#"{"ok":false,"error_code":400,"description":"Bad Request: chat not found"}"#,
         ),
         (
             400,
-            r#"{"ok":false,"error_code":400,"description":"Bad Request: chat not found 12:rahasia-sekali"}"#,
+            r#"{"ok":false,"error_code":400,"description":"Bad Request: message is too long 12:rahasia-sekali"}"#,
         ),
-        "chat not found …",
+        "message is too long …",
     ),
     (
         "whatsapp",
@@ -454,9 +459,9 @@ const REFUSALS: [Refusal; 12] = [
         ),
         (
             400,
-            r#"{"error":{"message":"(#132001) Template name does not exist","code":132001}}"#,
+            r#"{"error":{"message":"Invalid parameter","code":100}}"#,
         ),
-        "Template name does not exist",
+        "Invalid parameter",
     ),
     (
         "whatsapp-text",
@@ -618,11 +623,16 @@ async fn a_telegram_group_that_grew_is_followed() {
     let token = token();
     let (hooks, config) = servers(token.path());
     let hook = &hooks["telegram"];
+    let busy = r#"{"ok":false,"error_code":429,"description":"Too Many Requests: retry after 1","parameters":{"retry_after":1}}"#;
+    hook.answer(&[Answer::of(429, busy)]);
     hook.answer(&[Answer::of(400, r#"{"ok":false,"error_code":400,"description":"Bad Request: group chat was upgraded to a supergroup chat","parameters":{"migrate_to_chat_id":-1009}}"#)]);
     let collector = Collector::start(&config).await;
     let _agent = agent(&collector, "a-1", nowhere());
-    let second = message(hook, 2).await;
-    assert_eq!(second.json()["chat_id"], -1009);
+    let third = message(hook, 3).await;
+    assert_eq!(third.json()["chat_id"], -1009);
+    // From then on it goes there.
+    act(&collector, "acknowledge", json!({"by": "Siti"})).await;
+    assert_eq!(message(hook, 4).await.json()["chat_id"], -1009);
     let warned = || async {
         collector
             .log()

@@ -1,7 +1,7 @@
 //! What is told arrives at real peers: an Alertmanager, a Matrix room, a mailbox, a program; and Prometheus can read the metrics.
 
 use crate::alerts::{OFFICES, WITHIN, act, agent, nowhere};
-use denyut_tests::hook::Hook;
+use denyut_tests::hook::{Answer, Hook};
 use denyut_tests::real::{Alertmanager, MailServer, Synapse};
 use denyut_tests::tls::Authority;
 use denyut_tests::{Collector, eventually};
@@ -25,11 +25,18 @@ fn target() -> SocketAddr {
 #[tokio::test]
 async fn alerts_arrive_in_an_alertmanager_group_and_resolve() {
     let hook = Hook::start();
-    let peer = Alertmanager::start(&format!("http://{}/", hook.address)).await;
+    // Its twin takes connections and says nothing: it keeps nothing from this one.
+    let silent = Hook::answering(|_| Answer::Hang);
+    let peer = Alertmanager::start(
+        &format!("http://{}/", hook.address),
+        "region, alertname",
+        "1s",
+    )
+    .await;
     let config = format!(
-        "{OFFICES}{SOON}[[receiver]]\nname = \"am\"\nalertmanager = {{ urls = [\"http://{}\"], every = \"5s\" }}\n\
+        "{OFFICES}{SOON}[[receiver]]\nname = \"am\"\nalertmanager = {{ urls = [\"http://{}\", \"http://{}\"], every = \"5s\" }}\n\
          [[route]]\nreceiver = \"am\"\n",
-        peer.address
+        silent.address, peer.address
     );
     let target = target();
     let mut collector = Collector::start(&config).await;
@@ -87,7 +94,10 @@ async fn alerts_arrive_in_an_alertmanager_group_and_resolve() {
     let gone = || async { of("denyut")().await.is_none().then_some(()) };
     eventually("no alert is left", WITHIN, gone).await;
     let metrics = collector.get("/metrics").await.expect("metrics");
-    assert!(metrics.contains("denyut_messages_total{receiver=\"am\",result=\"delivered\"}"));
+    for result in ["delivered", "failed"] {
+        let line = format!("denyut_messages_total{{receiver=\"am\",result=\"{result}\"}}");
+        assert!(metrics.contains(&line), "{metrics}");
+    }
 }
 
 #[tokio::test]
@@ -153,7 +163,7 @@ async fn mail_arrives_by_starttls_and_login_and_answers_the_first_one() {
     };
     let receiver = |name: &str, port: u16, to: &str, more: &str| {
         format!(
-            "[[receiver]]\nname = \"{name}\"\npace = \"0s\"\nmail = {{ server = \"smtp://127.0.0.1:{port}\", from = \"Denyut <denyut@serang.example>\", to = [\"{to}\"]{more} }}\n\
+            "[[receiver]]\nname = \"{name}\"\npace = \"0s\"\nmail = {{ server = \"smtp://127.0.0.1:{port}\", from = \"Denyut <denyut@serang.example>\", to = [{to}]{more} }}\n\
              [[route]]\nreceiver = \"{name}\"\n"
         )
     };
@@ -170,13 +180,23 @@ async fn mail_arrives_by_starttls_and_login_and_answers_the_first_one() {
         receiver(
             "siti",
             server.port,
-            "Siti Ü <siti@serang.example>",
+            "\"551@serang.example\", \"Siti Ü <siti@serang.example>\"",
             &login("password")
         ),
-        receiver("wrong", server.port, "siti@serang.example", &login("wrong")),
-        receiver("stranger", server.port, "siti@serang.example", &stranger),
-        receiver("later", plain.port, "once451@serang.example", ""),
-        receiver("never", plain.port, "550@serang.example", ""),
+        receiver(
+            "wrong",
+            server.port,
+            "\"siti@serang.example\"",
+            &login("wrong")
+        ),
+        receiver(
+            "stranger",
+            server.port,
+            "\"siti@serang.example\"",
+            &stranger
+        ),
+        receiver("later", plain.port, "\"once451@serang.example\"", ""),
+        receiver("never", plain.port, "\"550@serang.example\"", ""),
     );
     let target = target();
     let collector = Collector::start(&config).await;
@@ -210,6 +230,8 @@ async fn mail_arrives_by_starttls_and_login_and_answers_the_first_one() {
         id.starts_with("<denyut-siti-1-") && id.ends_with("@serang.example>"),
         "{mail}"
     );
+    // Of two the first is no more: that keeps it from nobody.
+    assert!(collector.log().contains("to=551@serang.example"));
     // One that says "later" gets it later, the same; one that says "never" is shown.
     let later = || async { plain.mails().first().cloned() };
     let later = eventually("what came later", WITHIN, later).await;
@@ -246,8 +268,8 @@ async fn a_program_is_given_each_message_and_one_that_fails_or_hangs_is_asked_ag
     let at = folder.path().display();
     // The first time it fails, the second time it hangs.
     let script = format!(
-        "#!/bin/sh\necho x >>{at}/runs\ncase $(wc -l <{at}/runs) in 1) echo 'kunci hilang' >&2; exit 3;; 2) sleep 60;; esac\n\
-         cat >{at}/body.part; env >{at}/env; mv {at}/body.part {at}/$1-$(wc -l <{at}/runs).json\n"
+        "#!/bin/sh\necho x >>{at}/runs\ncase $(wc -l <{at}/runs) in 1) echo 'kunci hilang' >&2; exit 3;; 2) sh -c 'sleep 5; echo x >{at}/left'; exit 0;; esac\n\
+         sleep 90 >/dev/null & cat >{at}/body.part; env >{at}/env; mv {at}/body.part {at}/$1-$(wc -l <{at}/runs).json\n"
     );
     let program = folder.path().join("tell");
     fs::write(&program, script).expect("writes");
@@ -270,6 +292,13 @@ async fn a_program_is_given_each_message_and_one_that_fails_or_hangs_is_asked_ag
         "{variables}"
     );
     assert!(!variables.contains("HOME="), "{variables}");
+    // What the one that was killed had started was killed with it, and what the last one left behind did not keep its message.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(!folder.path().join("left").exists());
+    assert_eq!(
+        fs::read_to_string(folder.path().join("runs")).expect("reads"),
+        "x\n".repeat(3)
+    );
     let log = collector.log();
     assert!(
         log.contains("exit status: 3: kunci hilang")

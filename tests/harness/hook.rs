@@ -6,7 +6,7 @@ use std::fmt;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a receiver does with one request.
 #[derive(Debug, Clone)]
@@ -35,6 +35,8 @@ pub struct Request {
     pub headers: BTreeMap<String, String>,
     /// As it was sent.
     pub body: String,
+    /// When it came.
+    pub at: Instant,
 }
 
 impl Request {
@@ -127,6 +129,7 @@ impl Hook {
             line: line.to_owned(),
             headers,
             body: String::from_utf8(body).expect("text"),
+            at: Instant::now(),
         };
         let next = self
             .answers

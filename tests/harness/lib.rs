@@ -69,11 +69,12 @@ pub fn made(path: &str) -> Option<PathBuf> {
 
 /// A program of this workspace, as built for these tests by `cargo build`.
 pub fn program(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("the test runs from a file");
-    let folder = test
-        .ancestors()
-        .nth(2)
-        .expect("target/<profile>/deps/<test>");
+    let own = std::env::current_exe().expect("it runs from a file");
+    let mut folder = own.parent().expect("it lies in a folder");
+    // target/<profile>/deps/<test>, or target/<profile>/<measure>.
+    if folder.ends_with("deps") {
+        folder = folder.parent().expect("it is target/<profile>");
+    }
     let path = folder.join(name);
     assert!(
         path.exists(),

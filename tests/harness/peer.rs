@@ -120,12 +120,18 @@ pub fn entry_of(boot: &[u8], seq: u64, heartbeat: Vec<u8>) -> AgentMessage {
 
 /// A heartbeat with one answered sample of `target` per given time, encoded.
 pub fn heartbeat(target: &str, at_ms: &[i64]) -> Vec<u8> {
+    let outcome = |at: i64| Outcome::Ok {
+        rtt_us: 1 + u32::try_from(at.rem_euclid(1000)).expect("small"),
+    };
+    heartbeat_of(target, at_ms, outcome)
+}
+
+/// The same with these outcomes.
+pub fn heartbeat_of(target: &str, at_ms: &[i64], outcome: impl Fn(i64) -> Outcome) -> Vec<u8> {
     let last = UnixMillis(*at_ms.last().expect("a time"));
     let sample = |at: &i64| Sample {
         at: UnixMillis(*at),
-        outcome: Outcome::Ok {
-            rtt_us: 1 + u32::try_from(at.rem_euclid(1000)).expect("small"),
-        },
+        outcome: outcome(*at),
     };
     let heartbeat = Heartbeat {
         at: last,

@@ -119,6 +119,12 @@ impl Collector {
         collector
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        let process = self.process.as_ref().expect("it runs");
+        process.child.id()
+    }
+
     /// Starts it again on the same data and ports.
     pub async fn launch(&mut self) {
         let config = self

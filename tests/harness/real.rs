@@ -23,11 +23,11 @@ pub struct Alertmanager {
 }
 
 impl Alertmanager {
-    /// Starts one that tells a webhook what it groups by region.
-    pub async fn start(hook: &str) -> Self {
+    /// Starts one that tells a webhook what it groups by these labels, after this wait.
+    pub async fn start(hook: &str, group_by: &str, group_wait: &str) -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
         let config = format!(
-            "route:\n  receiver: hook\n  group_by: [region, alertname]\n  group_wait: 1s\n  group_interval: 1s\n  repeat_interval: 1h\n\
+            "route:\n  receiver: hook\n  group_by: [{group_by}]\n  group_wait: {group_wait}\n  group_interval: 1s\n  repeat_interval: 1h\n\
              receivers:\n  - name: hook\n    webhook_configs:\n      - url: \"{hook}\"\n        send_resolved: true\n"
         );
         fs::write(dir.path().join("am.yml"), config).expect("writes");
@@ -56,6 +56,68 @@ impl Alertmanager {
         let url = format!("http://{}/api/v2/alerts", self.address);
         let answer = reqwest::get(url).await.expect("answers");
         answer.json().await.expect("JSON")
+    }
+}
+
+/// Debian's Prometheus and blackbox_exporter, which probe targets by TCP.
+#[derive(Debug)]
+pub struct Prometheus {
+    _processes: [Process; 2],
+    _dir: TempDir,
+}
+
+impl Prometheus {
+    /// Starts both: each target is probed every 10 s, and one that fails for so long is an alert to this Alertmanager.
+    pub async fn start(targets: &[SocketAddr], fails_for: &str, to: &Alertmanager) -> Self {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let at = dir.path().display();
+        let write =
+            |name: &str, text: String| fs::write(dir.path().join(name), text).expect("writes");
+        write(
+            "bb.yml",
+            "modules:\n  tcp_connect:\n    prober: tcp\n    timeout: 5s\n".to_owned(),
+        );
+        let mut command = Command::new("prometheus-blackbox-exporter");
+        command.args([
+            &format!("--config.file={at}/bb.yml"),
+            "--web.listen-address=127.0.0.1:0",
+        ]);
+        let log = dir.path().join("bb.log");
+        let blackbox = Process::start(command, &log);
+        let look = || async { listening(&log) };
+        let exporter = eventually("blackbox_exporter listens", READY, look).await;
+        let targets: Vec<String> = targets.iter().map(|target| format!("'{target}'")).collect();
+        write(
+            "prom.yml",
+            format!(
+                "global: {{ scrape_interval: 10s, evaluation_interval: 10s }}\n\
+                 alerting: {{ alertmanagers: [ {{ static_configs: [ {{ targets: ['{}'] }} ] }} ] }}\n\
+                 rule_files: [ rules.yml ]\n\
+                 scrape_configs:\n  - job_name: blackbox\n    metrics_path: /probe\n    params: {{ module: [tcp_connect] }}\n    static_configs: [ {{ targets: [{}] }} ]\n    relabel_configs:\n      - {{ source_labels: [__address__], target_label: __param_target }}\n      - {{ source_labels: [__param_target], target_label: instance }}\n      - {{ target_label: __address__, replacement: '{exporter}' }}\n",
+                to.address,
+                targets.join(", ")
+            ),
+        );
+        write(
+            "rules.yml",
+            format!(
+                "groups: [ {{ name: probes, rules: [ {{ alert: Down, expr: probe_success == 0, for: {fails_for} }} ] }} ]\n"
+            ),
+        );
+        let mut command = Command::new("prometheus");
+        command.args([
+            &format!("--config.file={at}/prom.yml"),
+            &format!("--storage.tsdb.path={at}/data"),
+            "--web.listen-address=127.0.0.1:0",
+        ]);
+        let log = dir.path().join("prom.log");
+        let prometheus = Process::start(command, &log);
+        let look = || async { listening(&log) };
+        eventually("Prometheus listens", READY, look).await;
+        Self {
+            _processes: [prometheus, blackbox],
+            _dir: dir,
+        }
     }
 }
 

@@ -27,8 +27,11 @@ use tracing::{info, warn};
 
 /// Alerts of one request, at most.
 const TOGETHER: usize = 64;
-/// An alert that was not repeated for so many rounds is over for an Alertmanager.
+/// An alert that was not repeated for so many rounds is over for an Alertmanager, and not before this.
 const ROUNDS: u32 = 4;
+const HOLDS: Duration = Duration::from_secs(180);
+/// How long one may take to answer.
+const WITHIN: Duration = Duration::from_secs(10);
 /// How long an end is repeated (as Prometheus does it).
 const ENDS: Duration = Duration::from_secs(15 * 60);
 /// What happens within this is told in one round.
@@ -115,16 +118,11 @@ impl Push {
             let (reader, known) = (Arc::clone(&this), said.firing.keys().copied().collect());
             let read = tokio::task::spawn_blocking(move || reader.read(known, now));
             let firing = read.await.context("reading the incidents panicked")??;
-            let until = rfc3339(now + this.to.every * ROUNDS);
-            let mut all: Vec<Value> = said
-                .turn(firing, now)
-                .into_iter()
-                .map(|alert| posted(&alert, &until))
-                .collect();
+            let mut all = said.turn(firing, now);
             let here = this.processed.load(Ordering::Acquire);
             if here > place {
                 // While the worker stands still nobody is told that all is well.
-                all.push(posted(&always(), &until));
+                all.push(always());
             }
             place = here;
             match this.tell(&all).await {
@@ -179,6 +177,7 @@ impl Push {
         let writer = Writer::new(&self.alerts, &self.receiver, &self.registry, now)?;
         let mut firing = BTreeMap::new();
         let open = scan_json::<u64>(&*self.state, keys::OPEN)?;
+        let told = known.clone();
         known.extend(open.into_iter().map(|(_, number)| number));
         for number in known {
             let truth = Truth::read(&*self.state, &self.alerts, &self.registry, number, now)?;
@@ -189,7 +188,9 @@ impl Push {
             let is_for_it = routes.any(|route| {
                 route.leads_to(&self.receiver, &truth.about) && route.takes(&truth.about).is_ok()
             });
-            if !is_for_it || silences.iter().any(|one| one.covers(&truth.about, now)) {
+            // What it was told goes on while it is silenced: an end would be a lie.
+            let is_silent = silences.iter().any(|one| one.covers(&truth.about, now));
+            if !is_for_it || (is_silent && !told.contains(&number)) {
                 continue;
             }
             let facts = &truth.incident.facts;
@@ -200,6 +201,7 @@ impl Push {
                 incident: truth.incident,
                 now: truth.told,
                 is_new: true,
+                by: truth.by,
                 unattended: truth.unattended,
             };
             firing.insert(number, (writer.alert(&entry), over));
@@ -207,31 +209,37 @@ impl Push {
         Ok(firing)
     }
 
-    /// Tells each that there is; an error if one of them did not take it.
-    async fn tell(&self, all: &[Value]) -> Result<(), String> {
-        let mut wrong = None;
-        for url in &self.to.urls {
-            let mut result = "delivered";
-            for part in all.chunks(TOGETHER) {
-                let mut request = self.to.client.post(url.clone());
-                if let Some((name, password)) = &self.to.login {
-                    request = request.basic_auth(name, Some(password.show()));
-                }
-                if let Some(token) = &self.to.token {
-                    request = request.bearer_auth(token.show());
-                }
-                let now = self.clock.read().now;
-                let asked = http::ask(request.json(part), now).await;
-                if let Err(error) = asked.and_then(|answer| answer.judge(&[])) {
-                    wrong = Some(error.to_string());
-                    result = "failed";
-                }
+    /// Tells each that there is, all at the same time: one that is away does not keep it from the others. An error if one of them did not take it.
+    async fn tell(&self, all: &[Alert]) -> Result<(), String> {
+        let told = self.to.urls.iter().map(|url| self.tell_one(url, all));
+        let told = futures_util::future::join_all(told).await;
+        told.into_iter().collect()
+    }
+
+    async fn tell_one(&self, url: &Url, all: &[Alert]) -> Result<(), String> {
+        let mut told = Ok(());
+        for part in all.chunks(TOGETHER) {
+            let now = self.clock.read().now;
+            let until = rfc3339(now + (self.to.every * ROUNDS).max(HOLDS));
+            let part: Vec<Value> = part.iter().map(|alert| posted(alert, &until)).collect();
+            let mut request = self.to.client.post(url.clone()).timeout(WITHIN);
+            if let Some((name, password)) = &self.to.login {
+                request = request.basic_auth(name, Some(password.show()));
             }
-            let receiver = self.receiver.name.clone();
-            let delivery = Delivery { receiver, result };
-            self.metrics.messages.get_or_create(&delivery).inc();
+            if let Some(token) = &self.to.token {
+                request = request.bearer_auth(token.show());
+            }
+            let asked = http::ask(request.json(&part), now).await;
+            if let Err(error) = asked.and_then(|answer| answer.judge(&[])) {
+                told = Err(error.to_string());
+                break;
+            }
         }
-        wrong.map_or(Ok(()), Err)
+        let result = if told.is_ok() { "delivered" } else { "failed" };
+        let receiver = self.receiver.name.clone();
+        let delivery = Delivery { receiver, result };
+        self.metrics.messages.get_or_create(&delivery).inc();
+        told
     }
 }
 

@@ -18,7 +18,9 @@ use tracing::warn;
 const LISTED: usize = 12;
 /// Incidents written out for programs in one message, and its bytes, at most.
 const ALERTS_MAX: usize = 50;
-const BYTES_MAX: usize = 36_000;
+const BYTES_MAX: usize = 28_000;
+/// Bytes of a text as JSON, at most: with the incidents it fits into one value of the state.
+const TEXT_BYTES_MAX: usize = 24_000;
 /// Nobody is blamed for what nobody could have cared for yet.
 const UNATTENDED: Duration = Duration::from_secs(3_600);
 
@@ -29,6 +31,8 @@ pub(crate) struct Entry {
     pub(crate) now: Told,
     /// It is otherwise than what the receiver was told last.
     pub(crate) is_new: bool,
+    /// Who knows of it.
+    pub(crate) by: Option<String>,
     /// Since when nobody has cared for it.
     pub(crate) unattended: Option<UnixMillis>,
 }
@@ -239,11 +243,13 @@ impl<'a> Writer<'a> {
                 omitted: all - room,
             })?;
             let text = text.trim();
-            if text.len() <= most {
+            // Quotes and control characters take more.
+            let bytes = serde_json::to_string(text)?.len();
+            if text.len() <= most && bytes <= TEXT_BYTES_MAX {
                 return Ok(text.to_owned());
             }
             if room <= 1 {
-                return Ok(cut(text, most));
+                return Ok(cut(text, most.min(TEXT_BYTES_MAX / 6)));
             }
             // In few steps, however many there are.
             room = (room * most / text.len()).clamp(1, room - 1);
@@ -316,9 +322,11 @@ impl<'a> Writer<'a> {
     }
 
     /// One incident in a sentence or two.
-    pub(super) fn sentence(&self, incident: &Incident, now: &Told) -> String {
+    pub(super) fn sentence(&self, entry: &Entry) -> String {
+        let subject = self.subject(&entry.incident);
+        let by = entry.by.as_deref().unwrap_or_default();
         self.catalogue
-            .sentence(incident, now, &self.subject(incident))
+            .sentence(&entry.incident, &entry.now, (&subject, by))
     }
 
     fn subject(&self, incident: &Incident) -> String {
@@ -358,7 +366,7 @@ impl<'a> Writer<'a> {
             number: incident.number,
             state,
             mark,
-            sentence: self.catalogue.sentence(incident, now, &subject),
+            sentence: self.sentence(entry),
             subject,
             office: office.map(ToString::to_string).unwrap_or_default(),
             regency: known
@@ -371,10 +379,7 @@ impl<'a> Writer<'a> {
             until: facts.resolved_ms.map(time).unwrap_or_default(),
             length: self.catalogue.length(end.since(facts.opened_ms)),
             relapse: now.relapse.unwrap_or_default(),
-            by: match &now.state {
-                Telling::Acknowledged(by) => by.clone(),
-                _ => String::new(),
-            },
+            by: entry.by.clone().unwrap_or_default(),
             advice: if is_firing {
                 self.catalogue.say(&advice, &[])
             } else {
@@ -411,11 +416,9 @@ impl<'a> Writer<'a> {
             let scope = format!("{} {}", scope.kind.as_str(), scope.code);
             labels.insert("scope", scope.trim_end().to_owned());
         }
-        let mut annotations: BTreeMap<&str, String> = BTreeMap::from([
-            ("summary", self.catalogue.sentence(incident, now, &subject)),
-            ("office_name", subject),
-        ]);
-        if let Telling::Acknowledged(by) = &now.state {
+        let mut annotations: BTreeMap<&str, String> =
+            BTreeMap::from([("summary", self.sentence(entry)), ("office_name", subject)]);
+        if let Some(by) = &entry.by {
             annotations.insert("acknowledged_by", by.clone());
         }
         if let Some(count) = now.relapse {
@@ -492,6 +495,7 @@ pub(crate) fn samples(now: UnixMillis) -> Vec<Vec<Entry>> {
             incident,
             now,
             is_new: true,
+            by: None,
             unattended: Some(hour(29)),
         }
     };
@@ -504,12 +508,9 @@ pub(crate) fn samples(now: UnixMillis) -> Vec<Vec<Entry>> {
         episode: true,
     });
     again.now = Told::of(&again.incident, None);
-    let known = entry(
-        2,
-        "36.73.03",
-        Cause::Uplink,
-        Telling::Acknowledged("Siti".to_owned()),
-    );
+    let state = Telling::Acknowledged(hour(2));
+    let mut known = entry(2, "36.73.03", Cause::Uplink, state);
+    known.by = Some("Siti".to_owned());
     let over = entry(3, "36.73.04", Cause::Lan, Telling::Resolved);
     let mut common = entry(4, "", Cause::Regional, Telling::Firing);
     common.incident.facts.scope = Some(Box::new(Scope {
@@ -549,7 +550,7 @@ mod tests {
             pace: Duration::ZERO,
             channel: Channel::Chat(Chat {
                 brand,
-                client: client(None).expect("a client"),
+                client: client(None, true).expect("a client"),
             }),
         }
     }

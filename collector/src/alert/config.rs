@@ -8,6 +8,7 @@ use super::channel::config::{
 use super::channel::{Brand, Webhook, client};
 use super::compose::{Writer, samples};
 use super::route::{Route, Severity, To};
+use super::telegram::Answers;
 use super::template::Template;
 use super::{Alerts, Alive, Channel, Language, Receiver, Timing};
 use crate::config::region_of;
@@ -119,6 +120,23 @@ pub(crate) fn read(
             .into());
         }
     }
+    for (i, route) in known.iter().enumerate() {
+        let waits = !route.after.is_zero() || route.hours.is_some();
+        let led = all.iter().find(|one| {
+            matches!(one.channel, Channel::Alertmanager(_))
+                && match &route.to {
+                    To::Receiver(name) => *name == one.name,
+                    To::Role(role) => one.role.as_ref() == Some(role),
+                }
+        });
+        if let Some(one) = led.filter(|_| waits) {
+            let problem = "an Alertmanager has times and waits of its own";
+            let fix = "leave out `after` and `hours` of the routes to it";
+            let field = format!("route[{i}]");
+            return Err(Invalid::new(field, &one.name, problem, fix).into());
+        }
+    }
+    one_place(&all)?;
     let alerts = Alerts {
         receivers: all,
         routes: known,
@@ -127,6 +145,29 @@ pub(crate) fn read(
         alive: alive(section)?,
     };
     Ok(alerts)
+}
+
+/// Who answers in a chat answers one receiver.
+fn one_place(all: &[Receiver]) -> anyhow::Result<()> {
+    let mut known: Vec<(&str, &Answers)> = Vec::new();
+    for receiver in all {
+        let Channel::Chat(chat) = &receiver.channel else {
+            continue;
+        };
+        if let Brand::Telegram {
+            answers: Some(answers),
+            ..
+        } = &chat.brand
+        {
+            if let Some((other, _)) = known.iter().find(|(_, one)| one.is_same_place(answers)) {
+                let problem = format!("`{other}` has users in the same chat, too");
+                let fix = "list them at one of the two, or give each a `topic` of its own";
+                return Err(Invalid::new("receiver.name", &receiver.name, problem, fix).into());
+            }
+            known.push((&receiver.name, answers));
+        }
+    }
+    Ok(())
 }
 
 fn route(at: &str, section: RouteSection, all: &[Receiver]) -> anyhow::Result<Route> {
@@ -186,7 +227,7 @@ fn alive(section: &AlertSection) -> anyhow::Result<Option<Alive>> {
     let webhook = Webhook {
         url: hook("alert.alive", text)?,
         secret: None,
-        client: client(None)?,
+        client: client(None, false)?,
     };
     Ok(Some(Alive { webhook, every }))
 }

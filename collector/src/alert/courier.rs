@@ -57,10 +57,11 @@ impl Courier {
 
     async fn send(&self, message: Message) -> anyhow::Result<()> {
         let now = self.clock.read().now;
-        let (outbox, asked) = (Arc::clone(&self.outbox), message.clone());
-        let thread = blocking(move || outbox.thread(&asked)).await?;
         let channel = &self.receiver.channel;
-        let sent = channel.send(&message, thread.as_deref(), now).await;
+        let place = channel.place();
+        let (outbox, asked) = (Arc::clone(&self.outbox), message.clone());
+        let thread = blocking(move || outbox.thread(&asked, place)).await?;
+        let sent = channel.send(&message, thread.as_ref(), now).await;
         let outbox = Arc::clone(&self.outbox);
         let count = |result: &'static str| {
             let receiver = self.receiver.name.clone();
@@ -77,7 +78,7 @@ impl Courier {
                     number = message.number,
                     "a message arrived"
                 );
-                return blocking(move || outbox.delivered(&message, &sent)).await;
+                return blocking(move || outbox.delivered(&message, &sent, place)).await;
             }
             Err(Undelivered::Later(why, wait)) => (why, false, wait),
             Err(Undelivered::Never(why)) => (why, true, None),

@@ -49,8 +49,8 @@ pub(crate) struct Told {
 pub(crate) enum Telling {
     /// It goes on, and nobody said that they know of it.
     Firing,
-    /// It goes on, and somebody does: who.
-    Acknowledged(String),
+    /// It goes on, and somebody does, since then.
+    Acknowledged(UnixMillis),
     /// It is over.
     Resolved,
     /// It was none, or is part of another.
@@ -58,13 +58,13 @@ pub(crate) enum Telling {
 }
 
 impl Told {
-    /// What is true now; `known`: who has acknowledged it.
-    pub(crate) fn of(incident: &Incident, known: Option<&str>) -> Self {
+    /// What is true now; `known`: when somebody acknowledged it.
+    pub(crate) fn of(incident: &Incident, known: Option<UnixMillis>) -> Self {
         let facts = &incident.facts;
         let state = match (incident.retracted, facts.resolved_ms, known) {
             (true, ..) => Telling::Retracted,
             (_, Some(_), _) => Telling::Resolved,
-            (.., Some(by)) => Telling::Acknowledged(by.to_owned()),
+            (.., Some(at)) => Telling::Acknowledged(at),
             _ => Telling::Firing,
         };
         Self {
@@ -80,7 +80,7 @@ impl Told {
     }
 
     /// Whether nothing more is to come.
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         matches!(self.state, Telling::Resolved | Telling::Retracted)
     }
 }
@@ -108,7 +108,7 @@ pub(crate) struct Member {
 
 impl Member {
     /// Whether it is to be told: it is otherwise than what was, and nobody said that it need not; its end is always told to who knew of its beginning.
-    fn waits(&self) -> bool {
+    pub(super) fn waits(&self) -> bool {
         self.told.as_ref() != Some(&self.now) && (!self.silenced || self.now.is_over())
     }
 
@@ -169,11 +169,13 @@ impl Group {
         [waiting, again].into_iter().flatten().min()
     }
 
-    /// These of it are told now; what of them is over is forgotten, and what there was no room for is due at once.
-    pub(crate) fn tell(&mut self, written: &BTreeSet<u64>, at: UnixMillis) {
+    /// These of it are told now; what of them is over is forgotten, and what there was no room for is due at once. `again`: the message has no news.
+    pub(crate) fn tell(&mut self, written: &BTreeSet<u64>, again: bool, at: UnixMillis) {
+        let mut is_told = false;
         for (number, member) in &mut self.members {
             if written.contains(number) {
                 member.told = Some(member.now.clone());
+                is_told = true;
             }
         }
         self.members
@@ -181,11 +183,22 @@ impl Group {
         if self.members.values().any(Member::waits) {
             return;
         }
-        self.repeats = match self.waiting_since.take() {
-            Some(_) => 0,
-            None => self.repeats.saturating_add(1),
-        };
+        if self.waiting_since.take().is_some() {
+            self.repeats = 0;
+        } else if again && is_told {
+            self.repeats = self.repeats.saturating_add(1);
+        } else {
+            // The news of others hid what was to be told again: it stays due.
+            return;
+        }
         self.told_at = Some(at);
+    }
+
+    /// A clock that was ahead does not silence anybody for as long.
+    pub(crate) fn not_after(&mut self, now: UnixMillis) {
+        for at in [&mut self.told_at, &mut self.waiting_since] {
+            *at = at.map(|at| at.min(now));
+        }
     }
 }
 
@@ -251,7 +264,7 @@ mod tests {
         {
             let now = due.max(at(from));
             let all = group.members.keys().copied().collect();
-            group.tell(&all, now);
+            group.tell(&all, true, now);
             times.push((now.0 - at(0).0) / SECOND);
         }
         times
@@ -282,7 +295,7 @@ mod tests {
         for number in 1..=3 {
             group.take(number, told(Telling::Firing), false, at(0));
         }
-        group.tell(&[1, 2].into(), at(30 * SECOND));
+        group.tell(&[1, 2].into(), false, at(30 * SECOND));
         // It is due at once.
         assert_eq!(group.due(&Timing::default()), Some(at(30 * SECOND)));
         for number in [1, 3] {
@@ -290,8 +303,8 @@ mod tests {
         }
         // Nobody heard of the third, and nobody need.
         assert_eq!(group.members.keys().collect::<Vec<_>>(), [&1, &2]);
-        group.tell(&[2].into(), at(32 * SECOND));
-        group.tell(&[1].into(), at(33 * SECOND));
+        group.tell(&[2].into(), false, at(32 * SECOND));
+        group.tell(&[1].into(), false, at(33 * SECOND));
         assert_eq!(
             (group.members.len(), group.told_at),
             (1, Some(at(33 * SECOND)))
@@ -319,7 +332,7 @@ mod tests {
             hours,
             [0, 4, 12, 28, 60, 124, 252, 508, 1_020, 1_740, 2_460]
         );
-        let known = told(Telling::Acknowledged("Siti".to_owned()));
+        let known = told(Telling::Acknowledged(at(0)));
         group.take(1, known, false, at(3_000 * HOUR));
         assert_eq!(
             run(&mut group, 3_000 * HOUR, 90_000 * HOUR),
@@ -363,11 +376,33 @@ mod tests {
         // What was told before is due as ever.
         all.get_mut(&1)
             .expect("is there")
-            .tell(&[1].into(), at(-200 * SECOND));
+            .tell(&[1].into(), false, at(-200 * SECOND));
         all.get_mut(&1)
             .expect("is there")
             .take(1, told(Telling::Resolved), false, at(0));
         assert_eq!(ask(&all, None, 58), Some((70, vec![2, 3, 4, 5])));
+    }
+
+    #[test]
+    fn what_is_to_be_told_again_is_not_hidden_by_the_news_of_others() {
+        let mut group = Group::default();
+        group.take(1, told(Telling::Firing), false, at(-30 * SECOND));
+        assert_eq!(run(&mut group, 0, HOUR), [0]);
+        let again = Some(at(4 * HOUR));
+        assert_eq!(group.due(&Timing::default()), again);
+        // Of others there is news, and of it only that it goes on.
+        group.tell(&[1].into(), false, at(4 * HOUR));
+        assert_eq!(group.due(&Timing::default()), again);
+        group.tell(&[1].into(), true, at(4 * HOUR + SECOND));
+        assert_eq!(group.due(&Timing::default()), Some(at(12 * HOUR + SECOND)));
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_delays_nothing() {
+        let mut group = Group::default();
+        group.take(1, told(Telling::Firing), false, at(900 * HOUR));
+        group.not_after(at(0));
+        assert_eq!(group.due(&Timing::default()), Some(at(30 * SECOND)));
     }
 
     #[test]

@@ -30,7 +30,7 @@ mod truth;
 
 pub(crate) use alertmanager::{Alertmanager, Push};
 pub(crate) use alive::Alive;
-pub(crate) use channel::Channel;
+pub(crate) use channel::{Channel, read_answer};
 pub(crate) use compose::{Writer, samples};
 pub(crate) use courier::Courier;
 pub(crate) use group::{Group, Timing};
@@ -38,7 +38,7 @@ pub(crate) use notifier::Notifier;
 pub(crate) use outbox::{Ask, Message, Outbox};
 pub(crate) use route::{About, Route, Severity, To};
 pub(crate) use silence::{NoSilence, Silence, SilenceAsk, Silences, Wish};
-pub(crate) use telegram::{With, listeners};
+pub(crate) use telegram::{With, listeners, read_update};
 pub(crate) use template::Template;
 pub(crate) use text::Language;
 

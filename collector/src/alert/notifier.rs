@@ -25,20 +25,24 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
-/// What one round changes, at most: it fits into one change of the state, with the messages that it makes.
-const CHANGED: usize = 140;
+/// News that one round takes in, at most.
+const NEWS: usize = 140;
+/// Keys that one change of the state has, at most.
+const KEYS: usize = 400;
 /// Messages that one round makes, at most.
 const TOLD: usize = 10;
-/// Groups that one message tells of, at most.
-const GROUPS_TOLD: usize = 200;
+/// Groups that one message tells of, at most, and the bytes of their names.
+const GROUPS_TOLD: (usize, usize) = (200, 6_000);
+/// Incidents that a message for programs is sought for.
+const SOUGHT: usize = 60;
 /// How long until it is tried again while the disk is full.
 const FULL: Duration = Duration::from_secs(5);
 /// It is looked at least so often.
 const LOOK: Duration = Duration::from_secs(10);
 /// An incident whose routes have hours is looked at so often.
 const HOURS: Duration = Duration::from_secs(60);
-/// Incidents of one group, at most: a regency has some hundred offices, and each has one incident at a time.
-const MEMBERS_MAX: usize = 1_000;
+/// Incidents of one group, at most: it is one value of the state. Of more there are more groups.
+const MEMBERS_MAX: usize = 700;
 
 /// What the thread is made of.
 pub(crate) struct Notifier {
@@ -68,32 +72,39 @@ struct Known {
     again: BTreeMap<u64, UnixMillis>,
     /// When each receiver was told last.
     last: BTreeMap<String, UnixMillis>,
+    /// The receiver that is served first in the next round.
+    turn: usize,
 }
 
 /// What one round changes.
 #[derive(Default)]
 struct Round {
     changed: BTreeSet<Key>,
-    change: Change,
-    told: BTreeSet<Key>,
+    /// News that is taken in: each with its value, as what changes meanwhile is news of its own.
+    news: Vec<(String, Vec<u8>)>,
+    /// Each message, with the groups that it tells of.
+    messages: Vec<(Change, Vec<Key>)>,
     /// The silences that hold.
     silences: Vec<Silence>,
+    /// For whom common causes speak, as far as that was asked.
+    above: BTreeMap<u64, BTreeSet<String>>,
 }
 
-impl Round {
-    /// What it changes must fit into one change of the state, with what is told.
-    fn is_full(&self) -> bool {
-        self.changed.len() + self.change.delete.len() >= CHANGED
-    }
-}
-
-/// Whom an incident is for now.
+/// Whom an incident is for.
 #[derive(Default)]
 struct Whom<'a> {
-    /// Each receiver, and whether it is not one of its hours.
-    receivers: BTreeMap<&'a str, bool>,
+    /// All that its routes lead to, sooner or later, and whether it is not one of their hours.
+    all: BTreeMap<&'a str, bool>,
+    /// Those of them that are told now, if it is one of their hours.
+    now: BTreeSet<&'a str>,
     /// When that may be otherwise.
     again: Option<UnixMillis>,
+}
+
+impl Whom<'_> {
+    fn look(&mut self, at: UnixMillis) {
+        self.again = Some(self.again.map_or(at, |again| again.min(at)));
+    }
 }
 
 impl Notifier {
@@ -180,7 +191,7 @@ impl Notifier {
         let mut all: BTreeSet<u64> = open.into_iter().map(|(_, number)| number).collect();
         all.extend(groups.values().flat_map(|group| group.members.keys()));
         let all: Vec<u64> = all.into_iter().collect();
-        for part in all.chunks(CHANGED) {
+        for part in all.chunks(KEYS) {
             let mut change = Change::default();
             for number in part {
                 change.put_json(keys::news(*number), &"start")?;
@@ -201,7 +212,7 @@ impl Notifier {
             let all = self.state.scan(prefix)?.into_iter().map(|(key, _)| key);
             lost.extend(all.filter(is_lost));
         }
-        for part in lost.chunks(CHANGED) {
+        for part in lost.chunks(KEYS) {
             let change = Change {
                 delete: part.to_vec(),
                 ..Change::default()
@@ -237,7 +248,7 @@ impl Notifier {
         };
         let mut more = false;
         for (key, value) in self.state.scan(keys::NEWS)? {
-            if round.is_full() {
+            if round.news.len() >= NEWS {
                 more = true;
                 break;
             }
@@ -245,27 +256,27 @@ impl Notifier {
                 .parse()
                 .with_context(|| format!("the state holds a key that makes no sense: {key}"))?;
             self.take(known, number, now, &mut round)?;
-            // What changes meanwhile is news of its own.
-            round.change.expect.push((key.clone(), Some(value)));
-            round.change.delete.push(key);
+            round.news.push((key, value));
         }
-        more |= self.look_again(known, now, &mut round)?;
+        self.look_again(known, now, &mut round)?;
         let mut serial: u64 = get_json(&*self.state, keys::MESSAGES)?.unwrap_or_default();
-        let mut made = 0;
-        for receiver in self.receivers() {
-            let Some((at, mut keys)) = self.due(known, receiver, now)? else {
+        let receivers: Vec<&Receiver> = self.receivers().collect();
+        let first = known.turn;
+        for i in 0..receivers.len() {
+            let at = (first + i) % receivers.len();
+            let receiver = receivers[at];
+            let Some((due, keys)) = self.due(known, receiver, now)? else {
                 continue;
             };
-            if at > now {
+            if due > now {
                 continue;
             }
-            keys.truncate(GROUPS_TOLD);
-            if made == TOLD || round.changed.len() + keys.len() > CHANGED + GROUPS_TOLD {
+            if round.messages.len() == TOLD {
+                known.turn = at;
                 more = true;
                 break;
             }
-            made += 1;
-            self.tell(known, (receiver, &keys), now, &mut serial, &mut round)?;
+            self.tell(known, (receiver, keys), now, &mut serial, &mut round)?;
         }
         more |= self.keep(known, round, serial)?;
         let (waiting, dead) = self.outbox.count()?;
@@ -273,47 +284,67 @@ impl Notifier {
         Ok(more)
     }
 
-    /// Makes what a round changed last; whether it is to be thought of again.
-    fn keep(&self, known: &mut Known, mut round: Round, serial: u64) -> anyhow::Result<bool> {
-        if !round.told.is_empty() {
-            round.change.put_json(keys::MESSAGES.to_owned(), &serial)?;
-        }
-        for key in &round.changed {
+    /// Makes what a round changed last: groups first, each message with its own, and the news last of all. What dies in between takes the same news in again, which changes
+    /// nothing. Whether some of it changed meanwhile.
+    fn keep(&self, known: &mut Known, round: Round, serial: u64) -> anyhow::Result<bool> {
+        let told: BTreeSet<&Key> = round.messages.iter().flat_map(|(_, keys)| keys).collect();
+        let mut change = Change::default();
+        for key in round.changed.iter().filter(|key| !told.contains(key)) {
             let name = keys::group(&key.0, &key.1);
             match known.groups.get(key) {
                 // It had its last word when that has arrived.
-                Some(group)
-                    if !group.members.is_empty()
-                        || round.told.contains(key)
-                        || self.outbox.waits(&key.0)? =>
-                {
-                    keys::put_packed(&mut round.change, name, group)?;
+                Some(group) if !group.members.is_empty() || self.outbox.waits(&key.0)? => {
+                    keys::put_packed(&mut change, name, group)?;
                 }
                 _ => {
                     known.groups.remove(key);
-                    round.change.delete.push(name);
-                    round.change.delete.push(keys::thread(&key.0, &key.1));
+                    change.delete.push(name);
+                    change.delete.push(keys::thread(&key.0, &key.1));
                 }
+            }
+            if change.put.len() + change.delete.len() >= KEYS {
+                self.apply(std::mem::take(&mut change))?;
             }
         }
-        let is_empty = round.change.put.is_empty() && round.change.delete.is_empty();
-        if !is_empty {
-            match self.state.apply(round.change) {
-                Ok(()) => {}
-                Err(StateError::Conflict { .. }) => {
-                    // Something changed while it was thought of: again, from what is kept.
-                    known.groups = self.groups()?;
-                    return Ok(true);
+        self.apply(change)?;
+        for (mut change, keys) in round.messages {
+            for key in &keys {
+                if let Some(group) = known.groups.get(key) {
+                    keys::put_packed(&mut change, keys::group(&key.0, &key.1), group)?;
                 }
-                Err(StateError::Store(error)) => return Err(error),
             }
+            self.apply(change)?;
         }
         if self.outbox.is_behind(serial) {
             // What is sent must not be made again by a state that went back.
             self.state.sync()?;
             self.outbox.fill(serial);
         }
-        Ok(false)
+        if round.news.is_empty() {
+            return Ok(false);
+        }
+        let change = Change {
+            delete: round.news.iter().map(|(key, _)| key.clone()).collect(),
+            expect: round
+                .news
+                .into_iter()
+                .map(|(key, value)| (key, Some(value)))
+                .collect(),
+            ..Change::default()
+        };
+        match self.state.apply(change) {
+            Ok(()) => Ok(false),
+            // Something changed while it was thought of: it is taken in again.
+            Err(StateError::Conflict { .. }) => Ok(true),
+            Err(StateError::Store(error)) => Err(error),
+        }
+    }
+
+    fn apply(&self, change: Change) -> anyhow::Result<()> {
+        if change.put.is_empty() && change.delete.is_empty() {
+            return Ok(());
+        }
+        self.state.apply(change).map_err(anyhow::Error::from)
     }
 
     /// When a receiver is told next, and of which groups; `None` if there is nothing to tell, or it has not taken its last message yet: what happens
@@ -347,8 +378,8 @@ impl Notifier {
         let Some(truth) = self.truth(number, now)? else {
             return Ok(());
         };
-        let silenced = round.silences.iter();
-        let silenced = silenced.clone().any(|one| one.covers(&truth.about, now));
+        let mut all = round.silences.iter();
+        let silenced = all.any(|one| one.covers(&truth.about, now));
         let whom = self.whom(&truth, now);
         let again = [whom.again, truth.until].into_iter().flatten().min();
         if let Some(at) = again.filter(|_| truth.incident.is_open()) {
@@ -361,37 +392,51 @@ impl Notifier {
             .map(|(key, _)| key.clone())
             .collect();
         // Somebody is to be called, and the common cause that it is part of does not call them already.
-        let parent = truth.incident.parent;
-        let above = match parent.filter(|_| !whom.receivers.is_empty()) {
-            Some(parent) => self.truth(parent, now)?,
-            None => None,
+        let above = match truth.incident.parent {
+            Some(parent) if !whom.now.is_empty() => self.above(parent, now, round)?,
+            _ => BTreeSet::new(),
         };
-        // One that is over speaks for nobody any more: this office was left behind.
-        let above = above.filter(|above| above.incident.is_open());
-        let above = above.map(|above| self.whom(&above, now).receivers.into_keys().collect());
-        let above: BTreeSet<&str> = above.unwrap_or_default();
-        for name in whom.receivers.keys() {
-            if !above.contains(name) && !of.iter().any(|(told, _)| told == name) {
-                of.insert(((*name).to_owned(), together(&truth.incident)));
+        for name in &whom.now {
+            let quiet = silenced || whom.all.get(name).copied().unwrap_or(false);
+            let is_told = of.iter().any(|(told, _)| told == name);
+            if !above.contains(*name) && !is_told && !quiet && !truth.told.is_over() {
+                of.insert(room(&known.groups, name, &truth.incident));
             }
         }
         for key in of {
-            let quiet = whom.receivers.get(&*key.0).copied().unwrap_or(false);
+            let quiet = whom.all.get(&*key.0).copied().unwrap_or(false);
             let group = known.groups.entry(key.clone()).or_default();
-            if group.members.len() >= MEMBERS_MAX && !group.members.contains_key(&number) {
-                warn!(
-                    incident = number,
-                    receiver = key.0,
-                    together = key.1,
-                    "too many incidents belong together; this one is told to nobody"
-                );
-                continue;
-            }
             if group.take(number, truth.told.clone(), silenced || quiet, now) {
                 round.changed.insert(key);
             }
         }
         Ok(())
+    }
+
+    /// For whom a common cause speaks: those that it is told to, now or later. One that is over speaks for nobody any more, and one that is silenced or told in other
+    /// hours does not now: the office would be left behind.
+    fn above(
+        &self,
+        parent: u64,
+        now: UnixMillis,
+        round: &mut Round,
+    ) -> anyhow::Result<BTreeSet<String>> {
+        if let Some(above) = round.above.get(&parent) {
+            return Ok(above.clone());
+        }
+        let truth = self.truth(parent, now)?;
+        let truth = truth.filter(|truth| {
+            let mut silences = round.silences.iter();
+            truth.incident.is_open() && !silences.any(|one| one.covers(&truth.about, now))
+        });
+        let mut above = BTreeSet::new();
+        if let Some(truth) = truth {
+            let all = self.whom(&truth, now).all.into_iter();
+            let speaks = all.filter(|(_, quiet)| !quiet);
+            above.extend(speaks.map(|(name, _)| name.to_owned()));
+        }
+        round.above.insert(parent, above.clone());
+        Ok(above)
     }
 
     /// Who is to be told of an incident, if anybody is to be called for it.
@@ -401,32 +446,30 @@ impl Notifier {
             return whom;
         }
         let clock = clock_of(&truth.incident);
-        let mut look =
-            |at: UnixMillis| whom.again = whom.again.map_or(Some(at), |old| Some(old.min(at)));
         let fitting = self.alerts.routes.iter();
         for route in fitting.filter(|route| route.takes(&truth.about).is_ok()) {
-            if !route.after.is_zero() {
-                let since = truth.unattended;
-                let reached =
-                    since.and_then(|since| self.opening(clock, None).after(since, route.after));
-                match reached {
-                    Some(at) if at <= now => {}
-                    Some(at) => {
-                        look(at);
-                        continue;
-                    }
-                    None => continue,
-                }
-            }
             let quiet = route.hours.as_ref().is_some_and(|hours| {
-                look(now + HOURS);
+                whom.look(now + HOURS);
                 !self.opening(clock, Some(hours)).is_open(now)
             });
+            let is_now = route.after.is_zero() || {
+                let own = self.opening(clock, None);
+                let reached = truth
+                    .unattended
+                    .and_then(|since| own.after(since, route.after));
+                if let Some(at) = reached.filter(|at| *at > now) {
+                    whom.look(at);
+                }
+                reached.is_some_and(|at| at <= now)
+            };
             let led = self.receivers();
             for receiver in led.filter(|one| route.leads_to(one, &truth.about)) {
-                // One route that takes it now is enough.
-                let entry = whom.receivers.entry(&receiver.name).or_insert(true);
-                *entry &= quiet;
+                // One route that takes it in these hours is enough.
+                let all = whom.all.entry(&receiver.name).or_insert(true);
+                *all &= quiet;
+                if is_now {
+                    whom.now.insert(&receiver.name);
+                }
             }
         }
         whom
@@ -447,17 +490,16 @@ impl Notifier {
         }
     }
 
-    /// What changes by time alone: an acknowledgement runs out, nobody cared for something for too long, it is the time of a route. Whether there is more.
+    /// What changes by time alone: an acknowledgement runs out, nobody cared for something for too long, it is the time of a route.
     fn look_again(
         &self,
         known: &mut Known,
         now: UnixMillis,
         round: &mut Round,
-    ) -> anyhow::Result<bool> {
+    ) -> anyhow::Result<()> {
         for (key, group) in &mut known.groups {
-            // A clock that was ahead does not silence anybody for as long.
-            group.told_at = group.told_at.map(|at| at.min(now));
-            if group.members.is_empty() && !round.is_full() && !self.outbox.waits(&key.0)? {
+            group.not_after(now);
+            if group.members.is_empty() && !self.outbox.waits(&key.0)? {
                 // It had its last word.
                 round.changed.insert(key.clone());
             }
@@ -468,12 +510,9 @@ impl Notifier {
         let due = known.again.iter().filter(|(_, at)| **at <= now);
         let due: Vec<u64> = due.map(|(number, _)| *number).collect();
         for number in due {
-            if round.is_full() {
-                return Ok(true);
-            }
             self.take(known, number, now, round)?;
         }
-        Ok(false)
+        Ok(())
     }
 
     fn truth(&self, number: u64, now: UnixMillis) -> anyhow::Result<Option<Truth>> {
@@ -484,29 +523,46 @@ impl Notifier {
     fn tell(
         &self,
         known: &mut Known,
-        (receiver, told): (&Receiver, &[Key]),
+        (receiver, due): (&Receiver, Vec<Key>),
         now: UnixMillis,
         serial: &mut u64,
         round: &mut Round,
     ) -> anyhow::Result<()> {
         let mut entries: Vec<Entry> = Vec::new();
-        for key in told {
-            let members = known.groups.get(key).into_iter();
+        let mut told: Vec<Key> = Vec::new();
+        let (most, mut bytes) = GROUPS_TOLD;
+        for key in due {
+            let room = bytes.checked_sub(key.1.len());
+            let news = entries.iter().filter(|entry| entry.is_new).count();
+            let is_full = receiver.channel.is_read_by_programs() && news >= SOUGHT;
+            let Some(left) = room.filter(|_| told.len() < most && !is_full) else {
+                break;
+            };
+            bytes = left;
+            let members = known.groups.get(&key).into_iter();
             for (number, member) in members.flat_map(|group| &group.members) {
+                let is_new = member.waits();
+                // What is silenced is told neither as news nor as what goes on.
+                if !is_new && (member.silenced || member.told.as_ref() != Some(&member.now)) {
+                    continue;
+                }
                 if let Some(truth) = self.truth(*number, now)? {
                     entries.push(Entry {
                         incident: truth.incident,
                         now: member.now.clone(),
-                        is_new: member.told.as_ref() != Some(&member.now),
-                        unattended: truth.unattended,
+                        is_new,
+                        by: truth.by,
+                        unattended: truth.unattended.filter(|since| *since <= now),
                     });
                 }
             }
+            told.push(key);
         }
+        let again = !entries.iter().any(|entry| entry.is_new);
         let writer = Writer::new(&self.alerts, receiver, &self.registry, now)?;
         let incidents = entries.len();
-        let together: Vec<String> = told.iter().map(|(_, together)| together.clone()).collect();
-        let (notice, written) = writer.write(together, entries);
+        let together = told.iter().map(|(_, together)| together.clone());
+        let (notice, written) = writer.write(together.collect(), entries);
         let first = written.first().copied().unwrap_or(*serial);
         let id = format!("denyut-{}-{first}-{}", receiver.name, now.0);
         info!(
@@ -515,25 +571,35 @@ impl Notifier {
             incidents,
             "a message is made"
         );
-        Outbox::put(&mut round.change, serial, (&receiver.name, id, notice), now)?;
+        let mut change = Change::default();
+        Outbox::put(&mut change, serial, (&receiver.name, id, notice), now)?;
+        change.put_json(keys::MESSAGES.to_owned(), serial)?;
         known.last.insert(receiver.name.clone(), now);
-        for key in told {
+        for key in &told {
             if let Some(group) = known.groups.get_mut(key) {
-                group.tell(&written, now);
-                round.told.insert(key.clone());
-                round.changed.insert(key.clone());
+                group.tell(&written, again, now);
             }
         }
+        round.messages.push((change, told));
         Ok(())
     }
 }
 
-/// What belongs together: the offices of a regency; a common cause is alone.
-fn together(incident: &Incident) -> String {
-    match &incident.office {
+/// The group of a receiver that an incident belongs to: the offices of a regency, as many as fit; a common cause is alone.
+fn room(groups: &BTreeMap<Key, Group>, receiver: &str, incident: &Incident) -> Key {
+    let together = match &incident.office {
         Some(office) => format!("regency {}", office.as_str().get(..5).unwrap_or_default()),
         None => incident.subject(),
+    };
+    let mut key = (receiver.to_owned(), together.clone());
+    let mut next = 2;
+    while let Some(group) = groups.get(&key)
+        && group.members.len() >= MEMBERS_MAX
+    {
+        key.1 = format!("{together} #{next}");
+        next += 1;
     }
+    key
 }
 
 #[cfg(test)]

@@ -47,6 +47,17 @@ pub(crate) struct Message {
     pub(crate) dead_ms: Option<UnixMillis>,
 }
 
+/// The first message of what belongs together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Thread {
+    /// What the receiver calls it.
+    pub(super) handle: String,
+    /// It was of this alone: it may be written over.
+    pub(super) alone: bool,
+    /// Where it was sent.
+    pub(super) place: u64,
+}
+
 impl Message {
     /// One that configurations are tried on.
     pub(super) fn sample(notice: Notice) -> Self {
@@ -151,10 +162,14 @@ impl Outbox {
         Ok(self.state.first(&keys::messages_to(receiver))?.is_some())
     }
 
-    /// What the receiver called the first message of what this one is of; none if that was of more than it.
-    pub(super) fn thread(&self, message: &Message) -> anyhow::Result<Option<String>> {
+    /// What the receiver called the first message of what this one is of, if it was sent to the same place.
+    pub(super) fn thread(&self, message: &Message, place: u64) -> anyhow::Result<Option<Thread>> {
         match &message.notice.together[..] {
-            [one] => get_json(&*self.state, &keys::thread(&message.receiver, one)),
+            [one] => {
+                let key = keys::thread(&message.receiver, one);
+                let thread: Option<Thread> = get_json(&*self.state, &key)?;
+                Ok(thread.filter(|thread| thread.place == place))
+            }
             _ => Ok(None),
         }
     }
@@ -168,17 +183,32 @@ impl Outbox {
     }
 
     /// It arrived: what the receiver calls it begins the thread of all that it is of and that has none.
-    pub(super) fn delivered(&self, message: &Message, sent: &Sent) -> anyhow::Result<()> {
+    pub(super) fn delivered(
+        &self,
+        message: &Message,
+        sent: &Sent,
+        place: u64,
+    ) -> anyhow::Result<()> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut change = Change {
             delete: vec![keys::message(&message.receiver, message.number)],
             ..Change::default()
         };
         if let Some(handle) = &sent.handle {
+            let thread = Thread {
+                handle: handle.clone(),
+                alone: message.notice.together.len() == 1,
+                place,
+            };
             for one in &message.notice.together {
-                let thread = keys::thread(&message.receiver, one);
-                if self.state.get(&thread)?.is_none() {
-                    change.put_json(thread, handle)?;
+                let key = keys::thread(&message.receiver, one);
+                let known: Option<Thread> = get_json(&*self.state, &key)?;
+                // One that was sent again after all was over begins nothing.
+                let group = keys::group(&message.receiver, one);
+                if known.is_none_or(|known| known.place != place)
+                    && self.state.get(&group)?.is_some()
+                {
+                    change.put_json(key, &thread)?;
                 }
             }
         }

@@ -1,7 +1,8 @@
 //! Telegram's way back: who is allowed to may acknowledge, note and silence from the chat that they are told in. Nobody else is listened to, and nothing but what that chat
 //! is told of can be acted on.
 
-use super::channel::{Brand, Channel, Token, telegram_url};
+use super::channel::{Brand, Channel, Token, telegram_url, unmentioned};
+use super::compose::Entry;
 use super::silence::{NoSilence, SilenceAsk, Silences, Wish};
 use super::text::Catalogue;
 use super::truth::Truth;
@@ -15,9 +16,12 @@ use denyut_proto::UnixMillis;
 use denyut_store::state::{Change, State, get_json, scan_json};
 use reqwest::{StatusCode, Url};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -26,6 +30,8 @@ const WAITS: Duration = Duration::from_secs(25);
 const WITHIN: Duration = Duration::from_secs(40);
 /// How long until it is asked again after a failure: at first, and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// How long a stranger is told nothing more, and how many of them are remembered.
+const STRANGERS: (Duration, usize) = (Duration::from_secs(600), 1_000);
 /// Incidents that one answer lists, at most.
 const LISTED: usize = 15;
 
@@ -34,9 +40,23 @@ const LISTED: usize = 15;
 pub(crate) struct Answers {
     pub(crate) api: Url,
     pub(crate) token: Token,
-    pub(crate) chat: i64,
+    /// Another than the configuration's once the group has grown.
+    pub(crate) chat: Arc<AtomicI64>,
+    pub(crate) topic: Option<i64>,
     pub(crate) users: Vec<User>,
     pub(crate) client: reqwest::Client,
+}
+
+impl Answers {
+    /// Whether the two are of the same conversation.
+    pub(crate) fn is_same_place(&self, other: &Self) -> bool {
+        let chat = |one: &Self| one.chat.load(Ordering::Relaxed);
+        let is_same_topic = match (self.topic, other.topic) {
+            (Some(one), Some(two)) => one == two,
+            _ => true,
+        };
+        self.token == other.token && chat(self) == chat(other) && is_same_topic
+    }
 }
 
 /// Somebody who may.
@@ -55,7 +75,9 @@ pub(crate) struct Listener {
     client: reqwest::Client,
     /// The receivers that it speaks to.
     receivers: Vec<(Receiver, Arc<Answers>)>,
-    pub(crate) with: Arc<With>,
+    /// Strangers that were told so, and when: they are not told each time.
+    strangers: Mutex<BTreeMap<i64, Instant>>,
+    with: Arc<With>,
 }
 
 /// What it works on.
@@ -71,6 +93,8 @@ pub(crate) struct With {
 /// What happened; of all that Telegram says, what is used.
 #[derive(Debug, Deserialize)]
 struct Update {
+    #[serde(rename = "update_id")]
+    id: i64,
     message: Option<Said>,
     callback_query: Option<Pressed>,
 }
@@ -78,7 +102,12 @@ struct Update {
 #[derive(Debug, Deserialize)]
 struct Said {
     message_id: i64,
+    message_thread_id: Option<i64>,
     from: Option<From>,
+    /// In whose name it was said, if not in one's own: an anonymous administrator's, a channel's.
+    sender_chat: Option<IgnoredAny>,
+    /// Whose words they are, if not one's own.
+    forward_origin: Option<IgnoredAny>,
     chat: ChatId,
     text: Option<String>,
 }
@@ -95,6 +124,7 @@ struct Pressed {
 #[derive(Debug, Deserialize)]
 struct Under {
     message_id: i64,
+    message_thread_id: Option<i64>,
     chat: ChatId,
     #[serde(default)]
     reply_markup: Value,
@@ -108,6 +138,11 @@ struct From {
 #[derive(Debug, Deserialize)]
 struct ChatId {
     id: i64,
+}
+
+/// What Telegram says that somebody did, for fuzzing.
+pub(crate) fn read_update(text: &str) {
+    serde_json::from_str::<Update>(text).ok();
 }
 
 /// One for each bot that anybody may answer.
@@ -133,6 +168,7 @@ pub(crate) fn listeners(with: &Arc<With>) -> Vec<Listener> {
                 token: answers.token.clone(),
                 client: answers.client.clone(),
                 receivers: vec![one],
+                strangers: Mutex::default(),
                 with: Arc::clone(with),
             }),
         }
@@ -176,28 +212,32 @@ impl Listener {
                     continue;
                 }
             };
+            let before = next;
             for update in updates.as_array().into_iter().flatten() {
                 let Some(id) = update["update_id"].as_i64() else {
                     continue;
                 };
-                // Before it is done: what dies in between is not done, and not answered, and nothing is done twice.
-                next = next.max(id + 1);
-                this.heard(&key, next).await?;
+                // After a quiet week Telegram may count from anywhere: what it says last is where it is.
+                next = id + 1;
                 match serde_json::from_value::<Update>(update.clone()) {
                     Ok(update) => {
-                        if let Err(error) = this.take(update).await {
+                        if let Err(error) = this.take(update, &key).await {
                             warn!(error = %format!("{error:#}"), "what somebody asked in Telegram was not done");
                         }
                     }
                     Err(error) => info!(%error, "Telegram said something that is not understood"),
                 }
             }
+            if next == before && updates != json!([]) {
+                // The same again: not as fast as it can be said.
+                tokio::time::sleep(AGAIN.0).await;
+            }
         }
         Ok(())
     }
 
     /// Keeps how far Telegram was heard.
-    async fn heard(self: &Arc<Self>, key: &str, next: i64) -> anyhow::Result<()> {
+    async fn heard(self: &Arc<Self>, (key, next): (&str, i64)) -> anyhow::Result<()> {
         let (this, key) = (Arc::clone(self), key.to_owned());
         let kept = tokio::task::spawn_blocking(move || {
             let mut change = Change::default();
@@ -231,38 +271,74 @@ impl Listener {
         })
     }
 
-    async fn take(self: &Arc<Self>, update: Update) -> anyhow::Result<()> {
+    async fn take(self: &Arc<Self>, update: Update, key: &str) -> anyhow::Result<()> {
+        let next = update.id + 1;
         if let Some(said) = update.message {
-            self.hear(said).await?;
+            self.hear(said, (key, next)).await?;
         }
         if let Some(pressed) = update.callback_query {
-            self.press(pressed).await?;
+            self.press(pressed, (key, next)).await?;
         }
         Ok(())
     }
 
-    fn receiver(&self, chat: i64) -> Option<&(Receiver, Arc<Answers>)> {
-        self.receivers.iter().find(|(_, one)| one.chat == chat)
+    /// The receiver whose chat it is, and who of it somebody is; the one that lists them, if several are told in the same chat.
+    fn receiver(
+        &self,
+        chat: i64,
+        topic: Option<i64>,
+        user: i64,
+    ) -> Option<(&Receiver, Option<&User>)> {
+        let here = self.receivers.iter().filter(|(_, one)| {
+            one.chat.load(Ordering::Relaxed) == chat && (one.topic.is_none() || one.topic == topic)
+        });
+        let listed = |answers: &Arc<Answers>| answers.users.iter().position(|one| one.id == user);
+        let mut here: Vec<&(Receiver, Arc<Answers>)> = here.collect();
+        here.sort_by_key(|(_, answers)| listed(answers).is_none());
+        let (receiver, answers) = here.first()?;
+        Some((receiver, answers.users.iter().find(|one| one.id == user)))
+    }
+
+    /// Whether a stranger is to be told that they are one.
+    fn is_new(&self, stranger: i64) -> bool {
+        let mut all = self
+            .strangers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, at| at.elapsed() < STRANGERS.0);
+        let is_new = all.len() < STRANGERS.1 && !all.contains_key(&stranger);
+        if is_new {
+            all.insert(stranger, Instant::now());
+        }
+        is_new
     }
 
     /// Somebody wrote a command.
-    async fn hear(self: &Arc<Self>, said: Said) -> anyhow::Result<()> {
+    async fn hear(self: &Arc<Self>, said: Said, place: (&str, i64)) -> anyhow::Result<()> {
         let text = said.text.unwrap_or_default();
-        let (Some(from), true) = (said.from, text.starts_with('/')) else {
+        let own_words = said.sender_chat.is_none() && said.forward_origin.is_none();
+        let (Some(from), true) = (said.from, own_words && text.starts_with('/')) else {
             return Ok(());
         };
-        let Some((receiver, answers)) = self.receiver(said.chat.id) else {
-            info!(
-                chat = said.chat.id,
-                "a Telegram chat that no receiver is of sent a command"
-            );
+        let Some((receiver, user)) = self.receiver(said.chat.id, said.message_thread_id, from.id)
+        else {
+            if self.is_new(said.chat.id) {
+                info!(
+                    chat = said.chat.id,
+                    "a Telegram chat that no receiver is of sent a command"
+                );
+            }
             return Ok(());
         };
-        let user = answers.users.iter().find(|user| user.id == from.id);
-        let catalogue = Catalogue::of(receiver.language)?;
         let answer = match user {
-            None => catalogue.say("chat.stranger", &[("id", &from.id.to_string())]),
+            None if !self.is_new(from.id) => return Ok(()),
+            None => {
+                let catalogue = Catalogue::of(receiver.language)?;
+                catalogue.say("chat.stranger", &[("id", &from.id.to_string())])
+            }
             Some(user) => {
+                // Before it is done: what dies in between is not done, and not answered, and nothing is done twice.
+                self.heard(place).await?;
                 let (this, receiver, by) = (Arc::clone(self), receiver.clone(), user.name.clone());
                 let done =
                     tokio::task::spawn_blocking(move || this.with.command(&receiver, &by, &text));
@@ -271,7 +347,7 @@ impl Listener {
         };
         let reply = json!({
             "chat_id": said.chat.id,
-            "text": answer,
+            "text": unmentioned(&answer),
             "reply_parameters": { "message_id": said.message_id, "allow_sending_without_reply": true },
             "link_preview_options": { "is_disabled": true },
         });
@@ -282,11 +358,12 @@ impl Listener {
     }
 
     /// Somebody pressed the button that acknowledges.
-    async fn press(self: &Arc<Self>, pressed: Pressed) -> anyhow::Result<()> {
+    async fn press(self: &Arc<Self>, pressed: Pressed, place: (&str, i64)) -> anyhow::Result<()> {
         let Some(under) = pressed.message else {
             return Ok(());
         };
-        let Some((receiver, answers)) = self.receiver(under.chat.id) else {
+        let found = self.receiver(under.chat.id, under.message_thread_id, pressed.from.id);
+        let Some((receiver, user)) = found else {
             return Ok(());
         };
         let catalogue = Catalogue::of(receiver.language)?;
@@ -294,7 +371,6 @@ impl Listener {
         let number = data
             .strip_prefix("ack ")
             .and_then(|text| text.parse::<u64>().ok());
-        let user = answers.users.iter().find(|user| user.id == pressed.from.id);
         let (text, done) = match (user, number) {
             (None, _) => {
                 let id = pressed.from.id.to_string();
@@ -302,6 +378,7 @@ impl Listener {
             }
             (_, None) => (catalogue.say("chat.unknown", &[]), false),
             (Some(user), Some(number)) => {
+                self.heard(place).await?;
                 let (this, receiver, by) = (Arc::clone(self), receiver.clone(), user.name.clone());
                 let acted = tokio::task::spawn_blocking(move || {
                     let deed = Deed::Acknowledge {
@@ -404,10 +481,7 @@ impl With {
     fn status(&self, receiver: &Receiver, catalogue: &Catalogue) -> anyhow::Result<String> {
         let now = self.clock.read().now;
         let open = self.open(receiver, now)?;
-        let unattended = open
-            .iter()
-            .filter(|truth| truth.unattended.is_some())
-            .count();
+        let unattended = open.iter().filter(|truth| truth.by.is_none()).count();
         let offices = self.registry.offices.keys();
         let watched = offices.filter(|code| self.alerts.covers(receiver, code.as_str()));
         let (watched, count) = (watched.count().to_string(), open.len().to_string());
@@ -428,8 +502,14 @@ impl With {
         }
         let writer = Writer::new(&self.alerts, receiver, &self.registry, now)?;
         let lines = open.iter().take(LISTED).map(|truth| {
-            let sentence = writer.sentence(&truth.incident, &truth.told);
-            format!("#{} {sentence}", truth.incident.number)
+            let entry = Entry {
+                incident: truth.incident.clone(),
+                now: truth.told.clone(),
+                is_new: true,
+                by: truth.by.clone(),
+                unattended: truth.unattended,
+            };
+            format!("#{} {}", truth.incident.number, writer.sentence(&entry))
         });
         let mut lines: Vec<String> = lines.collect();
         if let Some(more) = open.len().checked_sub(LISTED).filter(|more| *more > 0) {

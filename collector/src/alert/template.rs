@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// Steps of one rendering, at most: one that goes on for ever stops.
 const FUEL: u64 = 500_000;
 /// Bytes of a template, at most.
-const BYTES_MAX: usize = 64 << 10;
+const BYTES_MAX: usize = 16 << 10;
 /// What the one template of an environment is called: errors name it.
 const NAME: &str = "template";
 

@@ -123,8 +123,13 @@ impl Catalogue {
         self.say("incident.scope", &values)
     }
 
-    /// One incident in a sentence or two; `subject`: the office's name, or the scope.
-    pub(super) fn sentence(&self, incident: &Incident, now: &Told, subject: &str) -> String {
+    /// One incident in a sentence or two. `subject`: the office's name, or the scope; `by`: who knows of it.
+    pub(super) fn sentence(
+        &self,
+        incident: &Incident,
+        now: &Told,
+        (subject, by): (&str, &str),
+    ) -> String {
         let facts = &incident.facts;
         let office = clock_of(incident);
         let cause = self.cause(now.cause);
@@ -134,10 +139,6 @@ impl Catalogue {
             Self::time(end, office),
             self.length(end.since(facts.opened_ms)),
         );
-        let by = match &now.state {
-            Telling::Acknowledged(by) => by.as_str(),
-            _ => "",
-        };
         let key = match &now.state {
             Telling::Firing => "message.firing",
             Telling::Acknowledged(_) => "message.acknowledged",

@@ -16,9 +16,11 @@ pub(super) struct Truth {
     pub(super) incident: Incident,
     pub(super) about: About,
     pub(super) told: Told,
+    /// Who knows of it.
+    pub(super) by: Option<String>,
     /// When somebody who knows of it does so no more.
     pub(super) until: Option<UnixMillis>,
-    /// Since when nobody has cared for it.
+    /// Since when nobody has cared for it, or from when on nobody will.
     pub(super) unattended: Option<UnixMillis>,
 }
 
@@ -39,13 +41,14 @@ impl Truth {
         // Who knew of it before it called again knows of less than there is now.
         let known = case.acknowledgement(&incident, now);
         let known = known.filter(|known| incident.paged_ms.is_none_or(|at| known.at_ms >= at));
-        let told = Told::of(&incident, known.as_ref().map(|known| known.by.as_str()));
+        let told = Told::of(&incident, known.as_ref().map(|known| known.at_ms));
         let patterns = patterns(state, alerts, &incident)?;
         Ok(Some(Self {
             about: About::of(&incident, registry, patterns),
-            unattended: case.unattended(&incident, now),
+            unattended: case.unattended(&incident),
             told,
-            until: known.map(|known| known.until_ms),
+            until: known.as_ref().map(|known| known.until_ms),
+            by: known.map(|known| known.by),
             incident,
         }))
     }

@@ -27,7 +27,7 @@ use std::str::FromStr;
 pub type Tried = (&'static str, fn(&[u8]));
 
 /// All of it.
-pub const ALL: [Tried; 22] = [
+pub const ALL: [Tried; 23] = [
     ("heartbeat", heartbeat),
     ("batch", batch),
     ("agent-message", agent_message),
@@ -44,6 +44,7 @@ pub const ALL: [Tried; 22] = [
     ("certificate-request", denyut_collector::tried::request),
     ("certificate", denyut_collector::tried::certificate),
     ("authority", authority),
+    ("answers", denyut_collector::tried::answers),
     ("tables", tables),
     ("configurations", configurations),
     ("spool", spool),

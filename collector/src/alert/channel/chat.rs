@@ -1,13 +1,14 @@
 //! Chats that take JSON over HTTP. They differ in where it goes, what it is called, how an answer names the message, and how they refuse.
 
 use super::http::{self, Answer};
-use super::{Message, Sent, TEXT_MAX, Token, Undelivered};
+use super::{Message, Sent, TEXT_MAX, Thread, Token, Undelivered};
 use crate::alert::telegram::Answers;
 use denyut_proto::UnixMillis;
 use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode, Url};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 /// Buttons under one message, at most.
@@ -28,6 +29,8 @@ pub(crate) enum Brand {
         token: Token,
         /// A number, or `@name` of a channel.
         chat: String,
+        /// The number that the group has since it has grown; 0 if it has not.
+        moved: Arc<AtomicI64>,
         /// A topic of a forum.
         topic: Option<i64>,
         /// Who may answer: there are buttons for that.
@@ -149,6 +152,23 @@ impl Brand {
         }
     }
 
+    /// Where its server is.
+    pub(super) const fn url(&self) -> &Url {
+        match self {
+            Self::Telegram { api: url, .. }
+            | Self::WhatsApp { api: url, .. }
+            | Self::Slack { api: url, .. }
+            | Self::Mattermost { server: url, .. }
+            | Self::RocketChat { server: url, .. }
+            | Self::Matrix { server: url, .. }
+            | Self::Ntfy { server: url, .. }
+            | Self::Incoming { url, .. }
+            | Self::Discord { url }
+            | Self::Teams { url }
+            | Self::GoogleChat { url } => url,
+        }
+    }
+
     /// Where it goes, and its key: no error shows them.
     fn secrets(&self) -> Vec<String> {
         match self {
@@ -168,24 +188,31 @@ impl Brand {
 
     /// The request for a message, as each of their APIs wants it.
     #[allow(clippy::too_many_lines, reason = "one case for each API")]
-    fn request(&self, message: &Message, thread: Option<&str>) -> Request {
+    fn request(&self, message: &Message, thread: Option<&Thread>) -> Request {
         let notice = &message.notice;
         let text = notice.text.as_str();
+        // What is written over must have been of this alone.
+        let alone = thread.filter(|thread| thread.alone);
+        let alone = alone.map(|thread| thread.handle.as_str());
+        let thread = thread.map(|thread| thread.handle.as_str());
         match self {
             // core.telegram.org/bots/api#sendmessage; without `parse_mode` nothing is markup.
             Self::Telegram {
                 api,
                 token,
                 chat,
+                moved,
                 topic,
                 answers,
             } => {
-                let chat: Value = chat
-                    .parse::<i64>()
-                    .map_or_else(|_| json!(chat), |id| json!(id));
+                let chat = match (moved.load(Ordering::Relaxed), chat.parse::<i64>()) {
+                    (0, Ok(id)) => json!(id),
+                    (0, Err(_)) => json!(chat),
+                    (moved, _) => json!(moved),
+                };
                 let mut body = json!({
                     "chat_id": chat,
-                    "text": unmentioned(text),
+                    "text": shortened(&unmentioned(text), 4_096),
                     "link_preview_options": { "is_disabled": true },
                 });
                 if let Some(topic) = topic {
@@ -311,7 +338,7 @@ impl Brand {
                     "allowed_mentions": { "parse": [] },
                     "flags": 4,
                 });
-                if let Some(first) = thread.filter(|_| !notice.firing) {
+                if let Some(first) = alone.filter(|_| !notice.firing) {
                     let over = below(url, &["messages", first]);
                     return Request {
                         method: Method::PATCH,
@@ -409,7 +436,7 @@ impl Brand {
                 if let Some(link) = &notice.link {
                     body["click"] = json!(link);
                 }
-                if let Some(first) = thread {
+                if let Some(first) = alone {
                     body["sequence_id"] = json!(first);
                 }
                 let request = Request::post(server.clone(), body);
@@ -441,7 +468,13 @@ impl Brand {
         answer.wait = answer.wait.or(wait);
         // What some refuse with a 200, and what others mean by a 400.
         let (refused, passes) = match self {
-            Self::Telegram { .. } => (said["ok"] != json!(true), false),
+            Self::Telegram { .. } => {
+                // What is wrong with the chat is mended some day; what is wrong with the text is not.
+                let description = said["description"].as_str().unwrap_or_default();
+                let is_text = description.contains("message is too long")
+                    || description.contains("text is empty");
+                (said["ok"] != json!(true), !is_text)
+            }
             Self::Slack { .. } => (
                 said["ok"] != json!(true),
                 !matches!(
@@ -449,12 +482,14 @@ impl Brand {
                     Some("msg_too_long" | "no_text" | "invalid_arguments")
                 ),
             ),
-            Self::RocketChat { .. } => (said["success"] != json!(true), false),
+            Self::RocketChat { .. } => (said["success"] != json!(true), !said.is_object()),
             Self::WhatsApp { .. } => {
                 let code = said["error"]["code"].as_i64().unwrap_or_default();
                 let passes = matches!(
                     code,
                     1 | 2 | 4 | 80_007 | 130_429 | 131_000 | 131_016 | 131_048 | 131_056 | 131_057
+                        // The template is not there, not as it was, or paused.
+                        | 132_000 | 132_001 | 132_015
                 );
                 (said.get("error").is_some(), passes)
             }
@@ -462,7 +497,7 @@ impl Brand {
         };
         if refused && (answer.status.is_success() || passes) {
             let why = answer.why(&answer.body, &secrets);
-            return Err(if passes || answer.status != StatusCode::OK {
+            return Err(if passes {
                 Undelivered::Later(why, answer.wait)
             } else {
                 Undelivered::Never(why)
@@ -492,17 +527,38 @@ impl Chat {
     pub(super) async fn send(
         &self,
         message: &Message,
-        thread: Option<&str>,
+        thread: Option<&Thread>,
+        now: UnixMillis,
+    ) -> Result<Sent, Undelivered> {
+        match self.send_under(message, thread, now).await {
+            // Somebody deleted what it was to be under.
+            Err(Undelivered::Never(_)) if thread.is_some() => {
+                self.send_under(message, None, now).await
+            }
+            sent => sent,
+        }
+    }
+
+    async fn send_under(
+        &self,
+        message: &Message,
+        thread: Option<&Thread>,
         now: UnixMillis,
     ) -> Result<Sent, Undelivered> {
         let mut request = self.brand.request(message, thread);
         let mut answer = self.ask(&request, now).await?;
         match &self.brand {
             // The group is another since it grew; it says which.
-            Brand::Telegram { .. } if answer.status == StatusCode::BAD_REQUEST => {
+            Brand::Telegram {
+                moved: to, answers, ..
+            } if answer.status == StatusCode::BAD_REQUEST => {
                 let said: Value = serde_json::from_str(&answer.body).unwrap_or_default();
                 let moved = &said["parameters"]["migrate_to_chat_id"];
-                if moved.is_i64() {
+                if let Some(number) = moved.as_i64() {
+                    to.store(number, Ordering::Relaxed);
+                    if let Some(answers) = answers {
+                        answers.chat.store(number, Ordering::Relaxed);
+                    }
                     tracing::warn!(receiver = message.receiver, chat = %moved, "the Telegram group is another now: write its number as `chat`");
                     request.body["chat_id"] = moved.clone();
                     answer = self.ask(&request, now).await?;
@@ -521,7 +577,7 @@ impl Chat {
         Ok(match &self.brand {
             // A thread there is called as we like.
             Brand::GoogleChat { .. } => Sent {
-                handle: Some(thread.unwrap_or(&message.id).to_owned()),
+                handle: Some(thread.map_or(&message.id, |thread| &thread.handle).clone()),
             },
             _ => sent,
         })
@@ -540,6 +596,20 @@ impl Chat {
         http::ask(asked.json(&request.body), now).await
     }
 
+    /// Where it leads.
+    pub(super) fn place(&self) -> String {
+        let (name, url) = (self.brand.name(), self.brand.url());
+        let what = match &self.brand {
+            Brand::Telegram { chat, topic, .. } => format!("{chat} {topic:?}"),
+            Brand::WhatsApp { phone, to, .. } => format!("{phone} {to}"),
+            Brand::Slack { channel, .. } | Brand::Mattermost { channel, .. } => channel.clone(),
+            Brand::RocketChat { room, .. } | Brand::Matrix { room, .. } => room.clone(),
+            Brand::Ntfy { topic, .. } => topic.clone(),
+            _ => String::new(),
+        };
+        format!("{name} {url} {what}")
+    }
+
     pub(super) const fn name(&self) -> &'static str {
         self.brand.name()
     }
@@ -556,8 +626,79 @@ impl Chat {
     }
 }
 
+/// What each would make of an answer, for fuzzing: nothing of it is secret.
+pub(crate) fn read_answer(status: u16, body: &str) {
+    let Ok(status) = StatusCode::from_u16(status) else {
+        return;
+    };
+    let Ok(url) = "https://chat.example/x".parse::<Url>() else {
+        return;
+    };
+    let (api, server) = (url.clone(), url.clone());
+    let token = Token::default();
+    let text = || "x".to_owned();
+    let brands = [
+        Brand::Telegram {
+            api: api.clone(),
+            token: token.clone(),
+            chat: text(),
+            moved: Arc::default(),
+            topic: None,
+            answers: None,
+        },
+        Brand::WhatsApp {
+            api: api.clone(),
+            token: token.clone(),
+            phone: text(),
+            to: text(),
+            template: None,
+        },
+        Brand::Slack {
+            api,
+            token: token.clone(),
+            channel: text(),
+        },
+        Brand::RocketChat {
+            server: server.clone(),
+            token: token.clone(),
+            user: text(),
+            room: text(),
+        },
+        Brand::Discord { url },
+        Brand::Matrix {
+            server,
+            token,
+            room: text(),
+        },
+    ];
+    for brand in brands {
+        let answer = Answer {
+            status,
+            wait: None,
+            body: body.to_owned(),
+        };
+        brand.judge(answer).ok();
+    }
+}
+
+/// The beginning of a text of more than so many UTF-16 units, as Telegram counts.
+fn shortened(text: &str, most: usize) -> String {
+    let mut units = 0;
+    let mut short: String = text
+        .chars()
+        .take_while(|c| {
+            units += c.len_utf16();
+            units < most
+        })
+        .collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
+}
+
 /// A text in which `@name` calls nobody.
-fn unmentioned(text: &str) -> String {
+pub(crate) fn unmentioned(text: &str) -> String {
     text.replace('@', "@\u{2060}")
 }
 

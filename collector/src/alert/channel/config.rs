@@ -13,9 +13,14 @@ use denyut_proto::Invalid;
 use reqwest::Url;
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 use std::time::Duration;
+
+/// In whose name Telegram has anonymous administrators, channels and itself speak.
+const NOBODY: [i64; 3] = [1_087_968_824, 136_817_688, 777_000];
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -173,6 +178,15 @@ pub(crate) fn hook(field: &str, text: &str) -> Result<Url, Invalid> {
             "write it like `https://hooks.example/denyut`",
         )
     })?;
+    if !matches!(url.scheme(), "https" | "http") {
+        let fix = "write it like `https://hooks.example/denyut`";
+        return Err(Invalid::new(
+            field,
+            "(not shown)",
+            "not an https address",
+            fix,
+        ));
+    }
     // All but the host may be a secret, as chats give it.
     let hidden = || {
         let host = url.host_str().unwrap_or_default();
@@ -221,9 +235,20 @@ impl Place<'_> {
         Invalid::new(self.field(name), value, problem, fix).into()
     }
 
-    fn client(&self, name: &str, ca: Option<PathBuf>) -> anyhow::Result<reqwest::Client> {
+    fn client(
+        &self,
+        name: &str,
+        ca: Option<PathBuf>,
+        url: &Url,
+    ) -> anyhow::Result<reqwest::Client> {
         let ca = ca.map(|file| self.folder.join(file));
-        client(ca.as_deref()).with_context(|| format!("`{}`", self.field(&format!("{name}.ca"))))
+        client(ca.as_deref(), is_loopback(url.host_str()))
+            .with_context(|| format!("`{}`", self.field(&format!("{name}.ca"))))
+    }
+
+    fn chat(&self, name: &str, ca: Option<PathBuf>, brand: Brand) -> anyhow::Result<Channel> {
+        let client = self.client(name, ca, brand.url())?;
+        Ok(Channel::Chat(Chat { brand, client }))
     }
 
     /// The secret in a file.
@@ -233,6 +258,28 @@ impl Place<'_> {
 
     fn maybe_token(&self, name: &str, file: Option<&Path>) -> anyhow::Result<Option<Token>> {
         file.map(|file| self.token(name, file)).transpose()
+    }
+
+    /// A name and its password, or none of both.
+    fn login(
+        &self,
+        name: &str,
+        user: Option<String>,
+        file: Option<&Path>,
+    ) -> anyhow::Result<Option<(String, Token)>> {
+        match (user, file) {
+            (Some(user), Some(file)) => {
+                let password = self.token(&format!("{name}.password_file"), file)?;
+                Ok(Some((user, password)))
+            }
+            (None, None) => Ok(None),
+            _ => {
+                let fix = "write both, or none";
+                let problem = "only one of `user` and `password_file` is set";
+                let half = "(incomplete)".to_owned();
+                Err(self.invalid(&format!("{name}.user"), half, problem, fix))
+            }
+        }
     }
 
     /// The address that is written down, or stands in a file: it may be a secret.
@@ -265,10 +312,7 @@ impl HookSection {
         brand: impl Fn(Url) -> Brand,
     ) -> anyhow::Result<Channel> {
         let url = at.url(name, self.url.as_deref(), self.url_file.as_deref())?;
-        Ok(Channel::Chat(Chat {
-            brand: brand(url),
-            client: at.client(name, self.ca)?,
-        }))
+        at.chat(name, self.ca, brand(url))
     }
 }
 
@@ -285,10 +329,11 @@ impl WebhookSection {
                 Some(secret.with_context(|| format!("`{field}`: {}", file.display()))?)
             }
         };
+        let url = at.url("webhook", self.url.as_deref(), self.url_file.as_deref())?;
         Ok(Channel::Webhook(Webhook {
-            url: at.url("webhook", self.url.as_deref(), self.url_file.as_deref())?,
+            client: at.client("webhook", self.ca, &url)?,
+            url,
             secret,
-            client: at.client("webhook", self.ca)?,
         }))
     }
 }
@@ -302,7 +347,9 @@ impl TelegramSection {
                 .is_some_and(|name| !name.is_empty());
         if !is_chat {
             let fix = "write the number of the chat as text, like `\"-1001234567890\"`, or `\"@channel\"`";
-            return Err(at.invalid("telegram.chat", self.chat, "not a chat", fix));
+            // Somebody may have written the key there.
+            let hidden = "(not shown)".to_owned();
+            return Err(at.invalid("telegram.chat", hidden, "not a chat", fix));
         }
         let api = at.api(
             "telegram.api",
@@ -310,9 +357,18 @@ impl TelegramSection {
             "https://api.telegram.org",
         )?;
         let token = at.token("telegram.token_file", &self.token_file)?;
-        let client = at.client("telegram", self.ca)?;
-        let mut users = Vec::new();
+        let client = at.client("telegram", self.ca, &api)?;
+        let mut users: Vec<User> = Vec::new();
         for user in self.users {
+            if user.id <= 0
+                || NOBODY.contains(&user.id)
+                || users.iter().any(|one| one.id == user.id)
+            {
+                let fix =
+                    "write the number of one person, once; the bot says it to who is not listed";
+                let id = user.id.to_string();
+                return Err(at.invalid("telegram.users.id", id, "not one person's number", fix));
+            }
             let name = user.name.trim().to_owned();
             if name.is_empty() || name.chars().count() > 100 || name.contains(char::is_control) {
                 let fix = "write 1 to 100 characters";
@@ -327,7 +383,8 @@ impl TelegramSection {
         let answers = Answers {
             api: api.clone(),
             token: token.clone(),
-            chat: self.chat.parse().unwrap_or_default(),
+            chat: Arc::new(AtomicI64::new(self.chat.parse().unwrap_or_default())),
+            topic: self.topic,
             users,
             client: client.clone(),
         };
@@ -335,6 +392,7 @@ impl TelegramSection {
             api,
             token,
             chat: self.chat,
+            moved: Arc::default(),
             topic: self.topic,
             answers: (!answers.users.is_empty()).then(|| Arc::new(answers)),
         };
@@ -360,15 +418,15 @@ impl WhatsAppSection {
             to: self.to,
             template: self.template.map(|name| (name, language)),
         };
-        let client = at.client("whatsapp", self.ca)?;
-        Ok(Channel::Chat(Chat { brand, client }))
+        at.chat("whatsapp", self.ca, brand)
     }
 }
 
 impl SlackSection {
     pub(crate) fn read(self, at: &Place<'_>) -> anyhow::Result<Channel> {
+        let is_hook = self.url.is_some() || self.url_file.is_some();
         let brand = match (self.channel, &self.token_file) {
-            (Some(channel), Some(file)) => Brand::Slack {
+            (Some(channel), Some(file)) if !is_hook => Brand::Slack {
                 api: at.api("slack.api", self.api.as_deref(), "https://slack.com/api")?,
                 token: at.token("slack.token_file", file)?,
                 channel,
@@ -379,15 +437,15 @@ impl SlackSection {
             },
             _ => return Err(halves(at, "slack", "`channel` and `token_file`")),
         };
-        let client = at.client("slack", self.ca)?;
-        Ok(Channel::Chat(Chat { brand, client }))
+        at.chat("slack", self.ca, brand)
     }
 }
 
 impl MattermostSection {
     pub(crate) fn read(self, at: &Place<'_>) -> anyhow::Result<Channel> {
+        let is_hook = self.url.is_some() || self.url_file.is_some();
         let brand = match (&self.server, self.channel, &self.token_file) {
-            (Some(server), Some(channel), Some(file)) => Brand::Mattermost {
+            (Some(server), Some(channel), Some(file)) if !is_hook => Brand::Mattermost {
                 server: hook(&at.field("mattermost.server"), server)?,
                 token: at.token("mattermost.token_file", file)?,
                 channel,
@@ -404,15 +462,15 @@ impl MattermostSection {
                 ));
             }
         };
-        let client = at.client("mattermost", self.ca)?;
-        Ok(Channel::Chat(Chat { brand, client }))
+        at.chat("mattermost", self.ca, brand)
     }
 }
 
 impl RocketChatSection {
     pub(crate) fn read(self, at: &Place<'_>) -> anyhow::Result<Channel> {
+        let is_hook = self.url.is_some() || self.url_file.is_some();
         let brand = match (&self.server, self.room, self.user, &self.token_file) {
-            (Some(server), Some(room), Some(user), Some(file)) => Brand::RocketChat {
+            (Some(server), Some(room), Some(user), Some(file)) if !is_hook => Brand::RocketChat {
                 server: hook(&at.field("rocketchat.server"), server)?,
                 token: at.token("rocketchat.token_file", file)?,
                 user,
@@ -430,20 +488,20 @@ impl RocketChatSection {
                 ));
             }
         };
-        let client = at.client("rocketchat", self.ca)?;
-        Ok(Channel::Chat(Chat { brand, client }))
+        at.chat("rocketchat", self.ca, brand)
     }
 }
 
 /// Some of what belongs together is missing.
 fn halves(at: &Place<'_>, name: &str, whole: &str) -> anyhow::Error {
-    let fix = format!("write {whole}, or the `url` of an incoming webhook");
-    Invalid::new(at.field(name), "(incomplete)", "something is missing", fix).into()
+    let fix = format!("write {whole}, or else the `url` of an incoming webhook");
+    let problem = "something is missing, or too much";
+    Invalid::new(at.field(name), "(incomplete)", problem, fix).into()
 }
 
 impl MatrixSection {
     pub(crate) fn read(self, at: &Place<'_>) -> anyhow::Result<Channel> {
-        if !self.room.starts_with('!') {
+        if !self.room.starts_with('!') || self.room.len() < 2 {
             let fix = "write the room's internal id, which begins with `!`";
             return Err(at.invalid("matrix.room", self.room, "not a room", fix));
         }
@@ -452,8 +510,7 @@ impl MatrixSection {
             token: at.token("matrix.token_file", &self.token_file)?,
             room: self.room,
         };
-        let client = at.client("matrix", self.ca)?;
-        Ok(Channel::Chat(Chat { brand, client }))
+        at.chat("matrix", self.ca, brand)
     }
 }
 
@@ -469,8 +526,7 @@ impl NtfySection {
             token: at.maybe_token("ntfy.token_file", self.token_file.as_deref())?,
             topic: self.topic,
         };
-        let client = at.client("ntfy", self.ca)?;
-        Ok(Channel::Chat(Chat { brand, client }))
+        at.chat("ntfy", self.ca, brand)
     }
 }
 
@@ -478,10 +534,24 @@ impl MailSection {
     pub(crate) fn read(self, at: &Place<'_>) -> anyhow::Result<Channel> {
         let fix = "write `smtps://host` (TLS, port 465), or `smtp://host` (STARTTLS, port 587; plaintext on loopback)";
         let url: Option<Url> = self.server.parse().ok();
-        let wrong = |problem: &str| at.invalid("mail.server", self.server.clone(), problem, fix);
+        let is_secret = self.server.contains('@');
+        let shown = if is_secret {
+            "(not shown)"
+        } else {
+            &self.server
+        };
+        let wrong = |problem: &str| at.invalid("mail.server", shown.to_owned(), problem, fix);
+        if is_secret {
+            return Err(wrong(
+                "with a name or a password, which belong in `user` and `password_file`",
+            ));
+        }
         let (Some(url), Some(host)) = (&url, url.as_ref().and_then(Url::host_str)) else {
             return Err(wrong("not an address"));
         };
+        if !matches!(url.path(), "" | "/") || url.query().is_some() {
+            return Err(wrong("with more than host and port"));
+        }
         let host = host.trim_matches(['[', ']']);
         let (security, port) = match url.scheme() {
             "smtps" => (Security::Tls, 465),
@@ -489,11 +559,6 @@ impl MailSection {
             "smtp" => (Security::StartTls, 587),
             _ => return Err(wrong("neither `smtp` nor `smtps`")),
         };
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(wrong(
-                "with a name or a password, which belong in `user` and `password_file`",
-            ));
-        }
         let mailbox = |field: &str, text: &str| {
             let parsed: Result<lettre::message::Mailbox, _> = text.parse();
             let fix = "write it like `denyut@example.go.id` or `Denyut <denyut@example.go.id>`";
@@ -510,15 +575,7 @@ impl MailSection {
                 fix,
             ));
         }
-        let login = match (self.user, &self.password_file) {
-            (Some(user), Some(file)) => Some((user, at.token("mail.password_file", file)?)),
-            (None, None) => None,
-            _ => {
-                let fix = "write both, or none";
-                let problem = "only one of `user` and `password_file` is set";
-                return Err(at.invalid("mail.user", "(incomplete)".to_owned(), problem, fix));
-            }
-        };
+        let login = at.login("mail", self.user, self.password_file.as_deref())?;
         let ca = self.ca.map(|file| at.folder.join(file));
         let server = Server {
             host,
@@ -530,6 +587,7 @@ impl MailSection {
         Ok(Channel::Mail(Mail {
             from: mailbox("mail.from", &self.from)?,
             to,
+            given: Arc::default(),
             transport: server
                 .transport()
                 .with_context(|| format!("`{}`", at.field("mail.ca")))?,
@@ -557,45 +615,67 @@ impl HttpSection {
         for (name, value) in &self.headers {
             let field = || format!("`{}`", at.field(&format!("http.headers.{name}")));
             let template = Template::read(value).with_context(field)?;
-            let name = name.to_lowercase().parse();
-            let name: reqwest::header::HeaderName = name.with_context(field)?;
+            let known = name.to_lowercase();
+            if ["host", "content-length", "transfer-encoding", "connection"].contains(&&*known) {
+                let fix = "leave it out: it is written by itself";
+                let problem = "not a header of yours";
+                return Err(at.invalid("http.headers", known, problem, fix));
+            }
+            let name: reqwest::header::HeaderName = known.parse().with_context(field)?;
             headers.push((name, template));
         }
+        if let Some(field) = self.success.as_ref().filter(|field| field.is_empty()) {
+            let fix = "write the name of a field of the answer, like `status`";
+            return Err(at.invalid("http.success", field.clone(), "empty", fix));
+        }
         let body = Template::read(&self.body);
+        let url = at.url("http", self.url.as_deref(), self.url_file.as_deref())?;
         let gateway = Gateway {
             method,
-            url: at.url("http", self.url.as_deref(), self.url_file.as_deref())?,
+            client: at.client("http", self.ca, &url)?,
+            url,
             headers,
             body: body.with_context(|| format!("`{}`", at.field("http.body")))?,
             token: at.maybe_token("http.token_file", self.token_file.as_deref())?,
             success: self.success,
             text_max,
-            client: at.client("http", self.ca)?,
         };
-        // Tried once, so that a misspelt place is not found in the night.
+        try_out(at, &gateway)?;
+        Ok(Channel::Gateway(gateway))
+    }
+}
+
+/// Fills in a request in each way that it may have to be, so that a misspelt place is not found in the night.
+fn try_out(at: &Place<'_>, gateway: &Gateway) -> anyhow::Result<()> {
+    let field = |name: &str| format!("`{}`", at.field(name));
+    // Nothing secret is in what is said of it.
+    let gateway = Gateway {
+        token: gateway.token.as_ref().map(|_| Token::default()),
+        ..gateway.clone()
+    };
+    for which in 0..8_u8 {
+        let [firing, critical, linked] = [1, 2, 4].map(|bit| which & bit > 0);
         let sample = Message::sample(Notice {
             title: "Cipocok Jaya: \"mati\"".to_owned(),
             text: "baris satu\nbaris \"dua\"".to_owned(),
+            firing,
+            critical,
+            link: linked.then(|| "https://denyut.example/#incident-1".to_owned()),
             ..Notice::default()
         });
-        let tried = gateway.request(&sample);
-        let tried = tried.with_context(|| format!("`{}`", at.field("http")))?;
-        let is_json = gateway.headers.iter().any(|(name, value)| {
-            let value = value.render(&()).unwrap_or_default();
-            name == "content-type" && value.contains("json")
-        });
-        let tried = tried.build().context("not a request")?;
-        let body = tried
-            .body()
-            .and_then(reqwest::Body::as_bytes)
-            .unwrap_or_default();
-        if is_json && serde_json::from_slice::<serde_json::Value>(body).is_err() {
+        let tried = gateway.request(&sample).with_context(|| field("http"))?;
+        let tried = tried.build().with_context(|| field("http"))?;
+        let kind = tried.headers().get(reqwest::header::CONTENT_TYPE);
+        let kind = kind.and_then(|kind| kind.to_str().ok());
+        let body = tried.body().and_then(reqwest::Body::as_bytes);
+        let body: Result<serde_json::Value, _> = serde_json::from_slice(body.unwrap_or_default());
+        if let (true, Err(error)) = (kind.is_some_and(|kind| kind.contains("json")), body) {
             let fix = "write what is put in as `{{ text|tojson }}`, without quotes around it";
-            let said = String::from_utf8_lossy(body).into_owned();
-            return Err(at.invalid("http.body", said, "not JSON when it is filled in", fix));
+            let problem = format!("not JSON when it is filled in: {error}");
+            return Err(at.invalid("http.body", "(not shown)".to_owned(), &problem, fix));
         }
-        Ok(Channel::Gateway(gateway))
     }
+    Ok(())
 }
 
 impl AlertmanagerSection {
@@ -610,20 +690,13 @@ impl AlertmanagerSection {
         for text in &self.urls {
             urls.push(below(&hook(&field, text)?, &["api", "v2", "alerts"]));
         }
-        let login = match (self.user, &self.password_file) {
-            (Some(user), Some(file)) => Some((user, at.token("alertmanager.password_file", file)?)),
-            (None, None) => None,
-            _ => {
-                let fix = "write both, or none";
-                let problem = "only one of `user` and `password_file` is set";
-                return Err(at.invalid(
-                    "alertmanager.user",
-                    "(incomplete)".to_owned(),
-                    problem,
-                    fix,
-                ));
-            }
-        };
+        let login = at.login("alertmanager", self.user, self.password_file.as_deref())?;
+        if login.is_some() && self.token_file.is_some() {
+            let problem = "a token and a login are set";
+            let fix = "write one of `token_file` and `user`";
+            let hidden = "(not shown)".to_owned();
+            return Err(at.invalid("alertmanager.token_file", hidden, problem, fix));
+        }
         let every = match &self.every {
             None => Duration::from_secs(60),
             Some(text) => {
@@ -632,10 +705,10 @@ impl AlertmanagerSection {
             }
         };
         Ok(Channel::Alertmanager(Arc::new(Alertmanager {
+            client: at.client("alertmanager", self.ca, &urls[0])?,
             urls,
             login,
             token: at.maybe_token("alertmanager.token_file", self.token_file.as_deref())?,
-            client: at.client("alertmanager", self.ca)?,
             every,
         })))
     }
@@ -648,9 +721,10 @@ impl ExecSection {
             let value = self.program.display().to_string();
             return Err(at.invalid("exec.program", value, "not a whole path", fix));
         }
-        if !self.program.is_file() {
+        let mode = std::fs::metadata(&self.program).map(|meta| meta.permissions().mode());
+        if !self.program.is_file() || mode.is_ok_and(|mode| mode & 0o111 == 0) {
             bail!(
-                "`{}`: there is no program {}",
+                "`{}`: there is no program {} that may be run",
                 at.field("exec.program"),
                 self.program.display()
             );

@@ -2,14 +2,17 @@
 
 use super::webhook::body;
 use super::{Message, Sent, Undelivered};
+use rustix::process::{Pid, Signal, kill_process_group};
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
 /// As much of what it writes to standard error is shown.
-const SAID_MAX: u64 = 200;
+const SAID_MAX: usize = 200;
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// The program.
 #[derive(Debug, Clone)]
@@ -35,34 +38,39 @@ impl Exec {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
+            // It and what it starts end together.
+            .process_group(0)
             .spawn()
             .map_err(|error| later(format!("cannot run {}: {error}", self.program.display())))?;
-        let (mut input, mut errors) = (child.stdin.take(), child.stderr.take());
+        let group = child
+            .id()
+            .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         let body = body(message).to_string();
-        let run = async {
-            let write = async {
-                if let Some(input) = &mut input {
-                    // One that does not read it may still take the message.
-                    input.write_all(body.as_bytes()).await.ok();
+        if let Some(mut input) = child.stdin.take() {
+            // One that does not read it may still take the message.
+            tokio::spawn(async move { input.write_all(body.as_bytes()).await.ok() });
+        }
+        let said = Arc::new(Mutex::new(Vec::new()));
+        if let Some(mut errors) = child.stderr.take() {
+            let said = Arc::clone(&said);
+            tokio::spawn(async move {
+                let mut part = [0; 1_024];
+                // What it says beyond that must not stop it.
+                while let Ok(read @ 1..) = errors.read(&mut part).await {
+                    let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+                    let room = SAID_MAX.saturating_sub(said.len());
+                    said.extend_from_slice(&part[..read.min(room)]);
                 }
-                drop(input.take());
-            };
-            let read = async {
-                let mut said = Vec::new();
-                if let Some(errors) = errors.take() {
-                    let mut some = errors.take(SAID_MAX);
-                    some.read_to_end(&mut said).await.ok();
-                    // What it says beyond that must not stop it.
-                    tokio::io::copy(&mut some.into_inner(), &mut tokio::io::sink())
-                        .await
-                        .ok();
-                }
-                String::from_utf8_lossy(&said).trim().to_owned()
-            };
-            let ((), said, ended) = tokio::join!(write, read, child.wait());
-            (said, ended)
-        };
-        let Ok((said, ended)) = tokio::time::timeout(self.timeout, run).await else {
+            });
+        }
+        let ended = tokio::time::timeout(self.timeout, child.wait()).await;
+        if ended.is_err()
+            && let Some(group) = group
+        {
+            kill_process_group(group, Signal::KILL).ok();
+        }
+        let Ok(ended) = ended else {
+            child.wait().await.ok();
             let most = humantime::format_duration(self.timeout);
             return Err(later(format!("it ran for more than {most} and was killed")));
         };
@@ -70,6 +78,10 @@ impl Exec {
         if status.success() {
             return Ok(Sent::default());
         }
+        // What it said last is on its way yet.
+        tokio::time::sleep(LAST_WORDS).await;
+        let said = said.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let said = String::from_utf8_lossy(&said);
         let said: String = said.chars().filter(|c| !c.is_control()).collect();
         Err(later(format!("{status}: {said}")))
     }

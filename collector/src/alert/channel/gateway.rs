@@ -88,12 +88,19 @@ impl Gateway {
         let answer = answer.judge(&secrets)?;
         if let Some(field) = &self.success {
             let said: Value = serde_json::from_str(&answer.body).unwrap_or_default();
-            let is = field
-                .split('.')
-                .try_fold(&said, |value, name| value.get(name));
+            let is = field.split('.').try_fold(&said, |value, name| {
+                let at = name.parse::<usize>().ok().and_then(|at| value.get(at));
+                value.get(name).or(at)
+            });
             let is_true = match is {
                 Some(Value::Bool(is)) => *is,
-                Some(Value::String(text)) => text == "true" || text == "success",
+                Some(Value::Number(number)) => number.as_i64() == Some(1),
+                Some(Value::String(text)) => {
+                    matches!(
+                        text.to_lowercase().as_str(),
+                        "true" | "success" | "ok" | "1"
+                    )
+                }
                 _ => false,
             };
             if !is_true {

@@ -11,12 +11,12 @@ use std::time::Duration;
 /// How long an answer may take.
 const WITHIN: Duration = Duration::from_secs(20);
 /// As much of an answer is read.
-const ANSWER_MAX: usize = 16_384;
+const ANSWER_MAX: usize = 128 << 10;
 /// As much of it is shown, to tell why it is no good one.
 const SHOWN_MAX: usize = 200;
 
-/// A client that trusts the public authorities, and those in a PEM file.
-pub(crate) fn client(ca: Option<&Path>) -> anyhow::Result<reqwest::Client> {
+/// A client that trusts the public authorities, and those in a PEM file. `here`: for what is on this machine, which no proxy need carry.
+pub(crate) fn client(ca: Option<&Path>, here: bool) -> anyhow::Result<reqwest::Client> {
     use rustls::pki_types::{CertificateDer, pem::PemObject};
     let mut roots = rustls::RootCertStore {
         roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
@@ -37,7 +37,9 @@ pub(crate) fn client(ca: Option<&Path>) -> anyhow::Result<reqwest::Client> {
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    reqwest::Client::builder()
+    let client = reqwest::Client::builder();
+    let client = if here { client.no_proxy() } else { client };
+    client
         .tls_backend_preconfigured(tls)
         .redirect(reqwest::redirect::Policy::none())
         .timeout(WITHIN)
@@ -121,7 +123,11 @@ impl Answer {
     /// Why it is no good one, for people: the status, and what was said.
     pub(super) fn why(&self, said: &str, secrets: &[&str]) -> String {
         let secrets = secrets.iter().filter(|secret| secret.len() >= 4);
-        let said = secrets.fold(said.to_owned(), |said, secret| said.replace(secret, "…"));
+        let said = secrets.fold(said.to_owned(), |said, secret| {
+            // As it is, and as some write it in JSON.
+            let said = said.replace(secret, "…");
+            said.replace(&secret.replace('/', "\\/"), "…")
+        });
         let said: String = said
             .chars()
             .filter(|c| !c.is_control())

@@ -1,16 +1,20 @@
 //! Mail by SMTP.
 
-use super::{Message, Sent, Token, Undelivered};
+use super::{Message, Sent, Thread, Token, Undelivered};
 use denyut_proto::UnixMillis;
+use lettre::address::Envelope;
 use lettre::message::Mailbox;
 use lettre::message::header::{ContentType, Header, HeaderName, HeaderValue};
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, CertificateStore, Tls, TlsParameters};
 use lettre::{AsyncSmtpTransport, AsyncTransport, Tokio1Executor};
+use std::collections::BTreeSet;
 use std::error::Error as _;
 use std::fmt;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tracing::warn;
 
 /// How long the server may take.
 const WITHIN: Duration = Duration::from_secs(30);
@@ -20,6 +24,8 @@ const WITHIN: Duration = Duration::from_secs(30);
 pub(crate) struct Mail {
     pub(crate) from: Mailbox,
     pub(crate) to: Vec<Mailbox>,
+    /// Who has the message that not all have yet.
+    pub(crate) given: Arc<Mutex<(String, BTreeSet<usize>)>>,
     pub(crate) transport: AsyncSmtpTransport<Tokio1Executor>,
 }
 
@@ -104,7 +110,7 @@ impl Mail {
     pub(super) async fn send(
         &self,
         message: &Message,
-        thread: Option<&str>,
+        thread: Option<&Thread>,
         now: UnixMillis,
     ) -> Result<Sent, Undelivered> {
         let never = |error: &dyn fmt::Display| Undelivered::Never(format!("{error:#}"));
@@ -123,30 +129,75 @@ impl Mail {
         }
         if let Some(first) = thread {
             mail = mail
-                .in_reply_to(first.to_owned())
-                .references(first.to_owned());
+                .in_reply_to(first.handle.clone())
+                .references(first.handle.clone());
         }
         let mail = mail
             .body(notice.text.clone())
             .map_err(|error| never(&error))?;
-        match self.transport.send(mail).await {
-            Ok(_) => Ok(Sent { handle: Some(id) }),
-            Err(error) => {
-                let mut why = error.to_string();
-                if let Some(source) = error.source() {
-                    why = format!("{why}: {source}");
+        let bytes = mail.formatted();
+        // One after the other: a mailbox that is no more does not keep it from the others.
+        let mut refused: Option<Undelivered> = None;
+        for (at, to) in self.to.iter().enumerate() {
+            if self.has(&message.id, at) {
+                continue;
+            }
+            let envelope = Envelope::new(Some(self.from.email.clone()), vec![to.email.clone()]);
+            let envelope = envelope.map_err(|error| never(&error))?;
+            match self.transport.send_raw(&envelope, &bytes).await {
+                Ok(_) => self.note(&message.id, at),
+                Err(error) => {
+                    let why = refusal(&error);
+                    warn!(receiver = message.receiver, to = %to.email, error = %why, "a mail was not taken");
+                    // It waits for who may take it, and is in vain only if nobody does.
+                    if refused.is_none() || matches!(why, Undelivered::Later(..)) {
+                        refused = Some(why);
+                    }
                 }
-                let why: String = why.chars().filter(|c| !c.is_control()).take(300).collect();
-                // A login that is refused is the configuration's fault, and mended some day.
-                let is_login = error
-                    .status()
-                    .is_some_and(|code| matches!(u16::from(code), 530..=538));
-                Err(if error.is_permanent() && !is_login {
-                    Undelivered::Never(why)
-                } else {
-                    Undelivered::Later(why, None)
-                })
             }
         }
+        match refused {
+            Some(Undelivered::Never(_)) if self.is_given(&message.id) => {}
+            Some(why) => return Err(why),
+            None => {}
+        }
+        Ok(Sent { handle: Some(id) })
+    }
+
+    fn has(&self, id: &str, at: usize) -> bool {
+        let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        given.0 == id && given.1.contains(&at)
+    }
+
+    fn note(&self, id: &str, at: usize) {
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        if given.0 != id {
+            *given = (id.to_owned(), BTreeSet::new());
+        }
+        given.1.insert(at);
+    }
+
+    /// Whether anybody has it.
+    fn is_given(&self, id: &str) -> bool {
+        let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        given.0 == id && !given.1.is_empty()
+    }
+}
+
+/// Why a mail was not taken.
+fn refusal(error: &lettre::transport::smtp::Error) -> Undelivered {
+    let mut why = error.to_string();
+    if let Some(source) = error.source() {
+        why = format!("{why}: {source}");
+    }
+    let why: String = why.chars().filter(|c| !c.is_control()).take(300).collect();
+    // A login that is refused is the configuration's fault, and mended some day.
+    let is_login = error
+        .status()
+        .is_some_and(|code| matches!(u16::from(code), 530..=538));
+    if error.is_permanent() && !is_login {
+        Undelivered::Never(why)
+    } else {
+        Undelivered::Later(why, None)
     }
 }

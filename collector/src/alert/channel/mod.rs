@@ -8,7 +8,7 @@ pub(super) mod http;
 mod mail;
 mod webhook;
 
-pub(crate) use chat::{Brand, Chat, below, telegram_url};
+pub(crate) use chat::{Brand, Chat, below, read_answer, telegram_url, unmentioned};
 pub(crate) use exec::Exec;
 pub(crate) use gateway::Gateway;
 pub(crate) use http::client;
@@ -16,7 +16,7 @@ pub(crate) use mail::Mail;
 pub(crate) use webhook::{Secret, Webhook};
 
 use super::alertmanager::Alertmanager;
-use super::outbox::Message;
+use super::outbox::{Message, Thread};
 use denyut_proto::UnixMillis;
 use std::fmt;
 use std::path::Path;
@@ -67,11 +67,11 @@ impl fmt::Display for Undelivered {
 }
 
 impl Channel {
-    /// Sends a message once. `thread`: what the receiver called the first message of what this one is of.
+    /// Sends a message once. `thread`: the first message of what this one is of.
     pub(super) async fn send(
         &self,
         message: &Message,
-        thread: Option<&str>,
+        thread: Option<&Thread>,
         now: UnixMillis,
     ) -> Result<Sent, Undelivered> {
         match self {
@@ -83,6 +83,18 @@ impl Channel {
             // It has no messages.
             Self::Alertmanager(_) => Ok(Sent::default()),
         }
+    }
+
+    /// Where it leads, as a number: what one place calls a message another does not know.
+    pub(super) fn place(&self) -> u64 {
+        let place = match self {
+            Self::Chat(chat) => chat.place(),
+            Self::Mail(mail) => mail.from.to_string(),
+            _ => String::new(),
+        };
+        let digest = ring::digest::digest(&ring::digest::SHA256, place.as_bytes());
+        let first = digest.as_ref().first_chunk().copied();
+        u64::from_be_bytes(first.unwrap_or_default())
     }
 
     /// Bytes of a text, at most.
@@ -127,7 +139,7 @@ impl Channel {
 }
 
 /// A key of a chat, or a password; never shown.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Token(String);
 
 impl fmt::Debug for Token {
