@@ -692,8 +692,8 @@ fn line_of_message(one: &alert::Message) -> String {
     let error = one.error.as_ref();
     let error = error.map_or_else(String::new, |error| format!("  ({error})"));
     format!(
-        "{}  to {}  made {}  {state}  {} in vain{error}",
-        one.number, one.receiver, one.made_ms, one.attempts
+        "{}  to {}  made {}  {state}  {} in vain{error}  {}",
+        one.number, one.receiver, one.made_ms, one.attempts, one.notice.title
     )
 }
 
