@@ -580,9 +580,17 @@ fn maintenance(sections: Vec<MaintenanceSection>) -> Result<Vec<Maintenance>, In
                     until: ends,
                 }
             }
-            (None, None, Some(text)) => When::Weekly(Hours::parse(&at("weekly"), &text)?),
+            (Some(from), until, Some(text)) => {
+                let begins = moment(at("from"), &from)?;
+                let until = until.map(|text| moment(at("until"), &text));
+                When::Weekly {
+                    hours: Hours::parse(&at("weekly"), &text)?,
+                    from: begins,
+                    until: until.transpose()?,
+                }
+            }
             _ => {
-                let fix = "write `from` and `until`, or `weekly`";
+                let fix = "write `from` and `until`; or `weekly`, and since when in `from`";
                 return Err(Invalid::new(at("from"), "", "it does not say when", fix));
             }
         };

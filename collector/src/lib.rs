@@ -614,7 +614,14 @@ fn describe_detection(setup: &denyut_detect::Setup) {
                 .max(every * (params.failures_until_down(0.01) - 1))
                 + params.common_wait
         ),
-        length(params.page_after_most + params.common_wait)
+        length(
+            (params.page_after_most + params.common_wait).max(
+                params
+                    .page_after_least
+                    .max(every * (params.failures_until_down(0.01) - 1))
+                    + params.common_wait
+            )
+        )
     );
     println!(
         "Trouble that comes back within {} is the same incident, within {} a relapse; an incident is closed for good after {} of opening hours.",
@@ -637,7 +644,7 @@ fn describe_detection(setup: &denyut_detect::Setup) {
     for work in &setup.maintenance {
         let when = match &work.when {
             When::Once { from, until } => format!("from {from} to {until}"),
-            When::Weekly(_) => "every week".to_owned(),
+            When::Weekly { from, .. } => format!("every week from {from} on"),
         };
         println!("Work at {} {when}: {}.", work.region, work.reason);
     }
@@ -645,6 +652,43 @@ fn describe_detection(setup: &denyut_detect::Setup) {
         if value != default {
             println!("detection.{name} = {value} (default {default}): {means}.");
         }
+    }
+}
+
+/// How many offices each receiver is told of, and which offices nobody is told of.
+fn describe_receivers(config: &Config) {
+    let alerts = &config.alerts;
+    if alerts.routes.is_empty() {
+        println!("Nobody is told of incidents; add a [[receiver]] and a [[route]] to it.");
+        return;
+    }
+    let all: Vec<&str> = config
+        .registry
+        .offices
+        .keys()
+        .map(denyut_proto::OfficeCode::as_str)
+        .collect();
+    for receiver in &alerts.receivers {
+        let told = all
+            .iter()
+            .filter(|code| alerts.covers(receiver, code))
+            .count();
+        let kind = receiver.channel.describe();
+        println!(
+            "{} ({kind}) is told of {told} of {} offices, as far as their regions go.",
+            receiver.name,
+            all.len()
+        );
+    }
+    let is_lost = |code: &&&str| !alerts.receivers.iter().any(|one| alerts.covers(one, code));
+    let lost: Vec<&str> = all.iter().filter(is_lost).copied().collect();
+    if !lost.is_empty() {
+        let some = lost.iter().take(10).copied().collect::<Vec<_>>().join(", ");
+        let more = match lost.len().saturating_sub(10) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        println!("No route leads from {some}{more}: nobody is told of their incidents.");
     }
 }
 
@@ -670,9 +714,7 @@ fn check_config(path: &Path) -> anyhow::Result<()> {
         };
         println!("{whom} is told of {}.", route.describe());
     }
-    if config.alerts.routes.is_empty() {
-        println!("Nobody is told of incidents; add a [[receiver]] and a [[route]] to it.");
-    }
+    describe_receivers(&config);
     for (code, office) in &config.registry.offices {
         println!("{code} {}:", office.name);
         let targets: Vec<&str> = office.targets.iter().map(|t| t.name.as_str()).collect();

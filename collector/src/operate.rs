@@ -13,7 +13,7 @@ use crate::query::IncidentView;
 use crate::{ConfigFile, claim_data_dir, control};
 use anyhow::{Context, bail};
 use clap::Subcommand;
-use denyut_detect::calendar::{Holidays, Opening};
+use denyut_detect::calendar::{Holidays, Opening, Zone};
 use denyut_detect::{Cause, PatternKind};
 use denyut_proto::{AgentId, Invalid, OfficeCode, UnixMillis};
 use denyut_store::Store;
@@ -176,6 +176,14 @@ pub(crate) enum Message {
     },
     /// Print what a receiver would read of some incidents that might be, by its template
     Preview {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Whose
+        #[arg(long, value_name = "NAME")]
+        receiver: String,
+    },
+    /// Send a receiver a message that says that it is a test, and say whether it took it
+    Test {
         #[command(flatten)]
         file: ConfigFile,
         /// Whose
@@ -546,6 +554,20 @@ pub(crate) fn message(message: Message) -> anyhow::Result<()> {
             }
         }
         Message::Preview { file, receiver } => preview(&file, &receiver)?,
+        Message::Test { file, receiver } => {
+            let config = Config::load(&file.config)?;
+            let receiver = receiver_of(&config, &receiver)?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .context("cannot start the runtime")?;
+            let sent = runtime.block_on(receiver.test(Clock::start().read().now))?;
+            let (name, kind) = (&receiver.name, receiver.channel.describe());
+            if let Err(why) = sent {
+                bail!("{name} ({kind}) did not take it: {why}");
+            }
+            println!("{name} ({kind}) took it.");
+        }
         Message::Template { language } => {
             let language = match language.as_str() {
                 "id" => Language::Id,
@@ -562,11 +584,10 @@ pub(crate) fn message(message: Message) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints what a receiver would read.
-fn preview(file: &ConfigFile, name: &str) -> anyhow::Result<()> {
-    let config = Config::load(&file.config)?;
-    let receiver = config.alerts.receivers.iter().find(|one| one.name == name);
-    let receiver = receiver.ok_or_else(|| {
+/// The receiver of a name.
+fn receiver_of<'a>(config: &'a Config, name: &str) -> Result<&'a alert::Receiver, Invalid> {
+    let found = config.alerts.receivers.iter().find(|one| one.name == name);
+    found.ok_or_else(|| {
         let all = config.alerts.receivers.iter();
         let all: Vec<&str> = all.map(|one| one.name.as_str()).collect();
         let fix = match all[..] {
@@ -574,7 +595,13 @@ fn preview(file: &ConfigFile, name: &str) -> anyhow::Result<()> {
             _ => format!("write one of {}", all.join(", ")),
         };
         Invalid::new("--receiver", name, "no receiver of this name", fix)
-    })?;
+    })
+}
+
+/// Prints what a receiver would read.
+fn preview(file: &ConfigFile, name: &str) -> anyhow::Result<()> {
+    let config = Config::load(&file.config)?;
+    let receiver = receiver_of(&config, name)?;
     let now = Clock::start().read().now;
     let writer = Writer::new(&config.alerts, receiver, &config.registry, now)?;
     for (i, sample) in samples(now).into_iter().enumerate() {
@@ -582,6 +609,43 @@ fn preview(file: &ConfigFile, name: &str) -> anyhow::Result<()> {
             println!("\n———\n");
         }
         println!("{}", writer.preview(&sample)?);
+    }
+    Ok(())
+}
+
+/// Says what keeps an incident from everybody, whatever the routes say.
+fn hindrances(
+    file: &ConfigFile,
+    config: &Config,
+    about: &About,
+    now: UnixMillis,
+) -> anyhow::Result<()> {
+    for office in &about.offices {
+        if !config.registry.offices.contains_key(office) {
+            println!("There is no office {office}; it is asked for all the same.");
+        }
+        let opening = config.setup.opening(office);
+        if !opening.is_working(now) {
+            let next = opening.next_working(now);
+            let next = next.map_or("never".to_owned(), |at| format!("not before {at}"));
+            println!("The office is closed then: somebody is called for it {next}.");
+        }
+        let works = config.setup.maintenance.iter();
+        for work in works.filter(|work| work.is_of(office)) {
+            if let Some((_, until)) = work.when.holding(now, Zone::of(office)) {
+                let why = &work.reason;
+                println!("Work is announced until {until} ({why}): trouble in it is no incident.");
+            }
+        }
+    }
+    if config.data_dir.is_dir() {
+        let (all, _) = put_silence(file, &SilenceAsk::List)?;
+        for one in all.iter().filter(|one| one.covers(about, now)) {
+            println!(
+                "Silence {} holds until {}: nobody is told before ({}: {}).",
+                one.number, one.until_ms, one.by, one.why
+            );
+        }
     }
     Ok(())
 }
@@ -635,6 +699,7 @@ pub(crate) fn route(route: Route) -> anyhow::Result<()> {
         patterns,
     };
     let (opening, every_day) = (config.setup.opening(&office), Holidays::none());
+    hindrances(&file, &config, &about, now)?;
     for route in &config.alerts.routes {
         let what = route.describe();
         let whom = match &route.to {
@@ -673,7 +738,7 @@ pub(crate) fn route(route: Route) -> anyhow::Result<()> {
             );
         }
         if led.is_empty() {
-            println!("{whom} is not told by this route: none of them has this region. {what}.");
+            println!("{whom} would be told of {what}, but none of them has this region.");
         }
     }
     if config.alerts.routes.is_empty() {

@@ -264,6 +264,21 @@ async fn what_a_receiver_refuses_is_kept_and_shown_and_sent_again_when_asked() {
     eventually("nothing waits", WITHIN, empty).await;
     let again = said(&collector.operate(&["message", "resend", &number]));
     assert!(again.contains("there is no dead message"), "{again}");
+    // A test goes past routes and outbox.
+    let tested = said(&collector.operate(&["message", "test", "--receiver", "dinas"]));
+    assert!(tested.contains("dinas (webhook) took it."), "{tested}");
+    let third = message(&hook, 3).await;
+    assert!(
+        third.body.contains("Ini pesan uji dari denyut."),
+        "{}",
+        third.body
+    );
+    hook.answer(&[Answer::of(403, "no")]);
+    let tested = said(&collector.operate(&["message", "test", "--receiver", "dinas"]));
+    assert!(
+        tested.contains("did not take it: 403 Forbidden: no"),
+        "{tested}"
+    );
     // Who would be told, and why not.
     for (arguments, text) in [
         (
@@ -310,6 +325,12 @@ async fn what_is_silenced_is_told_to_nobody_until_the_silence_is_over() {
     assert!(
         line.starts_with("1  server in 36.73.02  until ") && line.contains("Siti: server dipindah"),
         "{line}"
+    );
+    let asked = collector.operate(&["route", "test", "--office", "36.73.02", "--cause", "server"]);
+    let asked = said(&asked);
+    assert!(
+        asked.contains("Silence 1 holds until ") && asked.contains("(Siti: server dipindah)"),
+        "{asked}"
     );
     // It is kept.
     collector.kill();

@@ -194,6 +194,41 @@ fn free_port() -> u16 {
     listener.local_addr().expect("is bound").port()
 }
 
+/// Each way to reach a receiver that the example shows, with the files that it names.
+#[test]
+fn each_way_to_a_receiver_in_the_example_is_valid() {
+    let text = fs::read_to_string(deploy().join("example/collector.toml")).expect("reads");
+    let ways = text.lines().filter_map(|line| line.strip_prefix("#   "));
+    let ways: Vec<&str> = ways.filter(|line| line.contains(" = {")).collect();
+    assert!(ways.len() >= 13, "{ways:?}");
+    let dir = tempfile::tempdir().expect("tempdir");
+    for way in ways {
+        for (key, secret) in [
+            ("url_file", "https://hooks.example/x"),
+            ("token_file", "12:key"),
+            ("password_file", "sandi"),
+        ] {
+            if let Some((_, behind)) = way.split_once(&format!("{key} = \"")) {
+                let name = behind.split('"').next().expect("a name");
+                fs::write(dir.path().join(name), secret).expect("writes");
+            }
+        }
+        let config = format!(
+            "data_dir = \"/var/lib/denyut-collector\"\n[ingest]\nlisten = \"127.0.0.1:0\"\n[api]\nlisten = \"127.0.0.1:0\"\n\
+             [[receiver]]\nname = \"one\"\n{way}\n[[route]]\nreceiver = \"one\"\n"
+        );
+        let path = dir.path().join("config.toml");
+        fs::write(&path, config).expect("writes");
+        let output = Command::new(program("denyut-collector"))
+            .args(["check-config", "--config"])
+            .arg(&path)
+            .output()
+            .expect("runs");
+        let said = denyut_tests::said(&output);
+        assert!(output.status.success(), "{way}: {said}");
+    }
+}
+
 /// The example, with what it names replaced by what is here.
 fn example(name: &str, replaced: &[(&str, String)]) -> String {
     let text = fs::read_to_string(deploy().join("example").join(name)).expect("reads");

@@ -151,6 +151,7 @@ async fn a_matrix_room_reads_the_beginning_once_and_the_end_in_its_thread() {
 }
 
 #[tokio::test]
+#[allow(clippy::too_many_lines, reason = "one exchange of mail")]
 async fn mail_arrives_by_starttls_and_login_and_answers_the_first_one() {
     let folder = tempfile::tempdir().expect("tempdir");
     Authority::new(folder.path()).server("mail", [127, 0, 0, 1].into());

@@ -194,6 +194,8 @@ async fn who_is_listed_acknowledges_notes_and_silences_and_nobody_else_does() {
 
     // What it heard it does not hear again, whoever is killed.
     let before = calls(&hook, "sendMessage").len();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(calls(&hook, "sendMessage").len(), before);
     collector.kill();
     collector.launch().await;
     let asked = calls(&hook, "getUpdates").len();

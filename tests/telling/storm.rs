@@ -51,7 +51,7 @@ impl Office {
         self.fails && since(&weather.bad_from) && !since(&weather.good_from)
     }
 
-    fn heartbeat(&self, seq: u64, weather: &Weather) -> AgentMessage {
+    fn heartbeat(&self, seq: u64, weather: &Weather, since_hello: Duration) -> AgentMessage {
         let now = denyut_tests::now_ms();
         let is_bad = self.is_bad(weather, now);
         let bytes = heartbeat_of("server", &[now], |_| {
@@ -66,6 +66,8 @@ impl Office {
         });
         let mut beat = wire::Heartbeat::decode(&bytes[..]).unwrap_or_default();
         beat.interval_ms = 10_000;
+        // The machine's uptime goes on from what it said in its hello.
+        beat.uptime_ms += u64::try_from(since_hello.as_millis()).unwrap_or_default();
         entry(seq, beat.encode_to_vec())
     }
 
@@ -89,6 +91,7 @@ impl Office {
             .into_inner();
         weather.connected.fetch_add(1, Ordering::Relaxed);
         let mut seq = 0;
+        let connected = Instant::now();
         let first = EVERY.mul_f64(rand::random::<f64>());
         let mut due = Instant::now() + first;
         loop {
@@ -96,7 +99,7 @@ impl Office {
                 message = inbound.message() => { message?.context("the end")?; }
                 () = tokio::time::sleep_until(due.into()) => {
                     seq += 1;
-                    outgoing.send(self.heartbeat(seq, &weather)).await?;
+                    outgoing.send(self.heartbeat(seq, &weather, connected.elapsed())).await?;
                     due += EVERY;
                 }
             }

@@ -199,7 +199,14 @@ pub enum When {
         until: UnixMillis,
     },
     /// At these times of every week, by each office's clock; holidays are no exception.
-    Weekly(Hours),
+    Weekly {
+        /// The times.
+        hours: Hours,
+        /// Since when it was announced: what was before is not judged by it.
+        from: UnixMillis,
+        /// Up to, and not with; for ever if it is none.
+        until: Option<UnixMillis>,
+    },
 }
 
 impl When {
@@ -208,14 +215,16 @@ impl When {
         static NONE: Holidays = Holidays::none();
         match self {
             Self::Once { from, until } => (at < *until).then_some((*from, *until)),
-            Self::Weekly(hours) => {
+            Self::Weekly { hours, from, until } => {
                 let week = Opening {
                     zone,
                     hours,
                     holidays: &NONE,
                 };
-                let (from, until) = week.from(at).next()?;
-                Some((UnixMillis(from), UnixMillis(until)))
+                let (begins, ends) = week.from(at.max(*from)).next()?;
+                let begins = UnixMillis(begins).max(*from);
+                let ends = until.map_or(UnixMillis(ends), |until| until.min(UnixMillis(ends)));
+                (begins < ends && at < ends).then_some((begins, ends))
             }
         }
     }
@@ -434,7 +443,11 @@ mod tests {
 
     #[test]
     fn work_comes_back_every_week_by_the_offices_clock() {
-        let weekly = When::Weekly(hours("Sat 22:00-24:00, Sun 00:00-02:00"));
+        let weekly = When::Weekly {
+            hours: hours("Sat 22:00-24:00, Sun 00:00-02:00"),
+            from: at("2026-11-01T00:00:00+07:00"),
+            until: Some(at("2026-12-05T23:00:00+07:00")),
+        };
         let window = |from: &str, until: &str| Some((at(from), at(until)));
         // Saturday, 2026-11-28: over midnight in two windows that touch.
         assert_eq!(
@@ -445,6 +458,19 @@ mod tests {
         assert_eq!(
             weekly.holding(night, Zone::Wib),
             window("2026-11-29T00:00:00+07:00", "2026-11-29T02:00:00+07:00")
+        );
+        // What was before it was announced is not judged by it, and nothing after its end.
+        assert_eq!(
+            weekly.next(at("2026-10-10T22:30:00+07:00"), Zone::Wib),
+            window("2026-11-01T00:00:00+07:00", "2026-11-01T02:00:00+07:00")
+        );
+        assert_eq!(
+            weekly.holding(at("2026-12-05T22:30:00+07:00"), Zone::Wib),
+            window("2026-12-05T22:00:00+07:00", "2026-12-05T23:00:00+07:00")
+        );
+        assert_eq!(
+            weekly.next(at("2026-12-05T23:00:00+07:00"), Zone::Wib),
+            None
         );
         // It is two hours later in the east.
         assert_eq!(weekly.holding(night, Zone::Wit), None);

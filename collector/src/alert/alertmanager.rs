@@ -49,6 +49,34 @@ pub(crate) struct Alertmanager {
     pub(crate) every: Duration,
 }
 
+impl Alertmanager {
+    /// Tells each an alert that is over already; why one did not take it.
+    pub(super) async fn test(&self, now: UnixMillis) -> Result<(), String> {
+        let mut alert = always();
+        alert
+            .labels
+            .insert("alertname".to_owned(), "DenyutTest".to_owned());
+        alert.ends_at = rfc3339(now);
+        let all = [posted(&alert, "")];
+        let told = self.urls.iter().map(|url| self.post(url, &all, now));
+        let told = futures_util::future::join_all(told).await;
+        told.into_iter().collect()
+    }
+
+    async fn post(&self, url: &Url, all: &[Value], now: UnixMillis) -> Result<(), String> {
+        let mut request = self.client.post(url.clone()).timeout(WITHIN);
+        if let Some((name, password)) = &self.login {
+            request = request.basic_auth(name, Some(password.show()));
+        }
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token.show());
+        }
+        let asked = http::ask(request.json(all), now).await;
+        let judged = asked.and_then(|answer| answer.judge(&[]));
+        judged.map(drop).map_err(|error| error.to_string())
+    }
+}
+
 /// What tells one.
 pub(crate) struct Push {
     pub(crate) receiver: Receiver,
@@ -222,16 +250,8 @@ impl Push {
             let now = self.clock.read().now;
             let until = rfc3339(now + (self.to.every * ROUNDS).max(HOLDS));
             let part: Vec<Value> = part.iter().map(|alert| posted(alert, &until)).collect();
-            let mut request = self.to.client.post(url.clone()).timeout(WITHIN);
-            if let Some((name, password)) = &self.to.login {
-                request = request.basic_auth(name, Some(password.show()));
-            }
-            if let Some(token) = &self.to.token {
-                request = request.bearer_auth(token.show());
-            }
-            let asked = http::ask(request.json(&part), now).await;
-            if let Err(error) = asked.and_then(|answer| answer.judge(&[])) {
-                told = Err(error.to_string());
+            told = self.to.post(url, &part, now).await;
+            if told.is_err() {
                 break;
             }
         }

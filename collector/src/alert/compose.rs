@@ -22,7 +22,7 @@ const BYTES_MAX: usize = 28_000;
 /// Bytes of a text as JSON, at most: with the incidents it fits into one value of the state.
 const TEXT_BYTES_MAX: usize = 24_000;
 /// Nobody is blamed for what nobody could have cared for yet.
-const UNATTENDED: Duration = Duration::from_secs(3_600);
+const UNATTENDED: Duration = Duration::from_secs(15 * 60);
 
 /// One incident, as it is told.
 #[derive(Debug, Clone)]
@@ -628,6 +628,32 @@ mod tests {
         all[0].is_new = false;
         let (notice, _) = write(&own, all);
         assert_eq!(notice.title, "3 in trouble, 1 restored: 2 regions");
+    }
+
+    #[test]
+    fn what_came_back_and_failed_again_is_told_as_that() {
+        use denyut_detect::incident::{Revision, RevisionKind, RevisionReason};
+        let own = receiver(Language::Id, Template::own(Language::Id), discord());
+        let now = UnixMillis(1_790_000_000_000);
+        let mut all = samples(now).swap_remove(0);
+        all[0].incident.revisions.push(Revision {
+            number: 3,
+            kind: RevisionKind::Update,
+            reason: RevisionReason::RepairFailed,
+            agent: None,
+            target: None,
+            cause: None,
+            at_ms: UnixMillis(now.0 - 60_000),
+            recorded_ms: now,
+        });
+        let (notice, _) = write(&own, all);
+        assert!(
+            notice
+                .text
+                .contains(" Sempat pulih, lalu mati lagi 21-09-2026 21:12 WIB."),
+            "{}",
+            notice.text
+        );
     }
 
     #[test]

@@ -189,10 +189,14 @@ fn route(at: &str, section: RouteSection, all: &[Receiver]) -> anyhow::Result<Ro
             }
             To::Role(role)
         }
-        _ => {
-            let problem = "it must lead to a receiver or to a role";
+        (Some(name), Some(role)) => {
+            let problem = format!("the route leads to the role `{role}`, too");
             let fix = "write one of `receiver` and `role`";
-            return Err(Invalid::new(field("receiver"), "", problem, fix).into());
+            return Err(Invalid::new(field("receiver"), name, problem, fix).into());
+        }
+        (None, None) => {
+            let fix = "write one of `receiver` and `role`";
+            return Err(Invalid::new(field("receiver"), "", "it leads to nobody", fix).into());
         }
     };
     for region in &section.regions {
@@ -322,7 +326,7 @@ fn receiver(at: &Place<'_>, section: ReceiverSection) -> anyhow::Result<Receiver
             read().with_context(wrong)?
         }
     };
-    let own = section.template.is_some();
+    let section_file = section.template.clone();
     let (name, language, role) = (section.name.clone(), section.language, section.role.clone());
     let (regions, pace) = (section.regions.clone(), section.pace.clone());
     let channel = channel(at, section)?;
@@ -339,16 +343,17 @@ fn receiver(at: &Place<'_>, section: ReceiverSection) -> anyhow::Result<Receiver
         pace,
         channel,
     };
-    if own {
+    if section_file.is_some() {
         let alerts = Alerts::default();
         let registry = Registry::default();
         let now = UnixMillis(1_790_000_000_000);
         let writer = Writer::new(&alerts, &receiver, &registry, now)?;
         for sample in samples(now) {
+            let file = section_file.as_deref().unwrap_or(Path::new("")).display();
             let field = at.field("template");
-            writer
-                .preview(&sample)
-                .with_context(|| format!("`{field}`"))?;
+            writer.preview(&sample).with_context(|| {
+                format!("`{field}` = `{file}`: `message template` shows what there is")
+            })?;
         }
     }
     Ok(receiver)

@@ -42,6 +42,7 @@ pub(crate) use telegram::{With, listeners, read_update};
 pub(crate) use template::Template;
 pub(crate) use text::Language;
 
+use denyut_proto::UnixMillis;
 use std::time::Duration;
 
 /// Whom and how to tell.
@@ -64,7 +65,7 @@ impl Alerts {
     }
 
     /// Whether a region lies in what a receiver is told of.
-    fn covers(&self, receiver: &Receiver, region: &str) -> bool {
+    pub(crate) fn covers(&self, receiver: &Receiver, region: &str) -> bool {
         let lies_in = |regions: &[String]| {
             let mut regions = regions.iter();
             let lies = |one: &String| {
@@ -100,4 +101,24 @@ pub(crate) struct Receiver {
     /// From one message to the next, at least.
     pub(crate) pace: Duration,
     pub(crate) channel: Channel,
+}
+
+impl Receiver {
+    /// Sends a message that says that it is a test, once, past routes and outbox; why it did not arrive.
+    pub(crate) async fn test(&self, now: UnixMillis) -> anyhow::Result<Result<(), String>> {
+        if let Channel::Alertmanager(to) = &self.channel {
+            return Ok(to.test(now).await);
+        }
+        let catalogue = text::Catalogue::of(self.language)?;
+        let notice = notice::Notice {
+            title: catalogue.say("test.title", &[]),
+            text: catalogue.say("test.text", &[]),
+            ..notice::Notice::default()
+        };
+        let mut message = Message::sample(notice);
+        message.id = format!("denyut-{}-test-{}", self.name, now.0);
+        message.receiver.clone_from(&self.name);
+        let sent = self.channel.send(&message, None, now).await;
+        Ok(sent.map(drop).map_err(|error| error.to_string()))
+    }
 }

@@ -84,8 +84,9 @@ struct Round {
     news: Vec<(String, Vec<u8>)>,
     /// Each message, with the groups that it tells of.
     messages: Vec<(Change, Vec<Key>)>,
-    /// The silences that hold.
+    /// The silences that hold, and those that are over.
     silences: Vec<Silence>,
+    over: Vec<Silence>,
     /// For whom common causes speak, as far as that was asked.
     above: BTreeMap<u64, BTreeSet<String>>,
 }
@@ -234,8 +235,9 @@ impl Notifier {
 
     /// Takes news in and tells what is due; whether there is more to do at once.
     fn round(&self, known: &mut Known, now: UnixMillis) -> anyhow::Result<bool> {
-        let mut silences = silence::read(&*self.state)?;
-        silences.retain(|one| one.holds(now));
+        let (silences, over): (Vec<Silence>, Vec<Silence>) = silence::read(&*self.state)?
+            .into_iter()
+            .partition(|one| one.holds(now));
         // When a silence begins or is over, what it keeps quiet is news.
         let holding: BTreeSet<u64> = silences.iter().map(|one| one.number).collect();
         if known.silences != holding {
@@ -244,6 +246,7 @@ impl Notifier {
         known.silences = holding;
         let mut round = Round {
             silences,
+            over,
             ..Round::default()
         };
         let mut more = false;
@@ -375,9 +378,18 @@ impl Notifier {
         round: &mut Round,
     ) -> anyhow::Result<()> {
         known.again.remove(&number);
-        let Some(truth) = self.truth(number, now)? else {
+        let Some(mut truth) = self.truth(number, now)? else {
             return Ok(());
         };
+        // While it was silenced nobody had to care for it.
+        let spared = round
+            .over
+            .iter()
+            .filter_map(|one| one.spared(&truth.about, now));
+        let spared = spared.max();
+        truth.unattended = truth
+            .unattended
+            .map(|since| spared.map_or(since, |at| since.max(at)));
         let mut all = round.silences.iter();
         let silenced = all.any(|one| one.covers(&truth.about, now));
         let whom = self.whom(&truth, now);

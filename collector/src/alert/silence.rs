@@ -43,7 +43,7 @@ pub(crate) struct Silence {
 
 impl Silence {
     /// Whether it holds now, and for all of this: what hit offices elsewhere, too, is no less for them.
-    pub(super) fn covers(&self, about: &About, now: UnixMillis) -> bool {
+    pub(crate) fn covers(&self, about: &About, now: UnixMillis) -> bool {
         let in_one = |office: &OfficeCode| {
             let mut regions = self.regions.iter();
             regions.any(|region| in_region(office, region))
@@ -52,6 +52,13 @@ impl Silence {
             && !about.offices.is_empty()
             && about.offices.iter().all(in_one)
             && (self.causes.is_empty() || self.causes.contains(&about.cause))
+    }
+
+    /// Until when nobody need have cared for this, if it is over by now.
+    pub(super) fn spared(&self, about: &About, now: UnixMillis) -> Option<UnixMillis> {
+        // As it was in its last moment.
+        let last = UnixMillis(self.until_ms.0 - 1);
+        (self.until_ms <= now && self.covers(about, last)).then_some(self.until_ms)
     }
 
     pub(crate) fn holds(&self, now: UnixMillis) -> bool {
@@ -272,5 +279,16 @@ mod tests {
         assert!(!covers(&["36.73.02"], Cause::Server, 1_500));
         assert!(!covers(&[], Cause::Regional, 1_500));
         assert!(!covers(&["36.73.02"], Cause::Uplink, 2_000));
+        // Nobody had to care for it while it held.
+        let about = |office: &str| About {
+            offices: vec![office.parse().expect("a code")],
+            cause: Cause::Uplink,
+            severity: Severity::Warning,
+            patterns: Vec::new(),
+        };
+        let spared = |office, at| silence.spared(&about(office), UnixMillis(at));
+        assert_eq!(spared("36.73.02", 1_999), None);
+        assert_eq!(spared("36.73.02", 2_000), Some(UnixMillis(2_000)));
+        assert_eq!(spared("36.73.03", 2_000), None);
     }
 }

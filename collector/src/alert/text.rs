@@ -4,7 +4,7 @@ use super::group::{Telling, Told};
 use crate::registry::Registry;
 use anyhow::Context;
 use denyut_detect::calendar::Zone;
-use denyut_detect::incident::{Scope, ScopeKind};
+use denyut_detect::incident::{RevisionReason, Scope, ScopeKind};
 use denyut_detect::{Cause, Incident};
 use denyut_proto::{OfficeCode, UnixMillis};
 use serde::Deserialize;
@@ -156,6 +156,13 @@ impl Catalogue {
                 ("by", by),
             ],
         );
+        let mut newest = incident.revisions.iter().rev();
+        let failed = newest.find(|one| one.reason == RevisionReason::RepairFailed);
+        if let (Some(last), Telling::Firing) = (failed, &now.state) {
+            let time = Self::time(last.at_ms, office);
+            text.push(' ');
+            text += &self.say("message.again", &[("time", &time)]);
+        }
         if let (Some(count), Telling::Firing) = (now.relapse, &now.state) {
             text.push(' ');
             text += &self.say("message.relapse", &[("count", &count.to_string())]);

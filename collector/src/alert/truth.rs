@@ -11,12 +11,15 @@ use denyut_detect::{Incident, PatternKind};
 use denyut_proto::UnixMillis;
 use denyut_store::state::{State, get_json};
 
+/// Characters of why somebody cares for it, at most.
+const WHY_MAX: usize = 120;
+
 /// An incident, and who cares for it.
 pub(super) struct Truth {
     pub(super) incident: Incident,
     pub(super) about: About,
     pub(super) told: Told,
-    /// Who knows of it.
+    /// Who knows of it, and why nobody else need be called.
     pub(super) by: Option<String>,
     /// When somebody who knows of it does so no more.
     pub(super) until: Option<UnixMillis>,
@@ -48,9 +51,21 @@ impl Truth {
             unattended: case.unattended(&incident),
             told,
             until: known.as_ref().map(|known| known.until_ms),
-            by: known.map(|known| known.by),
+            by: known.map(|known| match known.why {
+                Some(why) => format!("{} ({})", known.by, short(&why)),
+                None => known.by,
+            }),
             incident,
         }))
+    }
+}
+
+/// The beginning of what somebody wrote, in a line.
+fn short(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(WHY_MAX) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
     }
 }
 

@@ -1195,7 +1195,11 @@ fn work_that_comes_back_every_week_is_nobodys_incident() {
     let always = Hours::parse("weekly", "always").expect("hours");
     setup.maintenance.push(Maintenance {
         region: "36.73.02".into(),
-        when: When::Weekly(always),
+        when: When::Weekly {
+            hours: always,
+            from: at(0),
+            until: None,
+        },
         reason: "a building site".into(),
     });
     let mut world = World::new(setup);

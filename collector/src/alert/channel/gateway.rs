@@ -3,6 +3,7 @@
 use super::http::{self, Answer};
 use super::{Message, Sent, Token, Undelivered};
 use crate::alert::Template;
+use anyhow::Context;
 use denyut_proto::UnixMillis;
 use reqwest::header::{HeaderName, HeaderValue};
 use reqwest::{Method, Url};
@@ -74,11 +75,14 @@ impl Gateway {
         };
         let mut request = self.client.request(self.method.clone(), self.url.clone());
         for (name, template) in &self.headers {
-            let mut value = HeaderValue::from_str(&template.render(&view)?)?;
+            let filled = template.render(&view);
+            let filled = filled.with_context(|| format!("header `{name}`"))?;
+            let value = HeaderValue::from_str(&filled);
+            let mut value = value.with_context(|| format!("header `{name}`"))?;
             value.set_sensitive(true);
             request = request.header(name, value);
         }
-        Ok(request.body(self.body.render(&view)?))
+        Ok(request.body(self.body.render(&view).context("body")?))
     }
 
     fn judge(&self, answer: Answer) -> Result<Sent, Undelivered> {
