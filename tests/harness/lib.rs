@@ -96,3 +96,14 @@ pub fn install_crypto() {
 pub fn now_ms() -> i64 {
     denyut_proto::UnixMillis::from(std::time::SystemTime::now()).0
 }
+
+/// As many open files as the system lets this process have: each hand-played agent is a connection.
+pub fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    setrlimit(Resource::Nofile, most).expect("up to the maximum it may be raised");
+}

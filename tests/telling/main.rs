@@ -38,12 +38,7 @@ enum What {
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     denyut_tests::install_crypto();
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let most = rustix::process::Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    rustix::process::setrlimit(rustix::process::Resource::Nofile, most)?;
+    denyut_tests::raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
