@@ -348,7 +348,8 @@ impl Cases {
             }
             Ask::Act { number, by, deed } => {
                 let (incident, case) = self.act(number, &by, &deed, now)?;
-                Ok(vec![IncidentView::of(incident, case, now)])
+                let view = IncidentView::of(&*self.state, incident, case, now)?;
+                Ok(vec![view])
             }
         }
     }

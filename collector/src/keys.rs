@@ -44,6 +44,8 @@ pub(crate) const OUTBOX: &str = "outbox/";
 pub(crate) const DEAD: &str = "dead/";
 /// What a receiver calls the first message of what belongs together.
 pub(crate) const THREADS: &str = "thread/";
+/// Who was told of an incident, by its number and the message's: [`crate::alert::Telling`].
+pub(crate) const TOLD: &str = "told/";
 /// How far a bot of Telegram was heard, by its number.
 pub(crate) const TELEGRAM: &str = "telegram/";
 /// Silences by their number: [`crate::alert::Silence`].
@@ -137,6 +139,15 @@ pub(crate) fn message(receiver: &str, number: u64) -> String {
 
 pub(crate) fn thread(receiver: &str, together: &str) -> String {
     format!("{THREADS}{receiver} {together}")
+}
+
+/// Those of an incident.
+pub(crate) fn told_of(incident: u64) -> String {
+    format!("{TOLD}{incident:012}/")
+}
+
+pub(crate) fn told(incident: u64, message: u64) -> String {
+    format!("{}{message:012}", told_of(incident))
 }
 
 pub(crate) fn telegram(bot: &str) -> String {

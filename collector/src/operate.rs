@@ -494,21 +494,29 @@ fn show(one: &IncidentView) {
             println!("  {what} #{number}");
         }
     }
+    // What happened, what people did and who was told, in the order of time.
+    let mut lines: Vec<(UnixMillis, String)> = Vec::new();
     for revision in &one.incident.revisions {
         let subject = [
             revision.agent.as_ref().map(ToString::to_string),
             revision.target.as_ref().map(ToString::to_string),
         ];
         let subject: Vec<String> = subject.into_iter().flatten().collect();
-        println!(
-            "  {}  {}  {}",
-            revision.at_ms,
-            revision.reason.as_str(),
-            subject.join("/")
-        );
+        let text = format!("{}  {}", revision.reason.as_str(), subject.join("/"));
+        lines.push((revision.at_ms, text));
     }
-    for step in &one.steps {
-        println!("  {}  {}: {}", step.at_ms, step.by, step.what);
+    let steps = one.steps.iter();
+    lines.extend(steps.map(|step| (step.at_ms, format!("{}: {}", step.by, step.what))));
+    let told = one.told.iter();
+    lines.extend(told.map(|one| {
+        (
+            one.at_ms,
+            format!("{} was told: {}", one.receiver, one.state),
+        )
+    }));
+    lines.sort_by_key(|(at, _)| *at);
+    for (at, text) in lines {
+        println!("  {at}  {text}");
     }
 }
 

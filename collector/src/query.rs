@@ -1,5 +1,6 @@
 //! What people and programs ask: read-only views over registry, state and history.
 
+use crate::alert::Telling;
 use crate::case::{Acknowledgement, Case, Step};
 use crate::join::Members;
 use crate::keys;
@@ -450,6 +451,9 @@ pub(crate) struct IncidentView {
     pub(crate) assignee: Option<String>,
     /// What people did, oldest first.
     pub(crate) steps: Vec<Step>,
+    /// Who was told, oldest first; of very many that were told together only the first fifty.
+    #[serde(default)]
+    pub(crate) told: Vec<Telling>,
 }
 
 /// Where an incident stands.
@@ -482,7 +486,12 @@ impl ShownStatus {
 }
 
 impl IncidentView {
-    pub(crate) fn of(incident: Incident, case: Case, now: UnixMillis) -> Self {
+    pub(crate) fn of(
+        state: &dyn State,
+        incident: Incident,
+        case: Case,
+        now: UnixMillis,
+    ) -> anyhow::Result<Self> {
         let acknowledged = case.acknowledgement(&incident, now);
         let status = match Status::of(&incident, now) {
             Status::Open if acknowledged.is_some() => ShownStatus::Acknowledged,
@@ -491,13 +500,14 @@ impl IncidentView {
             Status::Closed => ShownStatus::Closed,
             Status::Retracted => ShownStatus::Retracted,
         };
-        Self {
+        Ok(Self {
             status,
             acknowledged,
             assignee: case.assignee().map(str::to_owned),
             steps: case.steps,
+            told: Telling::read(state, incident.number)?,
             incident,
-        }
+        })
     }
 
     /// The one of this number; none if there is none.
@@ -507,7 +517,7 @@ impl IncidentView {
         now: UnixMillis,
     ) -> anyhow::Result<Option<Self>> {
         let incident: Option<Incident> = get_json(state, &keys::incident(number))?;
-        let of = |incident| Ok(Self::of(incident, Case::read(state, number)?, now));
+        let of = |incident| Self::of(state, incident, Case::read(state, number)?, now);
         incident.map(of).transpose()
     }
 
@@ -525,7 +535,7 @@ impl IncidentView {
             let open = !wanted.open || incident.is_open();
             if of_office && of_parent && open && (wanted.retracted || !incident.retracted) {
                 let case = Case::read(state, incident.number)?;
-                incidents.push(Self::of(incident, case, now));
+                incidents.push(Self::of(state, incident, case, now)?);
             }
             anyhow::Ok(incidents.len() < wanted.most)
         };

@@ -215,6 +215,20 @@ async fn a_message_arrives_once_whoever_is_killed_on_the_way() {
         "{}",
         fifth.body
     );
+    // The incident says who was told, and as what.
+    let told = || async {
+        let told = collector.json("/api/v1/incidents/1").await["told"].clone();
+        let told = told.as_array().expect("a list").clone();
+        let told = told
+            .iter()
+            .map(|one| format!("{} {}", one["receiver"], one["state"]));
+        let told: Vec<String> = told.collect();
+        (told.len() >= 2).then_some(told)
+    };
+    let told = eventually("both tellings are kept", WITHIN, told).await;
+    assert_eq!(told, [r#""dinas" "firing""#, r#""dinas" "acknowledged""#]);
+    let shown = said(&collector.operate(&["incident", "show", "1"]));
+    assert!(shown.contains("dinas was told: firing"), "{shown}");
     // Killed again and again it tells nothing twice.
     for _ in 0..3 {
         collector.kill();

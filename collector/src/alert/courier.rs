@@ -78,7 +78,7 @@ impl Courier {
                     number = message.number,
                     "a message arrived"
                 );
-                return blocking(move || outbox.delivered(&message, &sent, place)).await;
+                return blocking(move || outbox.delivered(&message, &sent, place, now)).await;
             }
             Err(Undelivered::Later(why, wait)) => (why, false, wait),
             Err(Undelivered::Never(why)) => (why, true, None),

@@ -35,7 +35,7 @@ pub(crate) use compose::{Writer, samples};
 pub(crate) use courier::Courier;
 pub(crate) use group::{Group, Timing};
 pub(crate) use notifier::Notifier;
-pub(crate) use outbox::{Ask, Message, Outbox};
+pub(crate) use outbox::{Ask, Message, Outbox, Telling};
 pub(crate) use route::{About, Route, Severity, To};
 pub(crate) use silence::{NoSilence, Silence, SilenceAsk, Silences, Wish};
 pub(crate) use telegram::{With, listeners, read_update};

@@ -16,6 +16,8 @@ use utoipa::ToSchema;
 
 /// Dead messages that are kept, at most. Of those that wait there is one for each group.
 const DEAD_MAX: usize = 1_000;
+/// Tellings that are kept of one incident, at most.
+const TELLINGS_MAX: usize = 200;
 /// How long it is tried to deliver one.
 const TRIED_FOR: Duration = Duration::from_secs(3 * 86_400);
 /// How long a receiver may want to be left alone.
@@ -45,6 +47,26 @@ pub(crate) struct Message {
     /// Since when it is not sent any more; `resend` does.
     #[schema(value_type = Option<i64>)]
     pub(crate) dead_ms: Option<UnixMillis>,
+}
+
+/// Somebody was told of an incident.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Telling {
+    /// When the message was taken.
+    #[schema(value_type = i64)]
+    pub(crate) at_ms: UnixMillis,
+    pub(crate) receiver: String,
+    /// As what: `firing`, `acknowledged` or `resolved`.
+    #[schema(example = "firing")]
+    pub(crate) state: String,
+}
+
+impl Telling {
+    /// All of an incident, oldest first.
+    pub(crate) fn read(state: &dyn State, incident: u64) -> anyhow::Result<Vec<Self>> {
+        let all = scan_json::<Self>(state, &keys::told_of(incident))?;
+        Ok(all.into_iter().map(|(_, one)| one).collect())
+    }
 }
 
 /// The first message of what belongs together.
@@ -188,12 +210,36 @@ impl Outbox {
         message: &Message,
         sent: &Sent,
         place: u64,
+        now: UnixMillis,
     ) -> anyhow::Result<()> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut change = Change {
             delete: vec![keys::message(&message.receiver, message.number)],
             ..Change::default()
         };
+        for alert in &message.notice.alerts {
+            let number = alert
+                .labels
+                .get("incident")
+                .and_then(|text| text.parse().ok());
+            let Some(number) = number else {
+                continue;
+            };
+            if self.state.count(&keys::told_of(number))? < TELLINGS_MAX {
+                let is_known = alert.annotations.contains_key("acknowledged_by");
+                let state = if is_known {
+                    "acknowledged"
+                } else {
+                    &alert.status
+                };
+                let telling = Telling {
+                    at_ms: now,
+                    receiver: message.receiver.clone(),
+                    state: state.to_owned(),
+                };
+                change.put_json(keys::told(number, message.number), &telling)?;
+            }
+        }
         if let Some(handle) = &sent.handle {
             let thread = Thread {
                 handle: handle.clone(),

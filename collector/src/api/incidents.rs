@@ -212,7 +212,8 @@ async fn act(
     let work = move || {
         let now = shared.gate.clock.read().now;
         let (incident, case) = shared.cases.act(number, &by, &deed, now)?;
-        Ok(IncidentView::of(incident, case, now))
+        let state = &*shared.query.state;
+        Ok(IncidentView::of(state, incident, case, now)?)
     };
     let acted = tokio::task::spawn_blocking(work).await;
     acted

@@ -226,7 +226,7 @@ impl Scene {
                 }
                 let sent = Sent::default();
                 let outbox = &self.notifier.outbox;
-                outbox.delivered(&message, &sent, 1).expect("goes");
+                outbox.delivered(&message, &sent, 1, at(0)).expect("goes");
             }
         }
     }
@@ -487,7 +487,7 @@ fn what_happens_while_a_receiver_is_slow_is_told_in_one_message() {
     scene
         .notifier
         .outbox
-        .delivered(&first[0], &handle, 1)
+        .delivered(&first[0], &handle, 1, at(0))
         .expect("goes");
     let second = round(&mut scene, 3_601);
     assert_eq!(second.len(), 1);
@@ -509,7 +509,7 @@ fn what_happens_while_a_receiver_is_slow_is_told_in_one_message() {
     scene
         .notifier
         .outbox
-        .delivered(&second[0], &handle, 1)
+        .delivered(&second[0], &handle, 1, at(0))
         .expect("goes");
     // What is over is forgotten, and its thread.
     round(&mut scene, 3_700);

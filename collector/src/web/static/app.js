@@ -390,7 +390,9 @@ function stepText(step, office) {
 }
 
 function caseOf(incident, office) {
-  const steps = incident.steps.map((step) => make("li", {}, make("time", {}, timeAt(step.at_ms, office)), ` ${stepText(step, office)}`));
+  const told = incident.told.map((one) => [one.at_ms, say("case.told", { receiver: one.receiver })]);
+  const lines = [...incident.steps.map((step) => [step.at_ms, stepText(step, office)]), ...told].sort(([a], [b]) => a - b);
+  const steps = lines.map(([at, text]) => make("li", {}, make("time", {}, timeAt(at, office)), ` ${text}`));
   const parts = [];
   if (incident.assignee) parts.push(make("p", { class: "fact" }, say("case.assignee", { name: incident.assignee })));
   if (steps.length) parts.push(make("ol", { class: "steps" }, ...steps));
