@@ -2,7 +2,7 @@
 
 use crate::alerts::{OFFICES, WITHIN, act, agent, nowhere};
 use denyut_tests::hook::{Answer, Hook};
-use denyut_tests::real::{Alertmanager, MailServer, Synapse};
+use denyut_tests::real::{Alertmanager, MailServer, Prometheus, Synapse};
 use denyut_tests::tls::Authority;
 use denyut_tests::{Collector, eventually};
 use serde_json::{Value, json};
@@ -330,6 +330,17 @@ async fn prometheus_finds_nothing_wrong_with_the_metrics() {
     );
     let open = asked.send().await.expect("answers").text().await;
     assert!(open.expect("text").ends_with("# EOF\n"));
+    // A real one reads them, and finds its own way through both formats.
+    let prometheus = Prometheus::scraping(collector.api).await;
+    let read = || async {
+        let found = prometheus.query("denyut_messages_total").await;
+        found.first().cloned()
+    };
+    let series = eventually("Prometheus has read it", WITHIN, read).await;
+    assert_eq!(
+        (&series["metric"]["receiver"], &series["metric"]["result"]),
+        (&json!("dinas"), &json!("delivered"))
+    );
     let mut promtool = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())

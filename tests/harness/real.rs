@@ -59,11 +59,13 @@ impl Alertmanager {
     }
 }
 
-/// Debian's Prometheus and blackbox_exporter, which probe targets by TCP.
+/// Debian's Prometheus; with blackbox_exporter it probes targets by TCP.
 #[derive(Debug)]
 pub struct Prometheus {
-    _processes: [Process; 2],
-    _dir: TempDir,
+    _processes: Vec<Process>,
+    dir: TempDir,
+    /// Where its API is.
+    pub address: SocketAddr,
 }
 
 impl Prometheus {
@@ -104,6 +106,21 @@ impl Prometheus {
                 "groups: [ {{ name: probes, rules: [ {{ alert: Down, expr: probe_success == 0, for: {fails_for} }} ] }} ]\n"
             ),
         );
+        Self::launch(dir, vec![blackbox]).await
+    }
+
+    /// Starts one that reads the metrics of a program every second.
+    pub async fn scraping(program: SocketAddr) -> Self {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let config = format!(
+            "global: {{ scrape_interval: 1s }}\nscrape_configs: [ {{ job_name: denyut, static_configs: [ {{ targets: ['{program}'] }} ] }} ]\n"
+        );
+        fs::write(dir.path().join("prom.yml"), config).expect("writes");
+        Self::launch(dir, Vec::new()).await
+    }
+
+    async fn launch(dir: TempDir, mut processes: Vec<Process>) -> Self {
+        let at = dir.path().display();
         let mut command = Command::new("prometheus");
         command.args([
             &format!("--config.file={at}/prom.yml"),
@@ -111,13 +128,27 @@ impl Prometheus {
             "--web.listen-address=127.0.0.1:0",
         ]);
         let log = dir.path().join("prom.log");
-        let prometheus = Process::start(command, &log);
+        processes.push(Process::start(command, &log));
         let look = || async { listening(&log) };
-        eventually("Prometheus listens", READY, look).await;
+        let address = eventually("Prometheus listens", READY, look).await;
         Self {
-            _processes: [prometheus, blackbox],
-            _dir: dir,
+            _processes: processes,
+            dir,
+            address,
         }
+    }
+
+    /// The series that a query finds now.
+    pub async fn query(&self, query: &str) -> Vec<Value> {
+        let url = format!("http://{}/api/v1/query", self.address);
+        let asked = reqwest::Client::new().post(url);
+        let asked = asked.header("content-type", "application/x-www-form-urlencoded");
+        let answer = asked.body(format!("query={query}")).send().await;
+        let answer: Value = answer.expect("answers").json().await.expect("JSON");
+        let found = answer["data"]["result"].as_array();
+        found
+            .unwrap_or_else(|| panic!("{answer} ({})", self.dir.path().display()))
+            .clone()
     }
 }
 
