@@ -501,10 +501,10 @@ impl Worker {
                 .delete
                 .push(keys::fold(id, oldest - oldest.rem_euclid(week)));
         }
+        let mut news: BTreeSet<u64> = BTreeSet::new();
         for (number, incident) in &round.incidents {
             change.put_json(keys::incident(*number), incident)?;
-            // Other than any before: who reads it deletes what it read.
-            change.put_json(keys::news(*number), &position)?;
+            news.insert(*number);
             if Detector::is_revisable(incident, self.detector.listening().last_tick) {
                 change.put_json(keys::live(*number), number)?;
             } else {
@@ -527,10 +527,11 @@ impl Worker {
                 change.put_json(keys::office(code), sight)?;
             }
             // Its patterns may be what somebody is told of.
-            let open: Option<u64> = get_json(&*self.state, &keys::open(Some(code), 0))?;
-            if let Some(number) = open.filter(|number| !round.incidents.contains_key(number)) {
-                change.put_json(keys::news(number), &position)?;
-            }
+            news.extend(get_json::<u64>(&*self.state, &keys::open(Some(code), 0))?);
+        }
+        // After all that they are news of. Other than any before: who reads it deletes what it read.
+        for number in news {
+            change.put_json(keys::news(number), &position)?;
         }
         let checkpoint = Checkpoint {
             position,

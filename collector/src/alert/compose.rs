@@ -162,6 +162,10 @@ impl<'a> Writer<'a> {
             Some(number) => self.link(number),
             None => self.page.map(str::to_owned),
         };
+        let again = !told.iter().any(|entry| entry.is_new);
+        let listed = told.iter().take(alerts.len());
+        let news = listed.filter(|entry| entry.is_new || again);
+        let news = news.map(|entry| entry.incident.number).collect();
         let title = self.title(&told);
         let text = self.text(&title, link.as_deref().unwrap_or_default(), &told);
         let notice = Notice {
@@ -175,6 +179,7 @@ impl<'a> Writer<'a> {
             link,
             omitted: entries.len() - alerts.len(),
             alerts,
+            news,
         };
         (notice, written)
     }

@@ -1,7 +1,7 @@
 //! What is told, before it takes the shape that a receiver wants: for people a text, for programs each incident.
 
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use utoipa::ToSchema;
 
 /// The content of one message.
@@ -24,6 +24,9 @@ pub(crate) struct Notice {
     pub(crate) alerts: Vec<Alert>,
     /// How many there are beside those.
     pub(crate) omitted: usize,
+    /// The numbers of those of its incidents that it was made for; the others go on.
+    #[serde(default)]
+    pub(crate) news: BTreeSet<u64>,
 }
 
 /// One incident, as Alertmanager has it in its webhooks (version 4) and in its API (v2).

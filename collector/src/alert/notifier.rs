@@ -326,19 +326,29 @@ impl Notifier {
         if round.news.is_empty() {
             return Ok(false);
         }
+        if self.forget(&round.news)? {
+            return Ok(false);
+        }
+        // Something changed while it was thought of: that is taken in again, and the rest is not.
+        for one in &round.news {
+            self.forget(std::slice::from_ref(one))?;
+        }
+        Ok(true)
+    }
+
+    /// Forgets news that was taken in; whether none of it has changed meanwhile.
+    fn forget(&self, news: &[(String, Vec<u8>)]) -> anyhow::Result<bool> {
         let change = Change {
-            delete: round.news.iter().map(|(key, _)| key.clone()).collect(),
-            expect: round
-                .news
-                .into_iter()
-                .map(|(key, value)| (key, Some(value)))
+            delete: news.iter().map(|(key, _)| key.clone()).collect(),
+            expect: news
+                .iter()
+                .map(|(key, value)| (key.clone(), Some(value.clone())))
                 .collect(),
             ..Change::default()
         };
         match self.state.apply(change) {
-            Ok(()) => Ok(false),
-            // Something changed while it was thought of: it is taken in again.
-            Err(StateError::Conflict { .. }) => Ok(true),
+            Ok(()) => Ok(true),
+            Err(StateError::Conflict { .. }) => Ok(false),
             Err(StateError::Store(error)) => Err(error),
         }
     }
@@ -378,18 +388,10 @@ impl Notifier {
         round: &mut Round,
     ) -> anyhow::Result<()> {
         known.again.remove(&number);
-        let Some(mut truth) = self.truth(number, now)? else {
+        let Some(truth) = self.truth(number, now)? else {
             return Ok(());
         };
-        // While it was silenced nobody had to care for it.
-        let spared = round
-            .over
-            .iter()
-            .filter_map(|one| one.spared(&truth.about, now));
-        let spared = spared.max();
-        truth.unattended = truth
-            .unattended
-            .map(|since| spared.map_or(since, |at| since.max(at)));
+        let truth = spared(truth, &round.over, now);
         let mut all = round.silences.iter();
         let silenced = all.any(|one| one.covers(&truth.about, now));
         let whom = self.whom(&truth, now);
@@ -531,6 +533,29 @@ impl Notifier {
         Truth::read(&*self.state, &self.alerts, &self.registry, number, now)
     }
 
+    /// What is to be told again is told by itself, after the news; but not so much later that it would never be.
+    fn without_reminders(
+        &self,
+        known: &Known,
+        receiver: &Receiver,
+        due: Vec<Key>,
+        now: UnixMillis,
+    ) -> Vec<Key> {
+        let timing = &self.alerts.timing;
+        let late = timing.group_interval.max(receiver.pace * 2);
+        let group = |key: &Key| known.groups.get(key);
+        let (news, again): (Vec<Key>, Vec<Key>) = due
+            .into_iter()
+            .partition(|key| group(key).is_some_and(|group| group.waiting_since.is_some()));
+        let times = again.iter().filter_map(|key| group(key)?.due(timing));
+        let is_late = times.min().is_some_and(|at| at + late <= now);
+        if news.is_empty() || is_late {
+            again
+        } else {
+            news
+        }
+    }
+
     /// Makes a message of what groups of a receiver have to tell. What it has no room for is told when it has arrived.
     fn tell(
         &self,
@@ -540,6 +565,7 @@ impl Notifier {
         serial: &mut u64,
         round: &mut Round,
     ) -> anyhow::Result<()> {
+        let due = self.without_reminders(known, receiver, due, now);
         let mut entries: Vec<Entry> = Vec::new();
         let mut told: Vec<Key> = Vec::new();
         let (most, mut bytes) = GROUPS_TOLD;
@@ -559,6 +585,7 @@ impl Notifier {
                     continue;
                 }
                 if let Some(truth) = self.truth(*number, now)? {
+                    let truth = spared(truth, &round.over, now);
                     entries.push(Entry {
                         incident: truth.incident,
                         now: member.now.clone(),
@@ -595,6 +622,15 @@ impl Notifier {
         round.messages.push((change, told));
         Ok(())
     }
+}
+
+/// While something was silenced nobody had to care for it.
+fn spared(mut truth: Truth, over: &[Silence], now: UnixMillis) -> Truth {
+    let ends = over.iter().filter_map(|one| one.spared(&truth.about, now));
+    if let (Some(since), Some(end)) = (&mut truth.unattended, ends.max()) {
+        *since = (*since).max(end);
+    }
+    truth
 }
 
 /// The group of a receiver that an incident belongs to: the offices of a regency, as many as fit; a common cause is alone.

@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 /// Dead messages that are kept, at most. Of those that wait there is one for each group.
 const DEAD_MAX: usize = 1_000;
 /// Tellings that are kept of one incident, at most.
-const TELLINGS_MAX: usize = 200;
+const TELLINGS_MAX: usize = 50;
 /// How long it is tried to deliver one.
 const TRIED_FOR: Duration = Duration::from_secs(3 * 86_400);
 /// How long a receiver may want to be left alone.
@@ -222,10 +222,12 @@ impl Outbox {
                 .labels
                 .get("incident")
                 .and_then(|text| text.parse().ok());
-            let Some(number) = number else {
+            let Some(number) = number.filter(|number| message.notice.news.contains(number)) else {
                 continue;
             };
-            if self.state.count(&keys::told_of(number))? < TELLINGS_MAX {
+            // Its end is kept however often it was told before.
+            let is_end = alert.status == "resolved";
+            if is_end || self.state.count(&keys::told_of(number))? < TELLINGS_MAX {
                 let is_known = alert.annotations.contains_key("acknowledged_by");
                 let state = if is_known {
                     "acknowledged"

@@ -1,7 +1,7 @@
 //! Telegram's way back: who is allowed to may acknowledge, note and silence from the chat that they are told in. Nobody else is listened to, and nothing but what that chat
 //! is told of can be acted on.
 
-use super::channel::{Brand, Channel, Token, telegram_url, unmentioned};
+use super::channel::{Brand, Channel, Token, shortened, telegram_url, unmentioned};
 use super::compose::Entry;
 use super::silence::{NoSilence, SilenceAsk, Silences, Wish};
 use super::text::Catalogue;
@@ -347,7 +347,7 @@ impl Listener {
         };
         let reply = json!({
             "chat_id": said.chat.id,
-            "text": unmentioned(&answer),
+            "text": shortened(&unmentioned(&answer), 4_096),
             "reply_parameters": { "message_id": said.message_id, "allow_sending_without_reply": true },
             "link_preview_options": { "is_disabled": true },
         });

@@ -479,7 +479,15 @@ impl Brand {
                 said["ok"] != json!(true),
                 !matches!(
                     said["error"].as_str(),
-                    Some("msg_too_long" | "no_text" | "invalid_arguments")
+                    Some(
+                        "msg_too_long"
+                            | "no_text"
+                            | "invalid_arguments"
+                            | "message_not_found"
+                            | "thread_not_found"
+                            | "cannot_reply_to_message"
+                            | "restricted_action_thread_locked"
+                    )
                 ),
             ),
             Self::RocketChat { .. } => (said["success"] != json!(true), !said.is_object()),
@@ -600,7 +608,9 @@ impl Chat {
     pub(super) fn place(&self) -> String {
         let (name, url) = (self.brand.name(), self.brand.url());
         let what = match &self.brand {
-            Brand::Telegram { chat, topic, .. } => format!("{chat} {topic:?}"),
+            Brand::Telegram {
+                chat, topic, moved, ..
+            } => format!("{chat} {topic:?} {}", moved.load(Ordering::Relaxed)),
             Brand::WhatsApp { phone, to, .. } => format!("{phone} {to}"),
             Brand::Slack { channel, .. } | Brand::Mattermost { channel, .. } => channel.clone(),
             Brand::RocketChat { room, .. } | Brand::Matrix { room, .. } => room.clone(),
@@ -682,7 +692,7 @@ pub(crate) fn read_answer(status: u16, body: &str) {
 }
 
 /// The beginning of a text of more than so many UTF-16 units, as Telegram counts.
-fn shortened(text: &str, most: usize) -> String {
+pub(crate) fn shortened(text: &str, most: usize) -> String {
     let mut units = 0;
     let mut short: String = text
         .chars()

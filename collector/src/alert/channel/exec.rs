@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
+use tokio::task::AbortHandle;
 
 /// As much of what it writes to standard error is shown.
 const SAID_MAX: usize = 200;
@@ -51,9 +52,10 @@ impl Exec {
             tokio::spawn(async move { input.write_all(body.as_bytes()).await.ok() });
         }
         let said = Arc::new(Mutex::new(Vec::new()));
+        let mut reader = None;
         if let Some(mut errors) = child.stderr.take() {
             let said = Arc::clone(&said);
-            tokio::spawn(async move {
+            let read = tokio::spawn(async move {
                 let mut part = [0; 1_024];
                 // What it says beyond that must not stop it.
                 while let Ok(read @ 1..) = errors.read(&mut part).await {
@@ -62,6 +64,7 @@ impl Exec {
                     said.extend_from_slice(&part[..read.min(room)]);
                 }
             });
+            reader = Some(read.abort_handle());
         }
         let ended = tokio::time::timeout(self.timeout, child.wait()).await;
         if ended.is_err()
@@ -76,10 +79,13 @@ impl Exec {
         };
         let status = ended.map_err(|error| later(error.to_string()))?;
         if status.success() {
+            // What it left behind may hold on to it.
+            reader.inspect(AbortHandle::abort);
             return Ok(Sent::default());
         }
         // What it said last is on its way yet.
         tokio::time::sleep(LAST_WORDS).await;
+        reader.inspect(AbortHandle::abort);
         let said = said.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let said = String::from_utf8_lossy(&said);
         let said: String = said.chars().filter(|c| !c.is_control()).collect();

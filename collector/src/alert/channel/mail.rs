@@ -18,6 +18,8 @@ use tracing::warn;
 
 /// How long the server may take.
 const WITHIN: Duration = Duration::from_secs(30);
+/// How long a message that some have waits for the others.
+const WAITS: Duration = Duration::from_secs(1_800);
 
 /// A server, and whom it carries mail to.
 #[derive(Clone)]
@@ -149,15 +151,22 @@ impl Mail {
                 Err(error) => {
                     let why = refusal(&error);
                     warn!(receiver = message.receiver, to = %to.email, error = %why, "a mail was not taken");
+                    let is_away = error.status().is_none();
                     // It waits for who may take it, and is in vain only if nobody does.
                     if refused.is_none() || matches!(why, Undelivered::Later(..)) {
                         refused = Some(why);
+                    }
+                    if is_away {
+                        // The server itself: the others would wait for it as long.
+                        break;
                     }
                 }
             }
         }
         match refused {
             Some(Undelivered::Never(_)) if self.is_given(&message.id) => {}
+            // One full mailbox keeps the next message from nobody.
+            Some(_) if self.is_given(&message.id) && now.since(message.made_ms) >= WAITS => {}
             Some(why) => return Err(why),
             None => {}
         }

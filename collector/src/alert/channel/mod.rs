@@ -8,7 +8,7 @@ pub(super) mod http;
 mod mail;
 mod webhook;
 
-pub(crate) use chat::{Brand, Chat, below, read_answer, telegram_url, unmentioned};
+pub(crate) use chat::{Brand, Chat, below, read_answer, shortened, telegram_url, unmentioned};
 pub(crate) use exec::Exec;
 pub(crate) use gateway::Gateway;
 pub(crate) use http::client;
