@@ -451,7 +451,7 @@ pub(crate) struct IncidentView {
     pub(crate) assignee: Option<String>,
     /// What people did, oldest first.
     pub(crate) steps: Vec<Step>,
-    /// Who was told, oldest first; of very many that were told together only the first fifty.
+    /// Who was told, oldest first: the newest fifty; of very many that were told together only the first fifty.
     #[serde(default)]
     pub(crate) told: Vec<Telling>,
 }

@@ -225,21 +225,24 @@ impl Outbox {
             let Some(number) = number.filter(|number| message.notice.news.contains(number)) else {
                 continue;
             };
-            // Its end is kept however often it was told before.
-            let is_end = alert.status == "resolved";
-            if is_end || self.state.count(&keys::told_of(number))? < TELLINGS_MAX {
-                let is_known = alert.annotations.contains_key("acknowledged_by");
-                let state = if is_known {
-                    "acknowledged"
-                } else {
-                    &alert.status
-                };
-                let telling = Telling {
-                    at_ms: now,
-                    receiver: message.receiver.clone(),
-                    state: state.to_owned(),
-                };
-                change.put_json(keys::told(number, message.number), &telling)?;
+            let is_known = alert.annotations.contains_key("acknowledged_by");
+            let state = if is_known {
+                "acknowledged"
+            } else {
+                &alert.status
+            };
+            let telling = Telling {
+                at_ms: now,
+                receiver: message.receiver.clone(),
+                state: state.to_owned(),
+            };
+            change.put_json(keys::told(number, message.number), &telling)?;
+            // The newest are kept: an end is among them however often it was told before.
+            let all = keys::told_of(number);
+            if self.state.count(&all)? >= TELLINGS_MAX
+                && let Some((oldest, _)) = self.state.first(&all)?
+            {
+                change.delete.push(oldest);
             }
         }
         if let Some(handle) = &sent.handle {

@@ -580,3 +580,22 @@ fn a_common_cause_that_is_told_in_other_hours_or_silenced_speaks_for_nobody() {
     assert_eq!(all.len(), 1, "{all:?}");
     assert_eq!(all[0].2, "1 firing");
 }
+
+#[test]
+fn of_an_incident_that_is_told_for_ever_the_newest_tellings_are_kept() {
+    let mut scene = Scene::new();
+    for times in 0..80_i64 {
+        let is_over = times % 2 == 1;
+        scene.put(changed(
+            1,
+            "36.73.02",
+            None,
+            is_over,
+            u64::try_from(times).expect("small"),
+        ));
+        scene.run(times * 1_000, times * 1_000 + 900);
+    }
+    let tellings = crate::alert::Telling::read(&scene.state.inner, 1).expect("reads");
+    assert_eq!(tellings.len(), 50);
+    assert_eq!(tellings[49].state, "resolved");
+}
