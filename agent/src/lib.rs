@@ -68,7 +68,7 @@ enum Command {
         #[command(flatten)]
         file: ConfigFile,
     },
-    /// Make this machine an agent, by an invitation from `denyut-collector token create`
+    /// Make this machine an agent, by an invitation from `denyutctl invitation create`
     Join {
         /// The invitation: one word that begins with https://; `-` reads it from the input, where no other user of the machine sees it. Left out,
         /// it is in the file that DENYUT_INVITATION_FILE names

@@ -331,7 +331,7 @@ async fn access(
     }
 }
 
-const NOT_JOINED: &str = "this machine has not joined a collector; paste the line that `denyut-collector token create` prints there";
+const NOT_JOINED: &str = "this machine has not joined a collector; paste the line that `denyutctl invitation create` prints there";
 
 /// Makes the data folder and locks it: two agents on one spool would give one sequence two meanings.
 pub(crate) fn claim_data_dir(path: &Path) -> anyhow::Result<File> {

@@ -1,12 +1,15 @@
 //! `verify`, `repair`, `backup` and `restore`: the operator's care for the data folder.
 
+use crate::api::Copied;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::{claim_data_dir, control};
 use anyhow::{Context, bail};
 use denyut_store::Store;
 use denyut_store::verify::{self, Report};
+use reqwest::Method;
 use std::path::{Path, PathBuf};
+use tracing::info;
 
 /// Says what is damaged in the data folder, or in the backup; fails if anything is.
 pub(crate) fn verify(config: &Config, backup: Option<&Path>) -> anyhow::Result<()> {
@@ -84,12 +87,14 @@ pub(crate) fn backup(config: &Config, to: &Path) -> anyhow::Result<()> {
     let said = if let Ok(_lock) = claim_data_dir(data_dir) {
         let clock = Clock::start();
         let store = Store::open(data_dir, clock.read().now)?;
-        control::backup(&store, &to, 0, &clock)?
+        back_up(&store, &to, 0, &clock)?
     } else {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        runtime.block_on(control::ask(data_dir, &control::Ask::Backup(to.clone())))?
+        let text = to.to_str().context("`--to` must be text (UTF-8)")?;
+        let body = serde_json::json!({"to": text});
+        let said = control::ask(data_dir, &Method::POST, "/api/v1/backups", Some(&body))?;
+        let copied: Copied =
+            serde_json::from_value(said).context("the collector is of another version")?;
+        copied.said
     };
     println!("Backed up to {}: {said}.", to.display());
     let (_, report) = denyut_store::verify_backup(&to)?;
@@ -97,6 +102,57 @@ pub(crate) fn backup(config: &Config, to: &Path) -> anyhow::Result<()> {
         &report,
         "it holds what is whole; run `denyut-collector verify`, and keep older backups",
     )
+}
+
+/// Makes a backup; what to say of it.
+pub(crate) fn back_up(
+    store: &Store,
+    to: &Path,
+    processed: u64,
+    clock: &Clock,
+) -> anyhow::Result<String> {
+    check_target(store.folder(), to)?;
+    let manifest = store.backup(to, processed, clock.read().now)?;
+    let said = format!(
+        "{} files, {} (taken {}, up to record {})",
+        manifest.files.len(),
+        bytesize::ByteSize(manifest.bytes()).display().iec(),
+        manifest.taken,
+        manifest.position
+    );
+    info!(to = %to.display(), %said, "a backup was made");
+    Ok(said)
+}
+
+/// A backup goes to a folder of its own, whatever way its path takes.
+fn check_target(data_dir: &Path, to: &Path) -> anyhow::Result<()> {
+    let parent = to
+        .parent()
+        .filter(|_| to.is_absolute() && to.file_name().is_some());
+    let parent = parent.with_context(|| {
+        format!(
+            "`--to` = `{}`: not the absolute path of a folder",
+            to.display()
+        )
+    })?;
+    let parent = parent.canonicalize().with_context(|| {
+        format!(
+            "`--to` = `{}`: {} must be there",
+            to.display(),
+            parent.display()
+        )
+    })?;
+    let data_dir = data_dir.canonicalize().context("the data folder")?;
+    if parent
+        .join(to.file_name().unwrap_or_default())
+        .starts_with(&data_dir)
+    {
+        bail!(
+            "`--to` = `{}`: it lies in the data folder; name another, on another disk best",
+            to.display()
+        );
+    }
+    Ok(())
 }
 
 /// Puts a backup into an empty data folder; a damaged one only if that is wanted.

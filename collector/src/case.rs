@@ -5,11 +5,10 @@
 
 use crate::events::{Bus, Happening};
 use crate::keys;
-use crate::query::{IncidentView, Wanted};
 use anyhow::Context;
 use denyut_detect::Incident;
 use denyut_detect::incident::RevisionReason;
-use denyut_proto::{Invalid, OfficeCode, UnixMillis, parse_duration};
+use denyut_proto::{Invalid, UnixMillis, parse_duration};
 use denyut_store::state::{Change, State, StateError, get_json, scan_json};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -237,6 +236,11 @@ fn maybe(field: &str, said: Option<&str>, most: usize) -> Result<Option<String>,
     Ok(said.filter(|said| !said.is_empty()))
 }
 
+/// A name that may be left out, checked as that of a step.
+pub(crate) fn maybe_name(field: &str, said: Option<&str>) -> Result<Option<String>, Invalid> {
+    maybe(field, said, NAME_MAX)
+}
+
 /// The same of what may not.
 fn needed(field: &str, said: &str, most: usize, fix: &str) -> Result<String, Invalid> {
     let said = text(field, said, most)?;
@@ -295,22 +299,6 @@ impl Deed {
     }
 }
 
-/// What operators ask on the command line.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Ask {
-    /// The incidents that are open, or all, the newest first.
-    List {
-        open: bool,
-        office: Option<OfficeCode>,
-        most: usize,
-    },
-    /// One.
-    Show(u64),
-    /// Do something about one.
-    Act { number: u64, by: String, deed: Deed },
-}
-
 /// Keeps the cases.
 pub(crate) struct Cases {
     state: Arc<dyn State>,
@@ -326,31 +314,6 @@ impl Cases {
             state,
             told,
             changing: Mutex::default(),
-        }
-    }
-
-    /// Answers an operator: the incidents that were asked for, or the one that something was done about. Blocks.
-    pub(crate) fn answer(&self, ask: Ask, now: UnixMillis) -> Result<Vec<IncidentView>, Refused> {
-        match ask {
-            Ask::List { open, office, most } => {
-                let wanted = Wanted {
-                    open,
-                    retracted: false,
-                    office,
-                    parent: None,
-                    most,
-                };
-                Ok(IncidentView::list(&*self.state, &wanted, now)?)
-            }
-            Ask::Show(number) => {
-                let found = IncidentView::read(&*self.state, number, now)?;
-                Ok(vec![found.ok_or(Refused::NoIncident(number))?])
-            }
-            Ask::Act { number, by, deed } => {
-                let (incident, case) = self.act(number, &by, &deed, now)?;
-                let view = IncidentView::of(&*self.state, incident, case, now)?;
-                Ok(vec![view])
-            }
         }
     }
 

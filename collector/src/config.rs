@@ -81,6 +81,7 @@ struct IngestSection {
 #[serde(deny_unknown_fields)]
 struct ApiSection {
     listen: String,
+    address: Option<String>,
     #[serde(default)]
     allow_plaintext_beyond_loopback: bool,
 }
@@ -130,6 +131,8 @@ pub(crate) struct Config {
     pub(crate) tls: Option<Tls>,
     /// Where people and programs ask.
     pub(crate) api: SocketAddr,
+    /// What people open for that.
+    pub(crate) address: Address,
     /// How long what is kept. Samples older than `raw` are deleted, and refused when they arrive.
     pub(crate) retention: Retention,
     /// Below this many free bytes nothing is taken.
@@ -140,6 +143,50 @@ pub(crate) struct Config {
     pub(crate) setup: Setup,
     /// Who is told of what.
     pub(crate) alerts: Alerts,
+}
+
+/// What people open: the address of the proxy before the API, most likely.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Address(Option<(String, reqwest::Url)>);
+
+impl Address {
+    fn read(text: Option<&str>) -> Result<Self, Invalid> {
+        let Some(text) = text else {
+            return Ok(Self(None));
+        };
+        let url = text.parse::<reqwest::Url>().ok().filter(|url| {
+            let rest = (url.path(), url.query(), url.fragment());
+            matches!(url.scheme(), "http" | "https")
+                && url.has_host()
+                && url.username().is_empty()
+                && rest == ("/", None, None)
+                && text.len() <= 200
+        });
+        let url = url.ok_or_else(|| {
+            Invalid::new(
+                "api.address",
+                text,
+                "not the address of a site",
+                "write it like `https://denyut.example`, without a path",
+            )
+        })?;
+        Ok(Self(Some((text.trim_end_matches('/').to_owned(), url))))
+    }
+
+    /// As it was written, without a slash at the end.
+    pub(crate) fn text(&self) -> Option<&str> {
+        self.0.as_ref().map(|(text, _)| text.as_str())
+    }
+
+    pub(crate) fn host(&self) -> Option<&str> {
+        self.0.as_ref().and_then(|(_, url)| url.host_str())
+    }
+
+    pub(crate) fn is_https(&self) -> bool {
+        self.0
+            .as_ref()
+            .is_some_and(|(_, url)| url.scheme() == "https")
+    }
 }
 
 /// How agents connect by TLS.
@@ -254,6 +301,7 @@ impl Config {
             )
             .into());
         }
+        let address = Address::read(file.api.address.as_deref())?;
         if ingest == api && api.port() != 0 {
             return Err(Invalid::new(
                 "api.listen",
@@ -313,7 +361,14 @@ impl Config {
             reserve,
             registry,
             setup,
-            alerts: alert::config::read(&file.alert, file.receiver, file.route, folder)?,
+            alerts: alert::config::read(
+                &file.alert,
+                file.receiver,
+                file.route,
+                folder,
+                address.text(),
+            )?,
+            address,
         })
     }
 }

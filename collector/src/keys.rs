@@ -18,8 +18,8 @@ pub(crate) const RUNS: &str = "runs/";
 pub(crate) const SIGHTINGS: &str = "sightings/";
 /// What an agent last said of itself when it connected: [`crate::registry::Introduction`].
 pub(crate) const INTRODUCTIONS: &str = "introduction/";
-/// Permissions to join, by the digest of their secret: [`crate::join::Token`].
-pub(crate) const TOKENS: &str = "token/";
+/// Permissions to join, by the digest of their secret: [`crate::join::Offer`].
+pub(crate) const OFFERS: &str = "token/";
 /// Machines that have joined, by agent: [`crate::join::Member`].
 pub(crate) const MEMBERS: &str = "member/";
 /// What the detector knows of a link: [`denyut_detect::Link`], packed.
@@ -50,6 +50,16 @@ pub(crate) const TOLD: &str = "told/";
 pub(crate) const TELEGRAM: &str = "telegram/";
 /// Silences by their number: [`crate::alert::Silence`].
 pub(crate) const SILENCES: &str = "silence/";
+/// Users by their name: [`crate::access`]'s.
+pub(crate) const USERS: &str = "user/";
+/// Sessions of users, by the digest of their secret.
+pub(crate) const SESSIONS: &str = "session/";
+/// Tokens of programs, by their name.
+pub(crate) const API_TOKENS: &str = "api_token/";
+/// What was done, by its number: [`crate::access::Entry`].
+pub(crate) const AUDIT: &str = "audit/";
+/// Answers to requests that may come again, by the digest of who and which.
+pub(crate) const ANSWERS: &str = "answer/";
 /// The highest number of a message.
 pub(crate) const MESSAGES: &str = "messages";
 /// The numbers of those that may be judged again.
@@ -76,8 +86,8 @@ pub(crate) fn introduction(agent: &AgentId) -> String {
     format!("{INTRODUCTIONS}{agent}")
 }
 
-pub(crate) fn token(secret: &Secret) -> String {
-    format!("{TOKENS}{}", Fingerprint::of(&secret.0))
+pub(crate) fn offer(secret: &Secret) -> String {
+    format!("{OFFERS}{}", Fingerprint::of(&secret.0))
 }
 
 pub(crate) fn member(agent: &AgentId) -> String {
@@ -127,6 +137,22 @@ pub(crate) fn news(number: u64) -> String {
 
 pub(crate) fn group(receiver: &str, together: &str) -> String {
     format!("{GROUPS}{receiver} {together}")
+}
+
+pub(crate) fn user(name: &str) -> String {
+    format!("{USERS}{name}")
+}
+
+pub(crate) fn session(digest: &str) -> String {
+    format!("{SESSIONS}{digest}")
+}
+
+pub(crate) fn api_token(name: &str) -> String {
+    format!("{API_TOKENS}{name}")
+}
+
+pub(crate) fn audit(number: u64) -> String {
+    format!("{AUDIT}{number:012}")
 }
 
 pub(crate) fn messages_to(receiver: &str) -> String {

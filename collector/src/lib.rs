@@ -5,6 +5,7 @@ macro_rules! println {
     ($($text:tt)*) => { $crate::say(format_args!($($text)*)) };
 }
 
+mod access;
 mod alert;
 mod api;
 mod calendar;
@@ -30,6 +31,7 @@ pub mod tried;
 mod web;
 mod worker;
 
+use access::{Audit, Book, Pace};
 use alert::{Channel, Courier, Notifier, Outbox, Push, Silences, To, With};
 use anyhow::{Context, bail};
 use case::Cases;
@@ -43,6 +45,7 @@ use join::Members;
 use std::fs::{DirBuilder, File};
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -56,6 +59,16 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+/// How often a caller may ask, and how often at once.
+const PACE: (Duration, NonZeroU32) = (
+    Duration::from_millis(20),
+    NonZeroU32::new(500).expect("not 0"),
+);
+/// How often somebody may try to log in, and how often at once.
+const LOGINS: (Duration, NonZeroU32) =
+    (Duration::from_secs(15), NonZeroU32::new(10).expect("not 0"));
+/// Passwords that are tried at once: each takes 19 MiB.
+const PASSWORDS: usize = 2;
 /// How long a stop waits for streams and requests to end.
 const GRACE: Duration = Duration::from_secs(3);
 
@@ -123,19 +136,7 @@ enum Command {
         #[arg(long)]
         damaged: bool,
     },
-    /// Tokens: what machines join by
-    #[command(subcommand)]
-    Token(operate::Token),
-    /// Agents that have joined
-    #[command(subcommand)]
-    Agent(operate::Agent),
-    /// Incidents: see them, acknowledge them, take them over, note what you know
-    #[command(subcommand)]
-    Incident(operate::Incident),
-    /// Silences: nobody is called for what fits one, until it is over
-    #[command(subcommand)]
-    Silence(operate::Silence),
-    /// Messages to receivers: what waits, what could not be delivered, and what they look like
+    /// Messages to receivers: what they look like, and whether they arrive
     #[command(subcommand)]
     Message(operate::Message),
     /// Routes: who would be told of what
@@ -209,12 +210,8 @@ pub fn main() -> ExitCode {
             from,
             damaged,
         } => Config::load(&file.config).and_then(|config| care::restore(&config, &from, damaged)),
-        Command::Token(token) => operate::token(token),
-        Command::Agent(agent) => operate::agent(agent),
-        Command::Incident(incident) => operate::incident(incident),
         Command::Message(message) => operate::message(message),
         Command::Route(route) => operate::route(route),
-        Command::Silence(silence) => operate::silence(silence),
         Command::Replay { csv, config, json } => rerun::replay(&csv, config.as_deref(), json),
         Command::Redetect { file, from, apply } => {
             Config::load(&file.config).and_then(|config| rerun::redetect(config, &from, apply))
@@ -319,6 +316,8 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         connected: Mutex::default(),
         stop: stop.clone(),
     });
+    let address = operate::address(config.tls.as_ref(), ingest_address);
+    let alerts = Arc::new(config.alerts);
     let shared = Arc::new(api::Shared {
         query: query::Query {
             members: members.clone(),
@@ -330,6 +329,15 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         cases: Arc::clone(&cases),
         silences: Arc::clone(&silences),
         outbox: Arc::clone(&outbox),
+        alerts: Arc::clone(&alerts),
+        book: Arc::new(Book::open(Arc::clone(&state))?),
+        audit: Arc::new(Audit::open(Arc::clone(&state))?),
+        pace: Pace::new(PACE.0, PACE.1),
+        logins: Pace::new(LOGINS.0, LOGINS.1),
+        passwords: Semaphore::new(PASSWORDS),
+        address: config.address,
+        listening: api_address,
+        agents_find: address,
         gate: Arc::clone(&gate),
         bus: Arc::clone(&bus),
         metrics: Arc::clone(&metrics),
@@ -337,33 +345,16 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         processed: Arc::clone(&processed),
         replay_to,
         store: Arc::clone(&store),
-        history_readers: Arc::new(Semaphore::new(api::HISTORY_READERS)),
+        readers: Arc::new(Semaphore::new(api::READERS)),
         stop: stop.clone(),
     });
-    let mut api_task = tokio::spawn(api::serve(shared, api_listener));
-    let address = operate::address(config.tls.as_ref(), ingest_address);
+    let socket = control::bind(&config.data_dir);
+    let mut api_task = tokio::spawn(api::serve(shared, api_listener, socket));
     let names = config.tls.map(|tls| tls.names).unwrap_or_default();
     let is_tls = members.is_some();
     let tls = members.map(|members| ingest::Tls { members, names });
-    let mut ingest_task = tokio::spawn(ingest::serve(
-        Arc::clone(&gate),
-        ingest_listener,
-        tls,
-        api_address,
-    ));
-    let control = Arc::new(control::Control {
-        store: Arc::clone(&store),
-        processed: Arc::clone(&processed),
-        clock: Arc::clone(&clock),
-        cases: Arc::clone(&cases),
-        silences: Arc::clone(&silences),
-        outbox: Arc::clone(&outbox),
-        gate,
-        address,
-        stop: stop.clone(),
-    });
-    let mut control_task = tokio::spawn(control::serve(control, config.data_dir));
-    let alerts = Arc::new(config.alerts);
+    // The gate goes with them: what is committed ends when nobody can hand in any more.
+    let mut ingest_task = tokio::spawn(ingest::serve(gate, ingest_listener, tls, api_address));
     let mut couriers = JoinSet::new();
     for receiver in alerts.receivers.clone() {
         if let Channel::Alertmanager(to) = &receiver.channel {
@@ -446,7 +437,6 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         ended = &mut commit_task => Some(explain("committer", ended)),
         ended = &mut api_task => Some(explain("API", ended)),
         ended = &mut ingest_task => Some(explain("agents' port", ended)),
-        ended = &mut control_task => Some(explain("control socket", ended)),
         ended = &mut notifier_task => Some(explain("notifier", ended)),
         Some(ended) = couriers.join_next() => Some(explain("courier", ended)),
         ended = &mut keeper_tasks.checkpoints => Some(explain("keeper", ended)),
@@ -462,7 +452,6 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
     drain([
         ("API", api_task),
         ("agents' port", ingest_task),
-        ("control socket", control_task),
         ("committer", commit_task),
         ("worker", worker_task),
     ])
@@ -476,6 +465,7 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         ("keeper", keeper_tasks.checkpoints),
     ])
     .await;
+    control::unbind(&config.data_dir);
     info!("denyut-collector stopped");
     Ok(())
 }
@@ -732,7 +722,7 @@ fn check_config(path: &Path) -> anyhow::Result<()> {
         }
     }
     if config.registry.agents().is_empty() {
-        println!("No agent is named; let machines join by `denyut-collector token create`.");
+        println!("No agent is named; let machines join by `denyutctl invitation create`.");
     }
     Ok(())
 }

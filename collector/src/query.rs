@@ -1,5 +1,6 @@
 //! What people and programs ask: read-only views over registry, state and history.
 
+use crate::access::Regions;
 use crate::alert::Telling;
 use crate::case::{Acknowledgement, Case, Step};
 use crate::join::Members;
@@ -7,8 +8,9 @@ use crate::keys;
 use crate::registry::{Introduction, Registry, Spending};
 use denyut_detect::calendar::{Maintenance, Zone};
 use denyut_detect::detector::Sight;
+use denyut_detect::incident::{Evidence, Scope, ScopeKind};
 use denyut_detect::office::Pattern;
-use denyut_detect::{Agent, Incident, Link, Phase, Presence, Status};
+use denyut_detect::{Agent, Cause, Incident, Link, Phase, Presence, Status};
 use denyut_proto::{AgentId, OfficeCode, Outcome, Role, Sample, TargetName, UnixMillis};
 use denyut_store::history::{History, LinkId, Row, Rows, RowsError};
 use denyut_store::state::{State, get_json, parse, scan_json};
@@ -237,22 +239,26 @@ pub(crate) struct RttView {
 }
 
 impl Query {
-    pub(crate) fn offices(&self, now: UnixMillis) -> anyhow::Result<Vec<OfficeView>> {
-        self.registry
-            .offices
-            .keys()
-            .map(|code| self.office(code, now))
-            .filter_map(Result::transpose)
-            .collect()
+    /// The state of every office.
+    pub(crate) fn states(&self, now: UnixMillis) -> anyhow::Result<Vec<ShownState>> {
+        let everywhere = Regions::everywhere();
+        let codes = self.registry.offices.keys();
+        let state = |code| {
+            Ok(self
+                .office(code, &everywhere, now)?
+                .map(|office| office.state))
+        };
+        codes.map(state).filter_map(Result::transpose).collect()
     }
 
-    /// One office; `None` if it is not registered.
+    /// One office, as who looks there sees it; `None` if it is not registered, or not theirs.
     pub(crate) fn office(
         &self,
         code: &OfficeCode,
+        sees: &Regions,
         now: UnixMillis,
     ) -> anyhow::Result<Option<OfficeView>> {
-        let Some(office) = self.registry.offices.get(code) else {
+        let Some(office) = self.registry.offices.get(code).filter(|_| sees.has(code)) else {
             return Ok(None);
         };
         let maintenance = self.maintenance(code, now);
@@ -307,12 +313,24 @@ impl Query {
             place: office
                 .place
                 .map(|(latitude, longitude)| [latitude, longitude]),
-            patterns: get_json::<Sight>(&*self.state, &keys::office(code))?
-                .map(|sight| sight.patterns)
-                .unwrap_or_default(),
+            patterns: self.patterns(code, sees)?,
             agents,
             links,
         }))
+    }
+
+    /// What goes beyond single incidents at an office. Which other office takes part is for who sees that one.
+    pub(crate) fn patterns(
+        &self,
+        code: &OfficeCode,
+        sees: &Regions,
+    ) -> anyhow::Result<Vec<Pattern>> {
+        let sight = get_json::<Sight>(&*self.state, &keys::office(code))?;
+        let mut patterns = sight.map(|sight| sight.patterns).unwrap_or_default();
+        for pattern in &mut patterns {
+            pattern.with = pattern.with.take().filter(|other| sees.has(other));
+        }
+        Ok(patterns)
     }
 
     /// The work that is announced for an office for now, or else the next.
@@ -331,10 +349,16 @@ impl Query {
         })
     }
 
-    /// One link; `None` if it is not known.
-    pub(crate) fn link(&self, id: &LinkId, now: UnixMillis) -> anyhow::Result<Option<LinkView>> {
+    /// One link, as who looks there sees it; `None` if it is not known.
+    pub(crate) fn link(
+        &self,
+        id: &LinkId,
+        sees: &Regions,
+        now: UnixMillis,
+    ) -> anyhow::Result<Option<LinkView>> {
         let agent: Option<Agent> = keys::get_packed(&*self.state, &keys::agent(&id.agent))?;
         let link: Option<Link> = keys::get_packed(&*self.state, &keys::link(id))?;
+        let agent = agent.filter(|agent| sees.has(&agent.office));
         let (Some(agent), Some(link)) = (agent, link.filter(|link| !link.removed)) else {
             return Ok(None);
         };
@@ -371,22 +395,26 @@ impl Query {
             .collect()
     }
 
-    /// The newest `most` incidents, newest first; only the open ones, or only one office's, if asked so. Those that turned out to be none are left out unless
-    /// asked for.
+    /// The newest `most` incidents that are wanted and below a number, newest first.
     pub(crate) fn incidents(
         &self,
         wanted: &Wanted,
+        below: Option<u64>,
+        most: usize,
         now: UnixMillis,
     ) -> anyhow::Result<Vec<IncidentView>> {
-        IncidentView::list(&*self.state, wanted, now)
+        IncidentView::list(&*self.state, wanted, below, most, now)
     }
 
+    /// One incident, as who looks there sees it.
     pub(crate) fn incident(
         &self,
         number: u64,
+        sees: &Regions,
         now: UnixMillis,
     ) -> anyhow::Result<Option<IncidentView>> {
-        IncidentView::read(&*self.state, number, now)
+        let found = IncidentView::read(&*self.state, number, now)?;
+        Ok(found.and_then(|found| found.seen_in(sees)))
     }
 
     /// The link's samples, oldest first; at most `most`, and whether there are more.
@@ -432,11 +460,33 @@ impl Query {
 /// Which incidents.
 #[derive(Debug, Default)]
 pub(crate) struct Wanted {
+    pub(crate) sees: Regions,
     pub(crate) open: bool,
+    pub(crate) status: Option<ShownStatus>,
+    pub(crate) cause: Option<Cause>,
+    /// Also those that turned out to be none.
     pub(crate) retracted: bool,
     pub(crate) office: Option<OfficeCode>,
     pub(crate) parent: Option<u64>,
-    pub(crate) most: usize,
+    /// Those that went on then or later.
+    pub(crate) from: Option<UnixMillis>,
+    /// Those that had begun before.
+    pub(crate) to: Option<UnixMillis>,
+}
+
+impl Wanted {
+    fn takes(&self, incident: &Incident) -> bool {
+        let facts = &incident.facts;
+        let ended = facts.resolved_ms.unwrap_or(UnixMillis(i64::MAX));
+        (self.office.is_none() || incident.office == self.office)
+            && (self.parent.is_none() || incident.parent == self.parent)
+            && self.cause.is_none_or(|cause| facts.cause == cause)
+            // Resolved in between: no longer open.
+            && (!self.open || incident.is_open())
+            && self.from.is_none_or(|from| ended >= from)
+            && self.to.is_none_or(|to| facts.opened_ms < to)
+            && (self.retracted || self.status == Some(ShownStatus::Retracted) || !incident.retracted)
+    }
 }
 
 /// An incident, where it stands now, and who cares for it.
@@ -470,19 +520,6 @@ pub(crate) enum ShownStatus {
     Closed,
     /// It was none.
     Retracted,
-}
-
-impl ShownStatus {
-    /// The name that the API and UI catalogues use.
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Open => "open",
-            Self::Acknowledged => "acknowledged",
-            Self::Probation => "probation",
-            Self::Closed => "closed",
-            Self::Retracted => "retracted",
-        }
-    }
 }
 
 impl IncidentView {
@@ -521,27 +558,28 @@ impl IncidentView {
         incident.map(of).transpose()
     }
 
-    /// Those that are wanted, the newest first.
-    pub(crate) fn list(
+    /// Those that are wanted and below a number, the newest first, at most so many.
+    fn list(
         state: &dyn State,
         wanted: &Wanted,
+        below: Option<u64>,
+        most: usize,
         now: UnixMillis,
     ) -> anyhow::Result<Vec<Self>> {
         let mut incidents = Vec::new();
         let mut take = |incident: Incident| {
-            let of_office = wanted.office.is_none() || incident.office == wanted.office;
-            let of_parent = wanted.parent.is_none() || incident.parent == wanted.parent;
-            // Resolved in between: no longer open.
-            let open = !wanted.open || incident.is_open();
-            if of_office && of_parent && open && (wanted.retracted || !incident.retracted) {
+            if wanted.takes(&incident) {
                 let case = Case::read(state, incident.number)?;
-                incidents.push(Self::of(state, incident, case, now)?);
+                let view = Self::of(state, incident, case, now)?.seen_in(&wanted.sees);
+                let of_status = |view: &Self| wanted.status.is_none_or(|one| view.status == one);
+                incidents.extend(view.filter(of_status));
             }
-            anyhow::Ok(incidents.len() < wanted.most)
+            anyhow::Ok(incidents.len() < most)
         };
         if wanted.open {
             let open = scan_json::<u64>(state, keys::OPEN)?;
             let mut numbers: Vec<u64> = open.into_iter().map(|(_, number)| number).collect();
+            numbers.retain(|number| below.is_none_or(|below| *number < below));
             numbers.sort_unstable_by_key(|number| std::cmp::Reverse(*number));
             for number in numbers {
                 let incident: Option<Incident> = get_json(state, &keys::incident(number))?;
@@ -552,10 +590,74 @@ impl IncidentView {
                 }
             }
         } else {
-            state.visit_back(keys::INCIDENTS, &mut |key, value| take(parse(key, value)?))?;
+            let below = below.map(keys::incident);
+            let mut visit = |key: &str, value: &[u8]| take(parse(key, value)?);
+            state.visit_back(keys::INCIDENTS, below.as_deref(), &mut visit)?;
         }
         Ok(incidents)
     }
+
+    /// Whether all that it hit lies there.
+    pub(crate) fn lies_in(&self, sees: &Regions) -> bool {
+        lies_in(&self.incident, sees)
+    }
+
+    /// As who looks there sees it; `None` if nothing of it lies there.
+    fn seen_in(mut self, sees: &Regions) -> Option<Self> {
+        if !self.lies_in(sees) {
+            // Who was told elsewhere, and what they wrote, is theirs; that somebody knows of it is not.
+            self.told.clear();
+            self.steps.clear();
+        }
+        self.incident = seen_in(self.incident, sees)?;
+        Some(self)
+    }
+}
+
+/// Whether all that an incident hit lies there.
+fn lies_in(incident: &Incident, sees: &Regions) -> bool {
+    match (&incident.office, &incident.facts.scope) {
+        _ if sees.is_everywhere() => true,
+        (Some(office), _) => sees.has(office),
+        (None, Some(scope)) => {
+            !is_cut(scope) && scope.offices.iter().all(|office| sees.has(office))
+        }
+        (None, None) => false,
+    }
+}
+
+/// Whether more offices were hit than are listed.
+fn is_cut(scope: &Scope) -> bool {
+    usize::try_from(scope.failed).is_ok_and(|failed| failed > scope.offices.len())
+}
+
+/// An incident as who looks there sees it; `None` if nothing of it lies there. Of a common cause they see that it is, how many it hit, and which of their own.
+pub(crate) fn seen_in(mut incident: Incident, sees: &Regions) -> Option<Incident> {
+    if lies_in(&incident, sees) {
+        return Some(incident);
+    }
+    let scope = incident.facts.scope.as_mut()?;
+    let is_hit = scope.offices.iter().any(|office| sees.has(office));
+    // Which are beyond the list is not known; a region's code tells of it.
+    let may_be_hit = is_cut(scope)
+        && match scope.kind {
+            ScopeKind::Regency | ScopeKind::Province => sees.touch(&scope.code),
+            ScopeKind::Nation => true,
+            ScopeKind::Pool | ScopeKind::Pop | ScopeKind::Isp => false,
+        };
+    if !is_hit && !may_be_hit {
+        return None;
+    }
+    scope.offices.retain(|office| sees.has(office));
+    incident.facts.troubles.clear();
+    for revision in &mut incident.revisions {
+        revision.agent = None;
+        revision.target = None;
+    }
+    let tells_no_name =
+        |one: &Evidence| matches!(one, Evidence::Together { .. } | Evidence::Fine { .. });
+    incident.facts.evidence.retain(tells_no_name);
+    Some(incident)
 }
 
 /// Which links.

@@ -1,9 +1,9 @@
 //! What reads bytes that a disk or the network gave back, for `tests/fuzz` to try: whatever they are, it refuses them or reads them.
 
 use crate::ingest::Proof;
-use crate::join::{Authority, Member, Request, Token};
+use crate::join::{Authority, Member, Offer, Request};
 use crate::registry::Introduction;
-use crate::{calendar, config, control, keys, sites};
+use crate::{access, calendar, config, keys, sites};
 use denyut_detect::{Agent, Incident, Link};
 use denyut_detect::{
     detector::Sight, link::Fold, link::Past, presence::Runs, recorded, thing::Sightings,
@@ -11,7 +11,7 @@ use denyut_detect::{
 use rustls::pki_types::CertificateDer;
 use std::path::Path;
 
-/// A request for a certificate, from whoever has a token.
+/// A request for a certificate, from whoever has an invitation.
 pub fn request(der: &[u8]) {
     Request::read(der).ok();
 }
@@ -50,7 +50,7 @@ pub fn answers(bytes: &[u8]) {
     }
 }
 
-/// Values of the state; and a command from another process.
+/// Values of the state.
 pub fn state(bytes: &[u8]) {
     keys::unpack::<Agent>("agent", bytes).ok();
     keys::unpack::<Link>("link", bytes).ok();
@@ -61,9 +61,9 @@ pub fn state(bytes: &[u8]) {
     serde_json::from_slice::<Sight>(bytes).ok();
     serde_json::from_slice::<Incident>(bytes).ok();
     serde_json::from_slice::<Introduction>(bytes).ok();
-    serde_json::from_slice::<Token>(bytes).ok();
+    serde_json::from_slice::<Offer>(bytes).ok();
     serde_json::from_slice::<Member>(bytes).ok();
-    serde_json::from_slice::<control::Ask>(bytes).ok();
+    access::read(bytes);
     serde_json::from_slice::<crate::case::Step>(bytes).ok();
     serde_json::from_slice::<crate::alert::Message>(bytes).ok();
     serde_json::from_slice::<crate::alert::Silence>(bytes).ok();

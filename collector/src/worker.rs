@@ -116,7 +116,7 @@ impl Archive for Stored<'_> {
         // The first day of which nothing is let go yet.
         let least = day_of(UnixMillis(self.kept_from().0.saturating_add(86_399_999)));
         let mut found = None;
-        self.state.visit_back(&prefix, &mut |key, bytes| {
+        self.state.visit_back(&prefix, None, &mut |key, bytes| {
             let of: i64 = key[prefix.len()..]
                 .parse()
                 .with_context(|| format!("the state holds a key that makes no sense: {key}"))?;

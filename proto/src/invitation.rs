@@ -54,7 +54,7 @@ impl FromStr for Invitation {
                 "invitation",
                 "(not shown)",
                 problem,
-                "copy the whole line that `denyut-collector token create` printed, without spaces",
+                "copy the whole line that `denyutctl invitation create` printed, without spaces",
             )
         };
         let (address, rest) = text

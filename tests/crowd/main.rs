@@ -304,10 +304,11 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<bool> {
     collector = start(arguments, dir)?;
     let back = all_back(&crowd, count).await?;
     tokio::time::sleep(AFTERMATH).await;
-    let metrics = reqwest::get(format!("http://127.0.0.1:{}/metrics", ports.1))
-        .await?
-        .text()
-        .await?;
+    let client = reqwest::Client::builder()
+        .unix_socket(dir.join("data/control"))
+        .build()?;
+    let metrics = client.get("http://localhost/metrics").send().await?;
+    let metrics = metrics.text().await?;
     let metric = |name: &str| -> anyhow::Result<f64> {
         let line = metrics
             .lines()

@@ -177,7 +177,7 @@ async fn bad_streams_end_with_a_reason() {
         (
             hello("nobody", BOOT),
             Code::PermissionDenied,
-            "unknown agent; let it join (`denyut-collector token create`), or add it to `agents`",
+            "unknown agent; let it join (`denyutctl invitation create`), or add it to `agents`",
         ),
         (
             hello("No Body", BOOT),
@@ -295,7 +295,9 @@ async fn an_unknown_agent_keeps_its_samples_and_says_why() {
             .as_str()?
             .to_owned();
         error
-            .contains("unknown agent; let it join (`denyut-collector token create`), or add it to `agents`")
+            .contains(
+                "unknown agent; let it join (`denyutctl invitation create`), or add it to `agents`",
+            )
             .then_some(())
     };
     eventually("the agent is told", Duration::from_secs(10), told).await;
@@ -372,9 +374,8 @@ async fn the_api_answers_with_problems() {
         ("/nothing".to_owned(), 404, "/nothing"),
     ];
     for (path, status, text) in cases {
-        let answer = reqwest::get(format!("http://{}{path}", collector.api))
-            .await
-            .expect("answers");
+        let request = collector.request(reqwest::Method::GET, &path);
+        let answer = request.send().await.expect("answers");
         assert_eq!(answer.status(), status, "{path}");
         assert_eq!(
             answer.headers()["content-type"],
@@ -390,21 +391,11 @@ async fn the_api_answers_with_problems() {
             "{path}: {problem}"
         );
     }
-    let probe = |content_type: Option<&str>| {
-        let mut request =
-            reqwest::Client::new().post(format!("http://{}{link}/probe", collector.api));
-        if let Some(value) = content_type {
-            request = request.header("content-type", value);
-        }
-        async { request.send().await.expect("answers").status().as_u16() }
-    };
-    assert_eq!(probe(None).await, 415);
-    assert_eq!(
-        probe(Some("application/json")).await,
-        409,
-        "the agent is not connected"
-    );
-    let wrong = reqwest::Client::new().post(format!("http://{}/api/v1/offices", collector.api));
+    let (probed, _) = collector
+        .post(&format!("{link}/probe"), &serde_json::json!({}))
+        .await;
+    assert_eq!(probed, 409, "the agent is not connected");
+    let wrong = collector.request(reqwest::Method::POST, "/api/v1/offices");
     assert_eq!(wrong.send().await.expect("answers").status(), 405);
 }
 

@@ -414,9 +414,8 @@ async fn the_history_of_many_links_is_a_stream() {
         .is_empty()
     );
 
-    let mut answer = reqwest::get(format!("http://{}{path}", collector.api))
-        .await
-        .expect("answers");
+    let request = collector.request(reqwest::Method::GET, &path);
+    let mut answer = request.send().await.expect("answers");
     assert!(answer.chunk().await.expect("reads").is_some());
     let readers = || async { collector.metric("denyut_history_readers").await };
     assert_eq!(readers().await, 1, "it waits for the client");

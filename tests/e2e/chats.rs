@@ -93,9 +93,7 @@ const CHATS: [Chat; 14] = [
 /// A server for each, and the collector's configuration.
 fn servers(token: &Path) -> (BTreeMap<&'static str, Hook>, String) {
     let mut hooks = BTreeMap::new();
-    let mut config = format!(
-        "{OFFICES}[alert]\npage = \"https://denyut.example/\"\ngroup_wait = \"1s\"\ngroup_interval = \"1s\"\n"
-    );
+    let mut config = format!("{OFFICES}[alert]\ngroup_wait = \"1s\"\ngroup_interval = \"1s\"\n");
     for chat in &CHATS {
         let well = chat.well;
         let hook = Hook::answering(move |_| Answer::of(200, well));
@@ -599,7 +597,7 @@ async fn what_a_chat_refuses_is_sent_again_or_shown_as_it_means_it() {
         // The same, each time.
         let all = hooks[name].taken();
         assert_eq!(all[0].body, all[1].body, "{name}");
-        let resent = collector.operate(&["message", "resend", &one["number"].to_string()]);
+        let resent = collector.ctl(&["message", "resend", &one["number"].to_string()]);
         assert!(resent.status.success(), "{}", said(&resent));
     }
     // The same transaction is the same message.

@@ -122,13 +122,17 @@ fn the_quickstart_starts_shows_and_stops() {
         "gateway    10.9.0.1",
         "icmp://1.1.1.1",
         " ms",
-        "http://127.0.0.1:7080/?hours=1",
+        "http://127.0.0.1:7080/masuk/",
     ] {
         assert!(shown.contains(text), "no {text:?} in\n{shown}");
     }
     denyut_tests::install_crypto();
+    let client = reqwest::Client::builder()
+        .unix_socket(dir.path().join("data/collector/control"))
+        .build()
+        .expect("a client");
     let all_up = || async {
-        let answer = reqwest::get("http://127.0.0.1:7080/api/v1/offices").await;
+        let answer = client.get("http://localhost/api/v1/offices").send().await;
         let offices: serde_json::Value = answer.ok()?.json().await.ok()?;
         let links = offices[0]["links"].as_array()?.clone();
         let is_up = |target: &&str| {
@@ -163,22 +167,46 @@ impl Drop for Proxy {
     }
 }
 
-/// Whether the page, its data and what happens come through, and only for who knows the password.
-async fn is_asked_and_let_through(port: u16, authority: &Path) {
+/// Whether login, data and what happens come through, and the proxy tells from where.
+async fn comes_through(collector: &denyut_tests::Collector, port: u16, authority: &Path) {
     let ca = fs::read(authority).expect("reads");
     let client = reqwest::Client::builder()
         .tls_certs_only([reqwest::Certificate::from_pem(&ca).expect("a certificate")])
+        .redirect(reqwest::redirect::Policy::none())
         .build()
         .expect("a client");
     let url = |path: &str| format!("https://127.0.0.1:{port}{path}");
     let page = || async { client.get(url("/")).send().await.ok() };
-    let refused = eventually("it answers", Duration::from_secs(20), page).await;
-    assert_eq!(refused.status(), 401);
-    let known = |path: &str| {
-        client
-            .get(url(path))
-            .basic_auth("operator", Some("rahasia"))
-    };
+    let sent_on = eventually("it answers", Duration::from_secs(20), page).await;
+    assert_eq!(sent_on.headers()["location"], "/masuk");
+    let refused = client.get(url("/api/v1/offices")).send().await;
+    assert_eq!(refused.expect("answers").status(), 401);
+    // A browser sends what the proxy must let through for a login.
+    let add = [
+        "user", "add", "siti", "--role", "viewer", "--region", "36.73",
+    ];
+    let link = String::from_utf8(collector.ctl(&add).stdout).expect("text");
+    let path = link
+        .trim()
+        .strip_prefix("https://denyut.example")
+        .expect("a link");
+    let chosen = client
+        .post(url(path))
+        .header("origin", url(""))
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body("password=kuda+terbang+di+serang&again=kuda+terbang+di+serang")
+        .send()
+        .await
+        .expect("answers");
+    assert_eq!(chosen.status(), 303, "{:?}", chosen.text().await);
+    let cookie = chosen.headers()["set-cookie"].to_str().expect("text");
+    assert!(
+        cookie.starts_with("__Host-denyut=")
+            && cookie.ends_with("; HttpOnly; SameSite=Lax; Secure"),
+        "{cookie}"
+    );
+    let cookie = cookie.split(';').next().expect("a cookie");
+    let known = |path: &str| client.get(url(path)).header("cookie", cookie);
     let offices = known("/api/v1/offices").send().await.expect("answers");
     let offices: serde_json::Value = offices.json().await.expect("JSON");
     assert_eq!(offices[0]["code"], "36.73.02");
@@ -187,6 +215,13 @@ async fn is_asked_and_let_through(port: u16, authority: &Path) {
     let mut events = events.await.expect("answers");
     let first = tokio::time::timeout(Duration::from_secs(20), events.chunk()).await;
     assert!(first.expect("in time").expect("reads").is_some());
+    let audit = collector.json("/api/v1/audit").await;
+    let chosen = audit
+        .as_array()
+        .expect("a list")
+        .iter()
+        .find(|one| one["path"] == "/masuk");
+    assert_eq!(chosen.expect("an entry")["from"], "127.0.0.1", "{audit}");
 }
 
 fn free_port() -> u16 {
@@ -250,18 +285,12 @@ async fn proxied() -> (denyut_tests::Collector, tempfile::TempDir, u16) {
 async fn the_page_is_behind_nginx() {
     let (collector, dir, port) = proxied().await;
     let path = |name: &str| dir.path().join(name).display().to_string();
-    let hash = Command::new("openssl")
-        .args(["passwd", "-apr1", "rahasia"])
-        .output();
-    let hash = String::from_utf8(hash.expect("runs").stdout).expect("text");
-    fs::write(path("htpasswd"), format!("operator:{hash}")).expect("writes");
     let site = example(
         "nginx.conf",
         &[
             ("listen 443 ssl", format!("listen 127.0.0.1:{port} ssl")),
             ("/etc/ssl/certs/denyut.pem", path("proxy.pem")),
             ("/etc/ssl/private/denyut.key", path("proxy.key")),
-            ("/etc/nginx/denyut.htpasswd", path("htpasswd")),
             ("127.0.0.1:7080", collector.api.to_string()),
         ],
     );
@@ -279,17 +308,13 @@ async fn the_page_is_behind_nginx() {
         .args(["-c", &path("main.conf")])
         .spawn();
     let _nginx = Proxy(nginx.expect("starts"));
-    is_asked_and_let_through(port, &dir.path().join("ca.pem")).await;
+    comes_through(&collector, port, &dir.path().join("ca.pem")).await;
 }
 
 #[tokio::test]
 async fn the_page_is_behind_caddy() {
     let (collector, dir, port) = proxied().await;
     let path = |name: &str| dir.path().join(name).display().to_string();
-    let hash = Command::new("caddy")
-        .args(["hash-password", "--plaintext", "rahasia"])
-        .output();
-    let hash = String::from_utf8(hash.expect("runs").stdout).expect("text");
     let tls = format!("tls {} {}", path("proxy.pem"), path("proxy.key"));
     let site = example(
         "Caddyfile",
@@ -297,10 +322,6 @@ async fn the_page_is_behind_caddy() {
             (
                 "denyut.example {",
                 format!("https://127.0.0.1:{port} {{\n\t{tls}"),
-            ),
-            (
-                "$2a$14$BFd2eUX3n9CNl8lTSy0WPuhhIRoxSAPf5sc7Y9Rg.DAjCTJYCuqcy",
-                hash.trim().to_owned(),
             ),
             ("127.0.0.1:7080", collector.api.to_string()),
         ],
@@ -322,5 +343,5 @@ async fn the_page_is_behind_caddy() {
         .stderr(fs::File::create(path("caddy.log")).expect("creates"))
         .spawn();
     let _caddy = Proxy(caddy.expect("starts"));
-    is_asked_and_let_through(port, &dir.path().join("ca.pem")).await;
+    comes_through(&collector, port, &dir.path().join("ca.pem")).await;
 }

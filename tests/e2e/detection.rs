@@ -327,6 +327,7 @@ async fn announced_work_is_shown_as_work() {
     );
     assert_eq!(other["maintenance"]["from_ms"], now + hour);
     let phone = Browser::open(Screen::Phone).await;
+    phone.enter(&collector, "siti").await;
     phone.visit(&format!("http://{}/", collector.api)).await;
     shows(
         &phone,
@@ -384,6 +385,7 @@ async fn look(collector: &Collector, newest: &Value) {
             ),
         ] {
             let browser = Browser::open(screen).await;
+            browser.enter(collector, "siti").await;
             browser
                 .visit(&format!(
                     "http://{}/?lang={language}&hours=24#incident-{}",

@@ -49,7 +49,7 @@ async fn each_trouble_is_named_with_its_fix() {
     let mut collector = collector("").await;
     let mut agent = Agent::start(None, CALM);
     connected(&agent, false).await;
-    only(&agent, "identity", "token create --office");
+    only(&agent, "identity", "invitation create --office");
     let output = join(&agent, &collector.invite(&[]), &[]);
     assert!(output.status.success(), "{}", said(&output));
     connected(&agent, true).await;
@@ -78,7 +78,7 @@ async fn each_trouble_is_named_with_its_fix() {
 
     // Shut out by an operator.
     let id = agent.status().expect("answers")["agent"].clone();
-    let revoked = collector.operate(&["agent", "revoke", id.as_str().expect("text")]);
+    let revoked = collector.ctl(&["agent", "revoke", id.as_str().expect("text")]);
     assert!(revoked.status.success(), "{}", said(&revoked));
     connected(&agent, false).await;
     only(&agent, "accepted", "was revoked");

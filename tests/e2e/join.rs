@@ -118,7 +118,7 @@ async fn a_machine_joins_by_one_line_and_stays_who_it_is() {
     // The line is used up; and who has joined does not do so by mistake.
     let other = Agent::start(None, "");
     let output = join(&other, &invitation, &[]);
-    assert!(said(&output).contains("the token is unknown") && !output.status.success());
+    assert!(said(&output).contains("the invitation is unknown") && !output.status.success());
     let another = collector.invite(&[]);
     let output = join(&agent, &another, &[]);
     assert!(said(&output).contains("has joined already") && !output.status.success());
@@ -183,8 +183,8 @@ async fn a_token_makes_one_agent_however_many_ask_at_once() {
         let status = refused.expect_err("was refused");
         assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
     }
-    let list = said(&collector.operate(&["agent", "list"]));
-    assert_eq!(list.lines().count(), 1, "{list}");
+    let list = said(&collector.ctl(&["agent", "list"]));
+    assert_eq!(list.lines().count(), 2, "{list}");
     // One for three makes three.
     let for_three = collector.invite(&["--uses", "3"]);
     for n in 0..4 {
@@ -192,9 +192,10 @@ async fn a_token_makes_one_agent_however_many_ask_at_once() {
         assert_eq!(joined.is_ok(), n < 3);
     }
     let expired = collector.invite(&["--expires", "1m"]);
-    let list = said(&collector.operate(&["token", "list"]));
-    let name = list.split_whitespace().next().expect("its name");
-    let revoked = collector.operate(&["token", "revoke", name]);
+    let list = said(&collector.ctl(&["invitation", "list"]));
+    let line = list.lines().nth(1).expect("a line");
+    let name = line.split_whitespace().next().expect("its name");
+    let revoked = collector.ctl(&["invitation", "revoke", name]);
     assert!(revoked.status.success(), "{}", said(&revoked));
     assert!(
         member::join(collector.ingest, &authority, &expired)
@@ -259,7 +260,7 @@ async fn who_is_shut_out_is_out_at_once() {
     join(&agent, &collector.invite(&[]), &[]);
     let status = connected(&agent, true).await;
     let id = status["agent"].as_str().expect("text");
-    let output = collector.operate(&["agent", "revoke", id]);
+    let output = collector.ctl(&["agent", "revoke", id]);
     assert!(output.status.success(), "{}", said(&output));
     let gone = || async { (collector.metric("denyut_streams").await == 0).then_some(()) };
     eventually("the stream ends", Duration::from_secs(10), gone).await;
@@ -275,7 +276,7 @@ async fn who_is_shut_out_is_out_at_once() {
         "{}",
         said(&output)
     );
-    let unknown = collector.operate(&["agent", "revoke", "nobody"]);
+    let unknown = collector.ctl(&["agent", "revoke", "nobody"]);
     assert!(
         said(&unknown).contains("agent nobody is unknown"),
         "{}",
@@ -309,12 +310,13 @@ async fn a_cloned_disk_becomes_another_agent_by_itself() {
     };
     let (one, other) = eventually("they are told apart", WITHIN, apart).await;
     assert_eq!(one["agent"], id, "the first stays who it is");
-    let list = said(&collector.operate(&["agent", "list"]));
-    let was = format!("was {} on a copied disk", id.as_str().expect("text"));
-    assert!(list.contains(&was), "{list}");
+    let list = collector.json("/api/v1/agents").await;
+    let twins = list.as_array().expect("a list").iter();
+    let twins: Vec<_> = twins.filter(|one| one["twin_of"] == id).collect();
+    assert_eq!(twins.len(), 1, "{list}");
     assert_eq!(collector.metric("denyut_twins_total").await, 1);
     // What is known against the one is known against the other.
-    let revoked = collector.operate(&["agent", "revoke", id.as_str().expect("text")]);
+    let revoked = collector.ctl(&["agent", "revoke", id.as_str().expect("text")]);
     assert!(said(&revoked).contains(other["agent"].as_str().expect("text")));
     let gone = || async { (collector.metric("denyut_streams").await == 0).then_some(()) };
     eventually("both are out", WITHIN, gone).await;
@@ -384,7 +386,7 @@ async fn no_call_is_answered_to_who_is_somebody_else() {
     let (good, good_key) = joined().await;
     let (other, other_key) = joined().await;
     let (revoked, revoked_key) = joined().await;
-    collector.operate(&["agent", "revoke", &revoked.agent]);
+    collector.ctl(&["agent", "revoke", &revoked.agent]);
     // Signed by the collector's own authority, for another key; and for nobody.
     let folder = tempfile::tempdir().expect("tempdir");
     let ours = Authority::open(ca.parent().expect("its folder"), folder.path());

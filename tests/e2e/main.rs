@@ -1,6 +1,8 @@
 //! The real agent and collector, end to end.
 
+mod access;
 mod alerts;
+mod answers;
 mod bad_config;
 mod bad_peers;
 mod budget;

@@ -100,6 +100,7 @@ async fn scenario(net: &Net) {
         assert!((-1_000..15_000).contains(&(seen - carried_at)), "{pattern}");
     }
     let laptop = Browser::open(Screen::Laptop).await;
+    laptop.enter(&collector, "siti").await;
     laptop.visit(&format!("http://{}/", collector.api)).await;
     shows(
         &laptop,

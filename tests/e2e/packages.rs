@@ -51,10 +51,13 @@ impl Debian {
             .on(&["dpkg", "--install", "--force-confold", "/root/package.deb"]);
     }
 
+    /// Asks through the socket, which lies in the machine's folder.
     fn get(&self, path: &str) -> Option<Value> {
-        let url = format!("http://127.0.0.1:7080{path}");
+        let socket = self.machine.path("/var/lib/denyut-collector/control");
+        let client = reqwest::Client::builder().unix_socket(socket).build();
+        let asked = client.ok()?.get(format!("http://localhost{path}"));
         self.runtime.block_on(async {
-            let answer = reqwest::get(url).await.ok()?;
+            let answer = asked.send().await.ok()?;
             answer.error_for_status().ok()?.json().await.ok()
         })
     }
@@ -301,7 +304,7 @@ fn the_debian_packages_install_run_upgrade_and_go() {
 
     configure(&debian);
     on(&["systemctl", "restart", "denyut-collector"]);
-    let create = "denyut-collector token create --office 36.73.02";
+    let create = "denyutctl invitation create --office 36.73.02";
     let line = on(&create.split(' ').collect::<Vec<_>>());
     let invitation = line.split('\'').nth(1).expect("a quoted line");
     on(&["denyut-agent", "join", invitation]);

@@ -160,6 +160,7 @@ async fn the_page_shows_offices_and_stays_live() {
     tell_a_day(&collector).await;
     let mut agent = Agent::start(None, &agent_config(&collector));
     let laptop = Browser::open(Screen::Laptop).await;
+    laptop.enter(&collector, "siti").await;
     laptop.visit(&format!("http://{}/", collector.api)).await;
     shows(
         &laptop,
@@ -252,6 +253,7 @@ async fn the_page_fits_a_phone() {
     let collector = Collector::start(REGISTRY).await;
     tell_a_day(&collector).await;
     let phone = Browser::open(Screen::Phone).await;
+    phone.enter(&collector, "siti").await;
     phone.visit(&format!("http://{}/", collector.api)).await;
     shows(&phone, &["Cipocok Jaya", "Kantor", "Langsung"]).await;
     see_the_day(&phone).await;
@@ -289,6 +291,7 @@ async fn an_incident_is_cared_for_on_the_page() {
     for screen in [Screen::Laptop, Screen::Phone] {
         let name = format!("{screen:?}").to_lowercase();
         let browser = Browser::open(screen).await;
+        browser.enter(&collector, "siti").await;
         browser.visit(&format!("http://{}/", collector.api)).await;
         shows(
             &browser,
@@ -298,21 +301,18 @@ async fn an_incident_is_cared_for_on_the_page() {
         browser
             .run("document.querySelector('#incidents .incident').open = true")
             .await;
-        type_into(&browser, "text", "teknisi di jalan").await;
-        press(&browser, "Akui").await;
-        shows(&browser, &["Tulis nama Anda lebih dulu."]).await;
         // What happens meanwhile does not take away what somebody is writing.
         type_into(&browser, "text", "teknisi di jalan").await;
-        let url = format!("http://{}/api/v1/incidents/1/notes", collector.api);
-        let note = serde_json::json!({"by": "Budi", "text": format!("dilihat di {name}")});
-        let noted = reqwest::Client::new().post(url).json(&note).send().await;
-        assert!(noted.expect("answers").status().is_success());
+        let note = serde_json::json!({"text": format!("dilihat di {name}")});
+        let (noted, _) = collector
+            .post_as("Budi", "/api/v1/incidents/1/notes", &note)
+            .await;
+        assert!(noted.is_success());
         shows(&browser, &[&format!("Budi: dilihat di {name}")]).await;
         let written = browser
             .run("return [document.activeElement.name, document.activeElement.value]")
             .await;
         assert_eq!(written, serde_json::json!(["text", "teknisi di jalan"]));
-        type_into(&browser, "by", "Siti").await;
         press(&browser, "Akui").await;
         shows(
             &browser,
@@ -348,6 +348,7 @@ async fn an_incident_is_cared_for_on_the_page() {
 async fn the_page_says_when_it_is_cut_off() {
     let mut collector = Collector::start(REGISTRY).await;
     let browser = Browser::open(Screen::Laptop).await;
+    browser.enter(&collector, "siti").await;
     browser
         .visit(&format!("http://{}/?lang=en", collector.api))
         .await;
@@ -356,4 +357,78 @@ async fn the_page_says_when_it_is_cut_off() {
     shows(&browser, &["Cut off from the collector"]).await;
     collector.launch().await;
     shows(&browser, &["Live"]).await;
+}
+
+/// The door: a login that works without a script, in both languages, on both screens.
+#[tokio::test]
+async fn the_login_is_a_plain_page() {
+    let collector = Collector::start(REGISTRY).await;
+    for (screen, language, texts) in [
+        (
+            Screen::Laptop,
+            "id",
+            ["Masuk", "Kata sandi", "Belum ada pengguna"],
+        ),
+        (
+            Screen::Phone,
+            "en",
+            ["Log in", "Password", "There are no users yet"],
+        ),
+    ] {
+        let name = format!("{screen:?}").to_lowercase();
+        let browser = Browser::open(screen).await;
+        browser
+            .visit(&format!("http://{}/?hours=1", collector.api))
+            .await;
+        let path = browser
+            .run("return location.pathname + location.search")
+            .await;
+        assert_eq!(path, "/masuk?to=%2F%3Fhours%3D1");
+        browser
+            .visit(&format!("http://{}/masuk?lang={language}", collector.api))
+            .await;
+        shows(&browser, &texts).await;
+        assert_eq!(browser.run("return document.scripts.length").await, 0);
+        let small = "return [...document.querySelectorAll('button, input:not([type=hidden])')].filter((b) => b.getBoundingClientRect().height < 32).length";
+        assert_eq!(browser.run(small).await, 0, "too small for a finger");
+        let wide = browser
+            .run("return document.documentElement.scrollWidth > window.innerWidth")
+            .await;
+        assert_eq!(wide, false);
+        browser
+            .screenshot(&picture(&format!("login-{name}-{language}.png")))
+            .await;
+        // The language is remembered.
+        browser
+            .visit(&format!("http://{}/masuk/x", collector.api))
+            .await;
+        shows(
+            &browser,
+            &[if language == "id" {
+                "Tautan ini tidak berlaku lagi"
+            } else {
+                "This link is over"
+            }],
+        )
+        .await;
+    }
+    // A login ends where somebody wanted to go.
+    let browser = Browser::open(Screen::Laptop).await;
+    browser.enter(&collector, "siti").await;
+    browser
+        .run("document.querySelector('form[action=\"/keluar\"]').submit()")
+        .await;
+    shows(&browser, &["Kata sandi"]).await;
+    browser
+        .visit(&format!("http://{}/?hours=1", collector.api))
+        .await;
+    browser
+        .run("document.querySelector('[name=name]').value = 'siti'; document.querySelector('[name=password]').value = 'salah'; document.querySelector('form').submit()")
+        .await;
+    shows(&browser, &["salah."]).await;
+    browser
+        .run("document.querySelector('[name=password]').value = 'kuda terbang di serang'; document.querySelector('form').submit()")
+        .await;
+    shows(&browser, &["Cipocok Jaya", "siti"]).await;
+    assert_eq!(browser.run("return location.search").await, "?hours=1");
 }

@@ -13,8 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-const SOON: &str =
-    "[alert]\npage = \"https://denyut.example/\"\ngroup_wait = \"1s\"\ngroup_interval = \"1s\"\n";
+const SOON: &str = "[alert]\ngroup_wait = \"1s\"\ngroup_interval = \"1s\"\n";
 
 /// Where nobody answers, until somebody listens there.
 fn target() -> SocketAddr {
@@ -322,8 +321,7 @@ async fn prometheus_finds_nothing_wrong_with_the_metrics() {
     let metrics = collector.get("/metrics").await.expect("metrics");
     assert!(metrics.contains("denyut_messages_total{"), "{metrics}");
     // Who asks as Prometheus does gets OpenMetrics.
-    let url = format!("http://{}/metrics", collector.api);
-    let asked = reqwest::Client::new().get(url);
+    let asked = collector.request(reqwest::Method::GET, "/metrics");
     let asked = asked.header(
         "accept",
         "application/openmetrics-text;version=1.0.0,text/plain;q=0.5",
@@ -331,7 +329,7 @@ async fn prometheus_finds_nothing_wrong_with_the_metrics() {
     let open = asked.send().await.expect("answers").text().await;
     assert!(open.expect("text").ends_with("# EOF\n"));
     // A real one reads them, and finds its own way through both formats.
-    let prometheus = Prometheus::scraping(collector.api).await;
+    let prometheus = Prometheus::scraping(collector.api, &collector.token).await;
     let read = || async {
         let found = prometheus.query("denyut_messages_total").await;
         found.first().cloned()

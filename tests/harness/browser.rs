@@ -106,6 +106,44 @@ impl Browser {
         self.call("/url", json!({"url": url})).await;
     }
 
+    /// Lets a user in who may do everything, and chooses the password as one does who was sent the link.
+    pub async fn enter(&self, collector: &crate::Collector, user: &str) {
+        let add = [
+            "user",
+            "add",
+            user,
+            "--full-name",
+            "Siti",
+            "--role",
+            "admin",
+            "--region",
+            "all",
+        ];
+        let made = collector.ctl(&add);
+        let made = if made.status.success() {
+            made
+        } else {
+            collector.ctl(&["user", "welcome", user])
+        };
+        let link = String::from_utf8_lossy(&made.stdout).trim().to_owned();
+        let path = link.strip_prefix("https://denyut.example");
+        let path = path.unwrap_or_else(|| panic!("{}", crate::said(&made)));
+        self.visit(&format!("http://{}{path}", collector.api)).await;
+        self.run(
+            "for (const name of ['password', 'again']) document.querySelector(`[name=${name}]`).value = 'kuda terbang di serang'; \
+             document.querySelector('form').submit()",
+        )
+        .await;
+        let entered =
+            || async { (self.run("return location.pathname").await == "/").then_some(()) };
+        crate::eventually(
+            "the password was chosen",
+            std::time::Duration::from_secs(20),
+            entered,
+        )
+        .await;
+    }
+
     /// Runs a script in the page; its `return` value.
     pub async fn run(&self, script: &str) -> Value {
         self.call("/execute/sync", json!({"script": script, "args": []}))

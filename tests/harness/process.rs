@@ -88,6 +88,8 @@ pub struct Collector {
     /// Its configuration, data and log.
     pub dir: TempDir,
     config: String,
+    /// What an administrator's program asks by; made at the first start.
+    pub token: String,
     /// Where agents connect.
     pub ingest: SocketAddr,
     /// Where the API is.
@@ -105,13 +107,14 @@ impl Collector {
         crate::install_crypto();
         let dir = tempfile::tempdir().expect("tempdir");
         let config = format!(
-            "data_dir = \"{}/data\"\n[calendar]\nhours = \"always\"\n[ingest]\nlisten = \"INGEST\"\n{ingest_keys}\n[api]\nlisten = \"API\"\n{rest}\n",
+            "data_dir = \"{}/data\"\n[calendar]\nhours = \"always\"\n[ingest]\nlisten = \"INGEST\"\n{ingest_keys}\n[api]\nlisten = \"API\"\naddress = \"https://denyut.example\"\n{rest}\n",
             dir.path().display()
         );
         let mut collector = Self {
             process: None,
             dir,
             config,
+            token: String::new(),
             ingest: ingest.parse().expect("an address"),
             api: "127.0.0.1:0".parse().expect("an address"),
         };
@@ -152,13 +155,29 @@ impl Collector {
         self.api = address(words[1]);
         self.ingest = address(words[3]);
         self.process = Some(process);
-        let ready = || async { self.get("/-/ready").await.map(|_| ()) };
+        let ready = || async {
+            let answer = reqwest::get(format!("http://{}/-/ready", self.api)).await;
+            answer.ok()?.error_for_status().ok().map(drop)
+        };
         crate::eventually(
             "the collector is ready",
             std::time::Duration::from_secs(30),
             ready,
         )
         .await;
+        // The first start, or one on other data.
+        if self.token.is_empty() || self.get("/api/v1/me").await.is_none() {
+            let scopes = ["read", "operate", "admin", "metrics"].map(|scope| ["--scope", scope]);
+            self.token = self.token_of(&["token", "create", "harness"], &scopes.concat());
+        }
+    }
+
+    /// A token, made by a command.
+    pub fn token_of(&self, create: &[&str], more: &[&str]) -> String {
+        let made = self.ctl(&[create, more].concat());
+        let text = String::from_utf8_lossy(&made.stdout).trim().to_owned();
+        assert!(text.starts_with("denyut_"), "{}", crate::said(&made));
+        text
     }
 
     /// Changes its configuration from the next start on: this text to that.
@@ -184,11 +203,47 @@ impl Collector {
         process.child.try_wait().expect("can be asked").is_none()
     }
 
+    /// A request of an administrator's program.
+    pub fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
+        let url = format!("http://{}{path}", self.api);
+        let request = reqwest::Client::new().request(method, url);
+        request.bearer_auth(&self.token)
+    }
+
+    /// What comes of a POST: the status, and the JSON.
+    pub async fn post(&self, path: &str, body: &Value) -> (reqwest::StatusCode, Value) {
+        let request = self.request(reqwest::Method::POST, path).json(body);
+        let answer = request.send().await.expect("it answers");
+        let status = answer.status();
+        (status, answer.json().await.unwrap_or_default())
+    }
+
+    /// What comes of a POST by somebody at the collector's machine.
+    pub async fn post_as(
+        &self,
+        by: &str,
+        path: &str,
+        body: &Value,
+    ) -> (reqwest::StatusCode, Value) {
+        let client = reqwest::Client::builder()
+            .unix_socket(self.dir.path().join("data/control"))
+            .build();
+        let request = client
+            .expect("a client")
+            .post(format!("http://localhost{path}"));
+        let answer = request
+            .header("denyut-by", by.as_bytes())
+            .json(body)
+            .send()
+            .await;
+        let answer = answer.expect("it answers");
+        let status = answer.status();
+        (status, answer.json().await.unwrap_or_default())
+    }
+
     /// The body of a successful GET; `None` when it fails.
     pub async fn get(&self, path: &str) -> Option<String> {
-        let answer = reqwest::get(format!("http://{}{path}", self.api))
-            .await
-            .ok()?;
+        let answer = self.request(reqwest::Method::GET, path).send().await.ok()?;
         let answer = answer.error_for_status().ok()?;
         answer.text().await.ok()
     }
@@ -233,10 +288,20 @@ impl Collector {
         output.expect("runs")
     }
 
+    /// Runs `denyutctl` through its socket.
+    pub fn ctl(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(program("denyutctl"));
+        command
+            .arg("--socket")
+            .arg(self.dir.path().join("data/control"));
+        let output = command.args(arguments).env("DENYUT_BY", "harness").output();
+        output.expect("runs")
+    }
+
     /// The invitation that an operator gets for a machine of office 36.73.02.
     pub fn invite(&self, more: &[&str]) -> Invitation {
-        let create = [&["token", "create", "--office", "36.73.02"], more].concat();
-        let output = self.operate(&create);
+        let create = [&["invitation", "create", "--office", "36.73.02"], more].concat();
+        let output = self.ctl(&create);
         let line = String::from_utf8_lossy(&output.stdout).into_owned();
         let word = line.split('\'').nth(1);
         let word = word.unwrap_or_else(|| panic!("{}", crate::said(&output)));

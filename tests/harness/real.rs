@@ -110,10 +110,10 @@ impl Prometheus {
     }
 
     /// Starts one that reads the metrics of a program every second.
-    pub async fn scraping(program: SocketAddr) -> Self {
+    pub async fn scraping(program: SocketAddr, token: &str) -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
         let config = format!(
-            "global: {{ scrape_interval: 1s }}\nscrape_configs: [ {{ job_name: denyut, static_configs: [ {{ targets: ['{program}'] }} ] }} ]\n"
+            "global: {{ scrape_interval: 1s }}\nscrape_configs: [ {{ job_name: denyut, authorization: {{ credentials: '{token}' }}, static_configs: [ {{ targets: ['{program}'] }} ] }} ]\n"
         );
         fs::write(dir.path().join("prom.yml"), config).expect("writes");
         Self::launch(dir, Vec::new()).await

@@ -22,7 +22,12 @@ pub enum Zone {
 impl Zone {
     /// By the province of an official region code.
     pub fn of(office: &OfficeCode) -> Self {
-        match office.as_str().get(..2).unwrap_or_default() {
+        Self::of_region(office.as_str())
+    }
+
+    /// The same for a region's code or its beginning.
+    pub fn of_region(region: &str) -> Self {
+        match region.get(..2).unwrap_or_default() {
             "51" | "52" | "53" | "63" | "64" | "65" | "71" | "72" | "73" | "74" | "75" | "76" => {
                 Self::Wita
             }

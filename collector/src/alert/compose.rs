@@ -118,10 +118,9 @@ impl<'a> Writer<'a> {
         registry: &'a Registry,
         now: UnixMillis,
     ) -> anyhow::Result<Self> {
-        let page = alerts.page.as_deref();
         Ok(Self {
             receiver,
-            page: page.map(|page| page.trim_end_matches('/')),
+            page: alerts.page.as_deref(),
             registry,
             catalogue: Catalogue::of(receiver.language)?,
             now,
@@ -567,7 +566,7 @@ mod tests {
 
     fn write(receiver: &Receiver, entries: Vec<Entry>) -> (Notice, BTreeSet<u64>) {
         let alerts = Alerts {
-            page: Some("https://denyut.example/".to_owned()),
+            page: Some("https://denyut.example".to_owned()),
             ..Alerts::default()
         };
         let registry = Registry::default();

@@ -17,7 +17,6 @@ use anyhow::Context;
 use denyut_detect::calendar::Hours;
 use denyut_detect::{Cause, PatternKind};
 use denyut_proto::{Invalid, UnixMillis, parse_duration};
-use reqwest::Url;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -27,7 +26,6 @@ const DAY: Duration = Duration::from_secs(86_400);
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct AlertSection {
-    page: Option<String>,
     group_wait: Option<String>,
     group_interval: Option<String>,
     repeat_interval: Option<String>,
@@ -81,12 +79,13 @@ pub(crate) struct RouteSection {
     hours: Option<String>,
 }
 
-/// Checks and reads all of it; files that it names are in `folder`.
+/// Checks and reads all of it; files that it names are in `folder`, and people find the page at `page`.
 pub(crate) fn read(
     section: &AlertSection,
     receivers: Vec<ReceiverSection>,
     routes: Vec<RouteSection>,
     folder: &Path,
+    page: Option<&str>,
 ) -> anyhow::Result<Alerts> {
     let mut all: Vec<Receiver> = Vec::new();
     for (i, section) in receivers.into_iter().enumerate() {
@@ -141,7 +140,7 @@ pub(crate) fn read(
         receivers: all,
         routes: known,
         timing: timing(section)?,
-        page: section.page.as_deref().map(page).transpose()?,
+        page: page.map(str::to_owned),
         alive: alive(section)?,
     };
     Ok(alerts)
@@ -234,21 +233,6 @@ fn alive(section: &AlertSection) -> anyhow::Result<Option<Alive>> {
         client: client(None, false)?,
     };
     Ok(Some(Alive { webhook, every }))
-}
-
-/// Where people find the page.
-fn page(text: &str) -> Result<String, Invalid> {
-    let url: Option<Url> = text.parse().ok();
-    let is_page = url.is_some_and(|url| matches!(url.scheme(), "http" | "https"));
-    if !is_page || text.len() > 200 {
-        return Err(Invalid::new(
-            "alert.page",
-            text,
-            "not an address of a page",
-            "write it like `https://denyut.example`, at most 200 characters",
-        ));
-    }
-    Ok(text.to_owned())
 }
 
 /// A length of time within bounds.

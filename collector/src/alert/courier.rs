@@ -92,7 +92,7 @@ impl Courier {
                 receiver = self.receiver.name,
                 number,
                 error = text,
-                "a message cannot be delivered; `denyut-collector message list` shows it"
+                "a message cannot be delivered; `denyutctl message list` shows it"
             );
         } else {
             count("failed");

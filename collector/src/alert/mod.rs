@@ -35,9 +35,9 @@ pub(crate) use compose::{Writer, samples};
 pub(crate) use courier::Courier;
 pub(crate) use group::{Group, Timing};
 pub(crate) use notifier::Notifier;
-pub(crate) use outbox::{Ask, Message, Outbox, Telling};
+pub(crate) use outbox::{Message, Outbox, Telling};
 pub(crate) use route::{About, Route, Severity, To};
-pub(crate) use silence::{NoSilence, Silence, SilenceAsk, Silences, Wish};
+pub(crate) use silence::{NoSilence, Silence, Silences, Wish};
 pub(crate) use telegram::{With, listeners, read_update};
 pub(crate) use template::Template;
 pub(crate) use text::Language;
@@ -51,7 +51,7 @@ pub(crate) struct Alerts {
     pub(crate) receivers: Vec<Receiver>,
     pub(crate) routes: Vec<Route>,
     pub(crate) timing: Timing,
-    /// Where people find the page, for links.
+    /// Where people find the page, for links; without a slash at the end.
     pub(crate) page: Option<String>,
     /// Who is told that the collector watches.
     pub(crate) alive: Option<Alive>,

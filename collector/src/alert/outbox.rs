@@ -97,16 +97,6 @@ impl Message {
     }
 }
 
-/// What operators ask.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Ask {
-    /// What waits, and what is dead.
-    List,
-    /// Send a dead one again.
-    Resend(u64),
-}
-
 /// All messages of all receivers.
 pub(crate) struct Outbox {
     state: Arc<dyn State>,
@@ -325,19 +315,6 @@ impl Outbox {
         self.apply(change)?;
         self.filled.notify_waiters();
         Ok(Some(message))
-    }
-
-    /// Answers an operator.
-    pub(crate) fn answer(&self, ask: &Ask, now: UnixMillis) -> anyhow::Result<Vec<Message>> {
-        match ask {
-            Ask::List => self.list(),
-            Ask::Resend(number) => {
-                let sent = self.resend(*number, now)?;
-                Ok(vec![sent.with_context(|| {
-                    format!("there is no dead message {number}; `message list` shows them")
-                })?])
-            }
-        }
     }
 
     /// Gives up what waits for receivers that are no more; returns how many there were.

@@ -76,8 +76,6 @@ pub(crate) struct Wish {
     /// Only these causes; all when left out.
     #[serde(default)]
     causes: Vec<Cause>,
-    /// Who you are.
-    by: String,
     /// Why nobody need be called.
     #[schema(example = "Pemindahan server, sampai besok sore")]
     why: String,
@@ -87,37 +85,24 @@ pub(crate) struct Wish {
     lasts: String,
 }
 
-/// What operators ask.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum SilenceAsk {
-    /// Those that hold, and those that are over since a while.
-    List,
-    /// Make one.
-    Add(Wish),
-    /// End one.
-    End(u64),
-}
-
 impl Wish {
-    pub(crate) fn new(
-        regions: Vec<String>,
-        causes: Vec<Cause>,
-        by: String,
-        why: String,
-        lasts: String,
-    ) -> Self {
+    /// For one region and every cause.
+    pub(super) fn of_region(region: &str, why: &str, lasts: &str) -> Self {
         Self {
-            regions,
-            causes,
-            by,
-            why,
-            lasts,
+            regions: vec![region.to_owned()],
+            causes: Vec::new(),
+            why: why.to_owned(),
+            lasts: lasts.to_owned(),
         }
     }
 
+    /// Where.
+    pub(crate) fn regions(&self) -> &[String] {
+        &self.regions
+    }
+
     /// What it makes now.
-    fn silence(&self, number: u64, now: UnixMillis) -> Result<Silence, Invalid> {
+    fn silence(&self, number: u64, by: &str, now: UnixMillis) -> Result<Silence, Invalid> {
         let lasts = parse_duration("for", &self.lasts)?;
         if lasts < LASTS.0 || lasts > LASTS.1 {
             return Err(Invalid::new(
@@ -138,7 +123,7 @@ impl Wish {
         for region in &self.regions {
             crate::config::region_of("regions", region)?;
         }
-        let (by, why) = crate::case::signed(&self.by, &self.why)?;
+        let (by, why) = crate::case::signed(by, &self.why)?;
         Ok(Silence {
             number,
             regions: self.regions.clone(),
@@ -194,14 +179,14 @@ impl Silences {
     }
 
     /// Makes one; what is returned is on the disk.
-    pub(crate) fn add(&self, wish: &Wish, now: UnixMillis) -> Result<Silence, NoSilence> {
+    pub(crate) fn add(&self, wish: &Wish, by: &str, now: UnixMillis) -> Result<Silence, NoSilence> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let all = self.list()?;
         if all.iter().filter(|one| one.holds(now)).count() >= MOST {
             return Err(NoSilence::TooMany);
         }
         let number = all.last().map_or(1, |last| last.number + 1);
-        let silence = wish.silence(number, now)?;
+        let silence = wish.silence(number, by, now)?;
         let mut change = Change::default();
         change.put_json(keys::silence(number), &silence)?;
         // The newest stays, so that no number is used twice.
@@ -224,19 +209,6 @@ impl Silences {
         change.put_json(keys::silence(number), &silence)?;
         self.keep(change)?;
         Ok(silence)
-    }
-
-    /// Answers an operator.
-    pub(crate) fn answer(
-        &self,
-        ask: &SilenceAsk,
-        now: UnixMillis,
-    ) -> Result<Vec<Silence>, NoSilence> {
-        match ask {
-            SilenceAsk::List => Ok(self.list()?),
-            SilenceAsk::Add(wish) => Ok(vec![self.add(wish, now)?]),
-            SilenceAsk::End(number) => Ok(vec![self.end(*number, now)?]),
-        }
     }
 
     fn keep(&self, change: Change) -> anyhow::Result<()> {

@@ -3,7 +3,7 @@
 
 use super::channel::{Brand, Channel, Token, shortened, telegram_url, unmentioned};
 use super::compose::Entry;
-use super::silence::{NoSilence, SilenceAsk, Silences, Wish};
+use super::silence::{NoSilence, Silences, Wish};
 use super::text::Catalogue;
 use super::truth::Truth;
 use super::{Alerts, Receiver, Writer};
@@ -558,18 +558,11 @@ impl With {
         if !self.alerts.covers(receiver, region) {
             return Ok(catalogue.say("chat.no_region", &[("region", region)]));
         }
-        let wish = Wish::new(
-            vec![region.to_owned()],
-            Vec::new(),
-            by.to_owned(),
-            why.to_owned(),
-            lasts.to_owned(),
-        );
+        let wish = Wish::of_region(region, why, lasts);
         let now = self.clock.read().now;
-        Ok(match self.silences.answer(&SilenceAsk::Add(wish), now) {
+        Ok(match self.silences.add(&wish, by, now) {
             Ok(made) => {
-                let until = made.first().map(|one| Catalogue::time(one.until_ms, None));
-                let until = until.unwrap_or_default();
+                let until = Catalogue::time(made.until_ms, None);
                 catalogue.say("chat.silenced", &[("region", region), ("until", &until)])
             }
             Err(NoSilence::Failed(error)) => return Err(error),

@@ -2,8 +2,10 @@
 
 use super::problem::Problem;
 use super::{Parameters, Shared, State, office_parameter};
+use crate::access::{Caller, Regions};
 use crate::events::{Happening, Published};
-use crate::query::SampleView;
+use crate::query::{SampleView, seen_in};
+use axum::http::HeaderMap;
 use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
 use futures_util::{Stream, StreamExt, stream};
@@ -30,22 +32,31 @@ pub(super) struct StreamParameters {
 /// What happens, as it happens (server-sent events)
 ///
 /// Events: `link` (its state changed, or it is gone: read the office anew), `agent` (it fell silent, stopped, or spoke
-/// again), `incident` (as in `/incidents`), `samples` (only when asked for), and `missed` (this listener was too slow, so many
-/// events are lost: read everything anew).
+/// again), `incident` (as in `/incidents`), `samples` (only when asked for), and `missed` (so many events are lost to this listener, 0 if nobody
+/// knows how many: read everything anew). A listener that comes back with `Last-Event-ID` hears what happened meanwhile, but for samples.
 #[utoipa::path(
     get,
     path = "/api/v1/events",
-    params(StreamParameters),
+    params(StreamParameters, ("Last-Event-ID" = Option<String>, Header, description = "The id of the event heard last")),
     responses((status = 200, content_type = "text/event-stream", body = String), (status = 400, body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn stream(
     axum::extract::State(shared): State,
+    caller: Caller,
+    headers: HeaderMap,
     Parameters(parameters): Parameters<StreamParameters>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
     let office = office_parameter(parameters.office)?;
     let stop = shared.stop.clone();
-    let listener = Listener::new(shared);
-    let events = stream::unfold((listener, stop), |(mut listener, stop)| async move {
+    let run = shared.bus.run;
+    let last = headers
+        .get("last-event-id")
+        .and_then(|value| value.to_str().ok());
+    // Of another process: nobody knows what happened since.
+    let last = last.map(|text| number_of(run, text).unwrap_or(u64::MAX));
+    let (before, listener) = Listener::new(shared, last);
+    let before = before.map_or_else(|| vec![Err(0)], |all| all.into_iter().map(Ok).collect());
+    let live = stream::unfold((listener, stop), |(mut listener, stop)| async move {
         let received = tokio::select! {
             received = listener.receiver.recv() => received,
             () = stop.cancelled() => return None,
@@ -60,26 +71,40 @@ pub(super) async fn stream(
         }
     });
     let samples = parameters.samples;
-    let events = events.filter_map(move |received| {
-        let event = match received {
-            Err(missed) => Some(Event::default().event("missed").data(missed.to_string())),
-            Ok(published) => {
-                let happening = &published.happening;
-                let wanted = office
-                    .as_ref()
-                    .is_none_or(|office| happening.office() == Some(office))
-                    && (samples || !matches!(happening, Happening::Samples { .. }));
-                wanted.then(|| event_of(&published))
-            }
-        };
-        std::future::ready(event.map(Ok))
-    });
+    let sees = caller.regions;
+    let events = stream::iter(before)
+        .chain(live)
+        .filter_map(move |received| {
+            let event = match received {
+                Err(missed) => Some(Event::default().event("missed").data(missed.to_string())),
+                Ok(published) => {
+                    let happening = &published.happening;
+                    let wanted = office
+                        .as_ref()
+                        .is_none_or(|office| happening.office() == Some(office))
+                        && (samples || !matches!(happening, Happening::Samples { .. }));
+                    wanted.then(|| event_of(run, &published, &sees)).flatten()
+                }
+            };
+            std::future::ready(event.map(Ok))
+        });
     // At once, so that a listener knows that it listens.
     let greeting = stream::once(std::future::ready(
         Ok(Event::default().comment("listening")),
     ));
     Ok(Sse::new(greeting.chain(events))
         .keep_alive(KeepAlive::new().interval(Duration::from_secs(15))))
+}
+
+/// An id: of which process, and which in it.
+fn id_of(run: u64, number: u64) -> String {
+    format!("{run:016x}-{number}")
+}
+
+fn number_of(run: u64, id: &str) -> Option<u64> {
+    let (of, number) = id.split_once('-')?;
+    let is_ours = u64::from_str_radix(of, 16).is_ok_and(|of| of == run);
+    number.parse().ok().filter(|_| is_ours)
 }
 
 /// Counts itself among the listeners while it lives.
@@ -89,10 +114,11 @@ struct Listener {
 }
 
 impl Listener {
-    fn new(shared: Arc<Shared>) -> Self {
+    /// Listens, and hears what happened since `last`.
+    fn new(shared: Arc<Shared>, last: Option<u64>) -> (Option<Vec<Arc<Published>>>, Self) {
         shared.metrics.listeners.inc();
-        let receiver = shared.bus.listen();
-        Self { shared, receiver }
+        let (before, receiver) = shared.bus.listen_since(last);
+        (before, Self { shared, receiver })
     }
 }
 
@@ -102,17 +128,32 @@ impl Drop for Listener {
     }
 }
 
-fn event_of(published: &Published) -> Event {
+/// An event as who looks there sees it; `None` if it is not theirs.
+fn event_of(run: u64, published: &Published, sees: &Regions) -> Option<Event> {
     let name = match &published.happening {
         Happening::Samples { .. } => "samples",
         Happening::Link { .. } => "link",
         Happening::Agent { .. } => "agent",
         Happening::Incident(_) => "incident",
     };
-    let text = published
-        .text
-        .get_or_init(|| data_of(&published.happening).to_string());
-    Event::default().event(name).data(text)
+    let event = Event::default()
+        .event(name)
+        .id(id_of(run, published.number));
+    let whole = || {
+        let text = published
+            .text
+            .get_or_init(|| data_of(&published.happening).to_string());
+        event.clone().data(text)
+    };
+    match (&published.happening, published.happening.office()) {
+        _ if sees.is_everywhere() => Some(whole()),
+        (_, Some(office)) => sees.has(office).then(whole),
+        (Happening::Incident(incident), None) => {
+            let theirs = seen_in(incident.as_ref().clone(), sees)?;
+            Some(event.clone().data(json!(theirs).to_string()))
+        }
+        (_, None) => None,
+    }
 }
 
 fn data_of(happening: &Happening) -> serde_json::Value {

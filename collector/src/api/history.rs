@@ -1,34 +1,18 @@
 //! What was measured on many links at once, as a stream.
 
+use super::list::{Format, Lines};
 use super::offices::time_range;
 use super::problem::Problem;
 use super::{Parameters, Shared, State};
+use crate::access::{Caller, Regions};
 use crate::query::{BucketView, SampleView, Selector};
-use axum::body::Body;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
+use axum::response::Response;
 use denyut_proto::{AgentId, Invalid, OfficeCode, Role, TargetName, UnixMillis};
 use denyut_store::history::{Level, LinkId, RowsError};
 use serde::{Deserialize, Serialize};
-use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::runtime::Handle;
-use tokio::sync::mpsc;
-use tokio_stream::StreamExt;
-use tokio_stream::wrappers::ReceiverStream;
 use utoipa::{IntoParams, ToSchema};
-
-/// Bytes handed on at once.
-const PART: usize = 32 * 1024;
-/// Parts waiting for the client, at most: with the part being made, and a day of a link, all the memory that an answer takes, however long it is.
-const PARTS: usize = 4;
-/// Answers written at once, at most: each holds a thread for as long as its client takes.
-pub(super) const READERS: usize = 16;
-/// A client that takes nothing for this long is given up.
-const TAKEN_WITHIN: Duration = Duration::from_secs(30);
 
 /// Which links, which time, in which steps.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -49,6 +33,9 @@ pub(super) struct HistoryParameters {
     to_ms: Option<i64>,
     /// Buckets of this length in ms (at least 1000), beginning at its multiples; samples when left out.
     step_ms: Option<i64>,
+    /// `ndjson` (when left out) or `csv`.
+    #[param(inline)]
+    format: Option<Format>,
 }
 
 /// One line of the answer.
@@ -95,6 +82,7 @@ enum Line {
 )]
 pub(super) async fn stream(
     axum::extract::State(shared): State,
+    caller: Caller,
     Parameters(parameters): Parameters<HistoryParameters>,
 ) -> Result<Response, Problem> {
     let range = time_range(parameters.from_ms, parameters.to_ms)?;
@@ -103,29 +91,38 @@ pub(super) async fn stream(
         return Err(Invalid::new("step_ms", step, "too short", "write at least 1000").into());
     }
     let selector = selector(&parameters)?;
-    let Ok(reading) = Arc::clone(&shared.history_readers).try_acquire_owned() else {
-        return Err(Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("{READERS} are reading the history; ask again when one of them is done"),
-        ));
-    };
-    let (send, receive) = mpsc::channel::<Bytes>(PARTS);
-    let runtime = Handle::current();
-    // Ends when all is read, or when the client goes away or takes nothing.
-    tokio::task::spawn_blocking(move || {
-        shared.metrics.history_readers.inc();
-        let mut out = Writer {
-            part: Vec::with_capacity(PART),
-            send: &send,
-            runtime: &runtime,
-        };
-        write(&shared, &selector, &range, step_ms, &mut out);
-        shared.metrics.history_readers.dec();
-        drop(reading);
-    });
-    let body = Body::from_stream(ReceiverStream::new(receive).map(Ok::<_, Infallible>));
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+    let format = parameters.format.unwrap_or(Format::Ndjson);
+    let columns = if step_ms.is_some() { BUCKETS } else { SAMPLES };
+    let reading = Arc::clone(&shared);
+    super::list::stream(&shared, format, columns, move |lines| {
+        write(&reading, &caller.regions, &selector, &range, step_ms, lines);
+        Ok(())
+    })
 }
+
+/// The columns of a table of samples, and of one of buckets.
+const SAMPLES: &[&str] = &[
+    "office", "agent", "target", "at_ms", "rtt_us", "failure", "error",
+];
+const BUCKETS: &[&str] = &[
+    "office",
+    "agent",
+    "target",
+    "level",
+    "from_ms",
+    "ok",
+    "failed",
+    "unobserved",
+    "up_ms",
+    "down_ms",
+    "unobserved_ms",
+    "rtt_us.min",
+    "rtt_us.median",
+    "rtt_us.p95",
+    "rtt_us.max",
+    "reasons",
+    "error",
+];
 
 fn selector(parameters: &HistoryParameters) -> Result<Selector, Invalid> {
     let region = parameters.office.clone().map(|office| {
@@ -189,10 +186,11 @@ fn selector(parameters: &HistoryParameters) -> Result<Selector, Invalid> {
 /// Writes the lines of all links; stops when nobody takes them.
 fn write(
     shared: &Arc<Shared>,
+    sees: &Regions,
     selector: &Selector,
     range: &Range<UnixMillis>,
     step_ms: Option<i64>,
-    out: &mut Writer<'_>,
+    out: &mut Lines,
 ) {
     let now = shared.gate.clock.read().now;
     let offices: Vec<OfficeCode> = shared
@@ -200,7 +198,7 @@ fn write(
         .registry
         .offices
         .keys()
-        .filter(|office| selector.has_office(office))
+        .filter(|office| sees.has(office) && selector.has_office(office))
         .cloned()
         .collect();
     for office in &offices {
@@ -220,7 +218,7 @@ fn write(
             };
             let goes_on = match step_ms {
                 None => samples(shared, link, range, &mut |sample| {
-                    out.line(&line(Line::Sample(sample)))
+                    out.add(&line(Line::Sample(sample)))
                 }),
                 Some(step) => {
                     let level = Level::exact(step).as_str();
@@ -231,30 +229,27 @@ fn write(
                             .history
                             .visit_rows(link, range.clone(), step, &mut |row| {
                                 let bucket = BucketView::of(row, step, now);
-                                goes_on = out.line(&line(Line::Bucket { level, bucket }));
+                                goes_on = out.add(&line(Line::Bucket { level, bucket }));
                                 goes_on
                             });
                     match done {
                         Ok(()) => Ok(goes_on),
-                        Err(error @ RowsError::TooFine { .. }) => {
-                            Ok(out.line(&line(Line::Error {
-                                error: format!("`step_ms`: {error}"),
-                            })))
-                        }
+                        Err(error @ RowsError::TooFine { .. }) => Ok(out.add(&line(Line::Error {
+                            error: format!("`step_ms`: {error}"),
+                        }))),
                         Err(RowsError::Store(error)) => Err(error),
                     }
                 }
             };
             let goes_on = goes_on.unwrap_or_else(|error| {
                 tracing::error!(%link, error = %format!("{error:#}"), "the history of a link cannot be read");
-                out.line(&line(Line::Error { error: "the collector cannot read it; its log says why".into() }))
+                out.add(&line(Line::Error { error: "the collector cannot read it; its log says why".into() }))
             });
             if !goes_on {
                 return;
             }
         }
     }
-    out.flush();
 }
 
 /// Gives each sample to `tell` until it returns `false`; returns what it returned last.
@@ -273,29 +268,4 @@ fn samples(
             goes_on
         })?;
     Ok(goes_on)
-}
-
-struct Writer<'a> {
-    part: Vec<u8>,
-    send: &'a mpsc::Sender<Bytes>,
-    runtime: &'a Handle,
-}
-
-impl Writer<'_> {
-    /// Adds a line; `false` when nobody takes it any more.
-    fn line(&mut self, line: &HistoryLine<'_>) -> bool {
-        serde_json::to_writer(&mut self.part, line)
-            .expect("a line is plain JSON, and memory takes it");
-        self.part.push(b'\n');
-        self.part.len() < PART || self.flush()
-    }
-
-    fn flush(&mut self) -> bool {
-        let part = std::mem::replace(&mut self.part, Vec::with_capacity(PART));
-        if part.is_empty() {
-            return true;
-        }
-        let sent = self.send.send_timeout(part.into(), TAKEN_WITHIN);
-        self.runtime.block_on(sent).is_ok()
-    }
 }

@@ -1,19 +1,21 @@
 //! Incidents.
 
+use super::list::{Asked, Format, Row};
+use super::machines::region_of;
 use super::problem::Problem;
 use super::{Body, Parameters, Path, Shared, State, blocking, office_parameter};
+use crate::access::Caller;
 use crate::case::{Deed, Refused};
-use crate::query::{IncidentView, Wanted};
+use crate::query::{IncidentView, ShownStatus, Wanted};
 use anyhow::Context;
 use axum::Json;
-use axum::http::StatusCode;
-use denyut_proto::Invalid;
+use axum::http::{StatusCode, Uri};
+use axum::response::Response;
+use denyut_detect::Cause;
+use denyut_proto::{Invalid, UnixMillis};
 use serde::Deserialize;
 use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
-
-/// Incidents in one answer, at most and when nothing is said.
-const LIMIT: (usize, usize) = (1_000, 100);
 
 /// Which incidents.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -23,15 +25,62 @@ pub(super) struct ListParameters {
     /// Only the open ones.
     #[serde(default)]
     open: bool,
+    /// Only those that stand here.
+    #[param(inline)]
+    status: Option<ShownStatus>,
+    /// Only those of this cause.
+    #[param(inline)]
+    cause: Option<Cause>,
     /// Only this office's.
+    #[param(example = "36.73.02")]
     office: Option<String>,
+    /// Only offices of this region, and common causes that hit some: a region code or its first parts.
+    #[param(example = "36.73")]
+    region: Option<String>,
     /// Only those that are part of this common cause.
     parent: Option<u64>,
+    /// Only those that went on at this time (Unix ms) or later.
+    from_ms: Option<i64>,
+    /// Only those that had begun before this time (Unix ms).
+    to_ms: Option<i64>,
     /// Also those that turned out to be none.
     #[serde(default)]
     retracted: bool,
-    /// At most so many (1 to 1,000); 100 when left out.
+    /// At most so many (1 to 1,000 in `json`); 100 when left out.
     limit: Option<usize>,
+    /// Where to go on: as the `Link` of the page before says.
+    after: Option<String>,
+    /// `json` (a page), or all of it as `ndjson` or `csv`.
+    #[param(inline)]
+    format: Option<Format>,
+}
+
+impl Row for IncidentView {
+    const COLUMNS: &'static [&'static str] = &[
+        "number",
+        "office",
+        "status",
+        "cause",
+        "confidence",
+        "opened_ms",
+        "resolved_ms",
+        "paged_ms",
+        "relapse_of",
+        "relapse.count",
+        "parent",
+        "scope.kind",
+        "scope.code",
+        "scope.failed",
+        "scope.watched",
+        "acknowledged.by",
+        "acknowledged.until_ms",
+        "assignee",
+        "retracted",
+    ];
+
+    fn cursor(&self) -> String {
+        self.incident.number.to_string()
+    }
 }
 
 /// Incidents, the newest first
@@ -43,26 +92,29 @@ pub(super) struct ListParameters {
 )]
 pub(super) async fn list(
     axum::extract::State(shared): State,
+    caller: Caller,
+    uri: Uri,
     Parameters(parameters): Parameters<ListParameters>,
-) -> Result<Json<Vec<IncidentView>>, Problem> {
-    let office = office_parameter(parameters.office)?;
-    let limit = parameters.limit.unwrap_or(LIMIT.1);
-    if !(1..=LIMIT.0).contains(&limit) {
-        return Err(Invalid::new("limit", limit, "out of range", "write 1 to 1000").into());
-    }
+) -> Result<Response, Problem> {
+    super::list::number("after", parameters.after.as_deref())?;
     let wanted = Wanted {
+        sees: region_of(parameters.region, &caller.regions)?,
         open: parameters.open,
+        status: parameters.status,
+        cause: parameters.cause,
         retracted: parameters.retracted,
-        office,
+        office: office_parameter(parameters.office)?,
         parent: parameters.parent,
-        most: limit,
+        from: parameters.from_ms.map(UnixMillis),
+        to: parameters.to_ms.map(UnixMillis),
     };
-    let found = blocking(shared, move |shared| {
-        shared
-            .query
-            .incidents(&wanted, shared.gate.clock.read().now)
-    });
-    Ok(Json(found.await?))
+    let asked = Asked::new(uri, parameters.format, parameters.limit, parameters.after)?;
+    let read = move |shared: &Shared, after: Option<&str>, most| {
+        let below = after.and_then(|text| text.parse().ok());
+        let now = shared.gate.clock.read().now;
+        shared.query.incidents(&wanted, below, most, now)
+    };
+    asked.answer(shared, read).await
 }
 
 /// One incident with all its revisions
@@ -74,11 +126,13 @@ pub(super) async fn list(
 )]
 pub(super) async fn show(
     axum::extract::State(shared): State,
+    caller: Caller,
     Path(number): Path<String>,
 ) -> Result<Json<IncidentView>, Problem> {
     let number = number_of(&number)?;
     let found = blocking(shared, move |shared| {
-        shared.query.incident(number, shared.gate.clock.read().now)
+        let now = shared.gate.clock.read().now;
+        shared.query.incident(number, &caller.regions, now)
     })
     .await?;
     found
@@ -95,9 +149,6 @@ fn number_of(text: &str) -> Result<u64, Invalid> {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Acknowledge {
-    /// Who you are.
-    #[schema(example = "Siti, Disdukcapil Kota Serang")]
-    by: String,
     /// Why nobody else need be called.
     why: Option<String>,
     /// For how long (`5m` to `30days`); a day when left out.
@@ -110,8 +161,6 @@ pub(super) struct Acknowledge {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Withdraw {
-    /// Who you are.
-    by: String,
     /// Why.
     why: Option<String>,
 }
@@ -120,8 +169,6 @@ pub(super) struct Withdraw {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Note {
-    /// Who you are.
-    by: String,
     /// What you know.
     #[schema(example = "Teknisi ISP datang besok pukul 09.00")]
     text: String,
@@ -131,8 +178,6 @@ pub(super) struct Note {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Assign {
-    /// Who you are.
-    by: String,
     /// Who is to care for it; nobody when left out.
     to: Option<String>,
 }
@@ -147,11 +192,12 @@ pub(super) struct Assign {
 )]
 pub(super) async fn acknowledge(
     axum::extract::State(shared): State,
+    caller: Caller,
     Path(number): Path<String>,
     Body(asked): Body<Acknowledge>,
 ) -> Result<Json<IncidentView>, Problem> {
-    let Acknowledge { by, why, lasts } = asked;
-    act(shared, &number, by, Deed::Acknowledge { why, lasts }).await
+    let Acknowledge { why, lasts } = asked;
+    act(shared, caller, &number, Deed::Acknowledge { why, lasts }).await
 }
 
 /// Take an acknowledgement back
@@ -164,10 +210,11 @@ pub(super) async fn acknowledge(
 )]
 pub(super) async fn withdraw(
     axum::extract::State(shared): State,
+    caller: Caller,
     Path(number): Path<String>,
     Body(asked): Body<Withdraw>,
 ) -> Result<Json<IncidentView>, Problem> {
-    act(shared, &number, asked.by, Deed::Withdraw { why: asked.why }).await
+    act(shared, caller, &number, Deed::Withdraw { why: asked.why }).await
 }
 
 /// Note what you know of an incident
@@ -180,10 +227,11 @@ pub(super) async fn withdraw(
 )]
 pub(super) async fn note(
     axum::extract::State(shared): State,
+    caller: Caller,
     Path(number): Path<String>,
     Body(asked): Body<Note>,
 ) -> Result<Json<IncidentView>, Problem> {
-    act(shared, &number, asked.by, Deed::Note { text: asked.text }).await
+    act(shared, caller, &number, Deed::Note { text: asked.text }).await
 }
 
 /// Give an incident to somebody, or to nobody
@@ -196,33 +244,43 @@ pub(super) async fn note(
 )]
 pub(super) async fn assign(
     axum::extract::State(shared): State,
+    caller: Caller,
     Path(number): Path<String>,
     Body(asked): Body<Assign>,
 ) -> Result<Json<IncidentView>, Problem> {
-    act(shared, &number, asked.by, Deed::Assign { to: asked.to }).await
+    act(shared, caller, &number, Deed::Assign { to: asked.to }).await
 }
 
 async fn act(
     shared: Arc<Shared>,
+    caller: Caller,
     number: &str,
-    by: String,
     deed: Deed,
 ) -> Result<Json<IncidentView>, Problem> {
     let number = number_of(number)?;
     let work = move || {
         let now = shared.gate.clock.read().now;
-        let (incident, case) = shared.cases.act(number, &by, &deed, now)?;
         let state = &*shared.query.state;
-        Ok(IncidentView::of(state, incident, case, now)?)
+        let view = shared.query.incident(number, &caller.regions, now)?;
+        view.ok_or(Refused::NoIncident(number))?;
+        // What it is, is told by the whole of it.
+        let whole = IncidentView::read(state, number, now)?.ok_or(Refused::NoIncident(number))?;
+        if !whole.lies_in(&caller.regions) {
+            return Ok(None);
+        }
+        let (incident, case) = shared.cases.act(number, &caller.by, &deed, now)?;
+        Ok(Some(IncidentView::of(state, incident, case, now)?))
     };
     let acted = tokio::task::spawn_blocking(work).await;
-    acted
-        .context("a change panicked")?
-        .map(Json)
-        .map_err(|refused| match refused {
-            Refused::NoIncident(_) => Problem::not_found(refused.to_string()),
-            Refused::Wrong(text) => Problem::new(StatusCode::CONFLICT, text),
-            Refused::Invalid(invalid) => invalid.into(),
-            Refused::Failed(error) => error.into(),
-        })
+    let acted: Result<_, Refused> = acted.context("a change panicked")?;
+    let acted = acted.map_err(|refused| match refused {
+        Refused::NoIncident(_) => Problem::not_found(refused.to_string()),
+        Refused::Wrong(text) => Problem::new(StatusCode::CONFLICT, text),
+        Refused::Invalid(invalid) => invalid.into(),
+        Refused::Failed(error) => error.into(),
+    })?;
+    acted.map(Json).ok_or_else(|| {
+        let text = "this common cause goes beyond your regions: what you do about it would count for others, too; do it for the incidents of your offices";
+        Problem::new(StatusCode::FORBIDDEN, text)
+    })
 }

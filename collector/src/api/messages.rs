@@ -4,7 +4,7 @@ use super::problem::Problem;
 use super::{Path, State, blocking};
 use crate::alert::Message;
 use axum::Json;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use denyut_proto::Invalid;
 
 /// Messages that wait to be delivered, and those that cannot be; oldest first
@@ -24,14 +24,12 @@ pub(super) async fn list(
     post,
     path = "/api/v1/messages/{number}/resend",
     params(("number" = u64, Path, example = 1)),
-    responses((status = 202, body = Message, description = "it is sent"), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 404, body = Problem, content_type = "application/problem+json"), (status = 415, body = Problem, content_type = "application/problem+json"))
+    responses((status = 202, body = Message, description = "it is sent"), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 404, body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn resend(
     axum::extract::State(shared): State,
     Path(number): Path<String>,
-    headers: HeaderMap,
 ) -> Result<(StatusCode, Json<Message>), Problem> {
-    super::needs_json(&headers)?;
     let number: u64 = number
         .parse()
         .map_err(|_| Invalid::new("number", &number, "not a number", "write it like `12`"))?;

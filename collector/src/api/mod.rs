@@ -1,43 +1,59 @@
 //! The HTTP API, and the page that uses it.
 
+mod answers;
 mod events;
+mod guard;
 mod history;
 mod incidents;
+mod list;
+mod machines;
 mod messages;
 mod offices;
 mod ops;
+mod patterns;
 mod problem;
+mod setup;
 mod silences;
+mod users;
 
-use crate::alert::{Outbox, Silences};
+pub(crate) use guard::{Socket, Source, cookie_name, session_secret, write_down};
+pub(crate) use machines::Copied;
+pub(crate) use problem::Problem;
+
+use crate::access::{Audit, Book, Pace};
+use crate::alert::{Alerts, Outbox, Silences};
 use crate::case::Cases;
+use crate::config::Address;
 use crate::events::Bus;
 use crate::ingest::Gate;
 use crate::metrics::Metrics;
 use crate::query::Query;
 use crate::web;
 use anyhow::Context;
-use axum::Router;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::get;
+use axum::{Extension, Json, Router};
 use denyut_proto::{Invalid, OfficeCode};
 use denyut_store::Store;
 use denyut_store::log::{Log, Position};
-use problem::Problem;
+use guard::{Need, guarded};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::compression::CompressionLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
-use utoipa::OpenApi;
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-/// Streams of the history that may be read at once.
-pub(crate) const HISTORY_READERS: usize = history::READERS;
+/// Long answers that may be read at once.
+pub(crate) const READERS: usize = list::READERS;
 
 /// What the handlers share.
 pub(crate) struct Shared {
@@ -45,6 +61,21 @@ pub(crate) struct Shared {
     pub(crate) cases: Arc<Cases>,
     pub(crate) silences: Arc<Silences>,
     pub(crate) outbox: Arc<Outbox>,
+    pub(crate) alerts: Arc<Alerts>,
+    pub(crate) book: Arc<Book>,
+    pub(crate) audit: Arc<Audit>,
+    /// How often each caller may ask.
+    pub(crate) pace: Pace,
+    /// How often somebody may try to log in, by address and by user.
+    pub(crate) logins: Pace,
+    /// One permit for each password that is tried at once: each takes 19 MiB and a tenth of a second.
+    pub(crate) passwords: Semaphore,
+    /// What people open.
+    pub(crate) address: Address,
+    /// Where this is.
+    pub(crate) listening: SocketAddr,
+    /// Where agents find the collector: `https://host:port`.
+    pub(crate) agents_find: String,
     pub(crate) gate: Arc<Gate>,
     pub(crate) bus: Arc<Bus>,
     pub(crate) metrics: Arc<Metrics>,
@@ -53,8 +84,8 @@ pub(crate) struct Shared {
     /// Where the log ended when the collector started: past it, the replay is done.
     pub(crate) replay_to: Position,
     pub(crate) store: Arc<Store>,
-    /// One permit for each stream of the history that may be read at once.
-    pub(crate) history_readers: Arc<Semaphore>,
+    /// One permit for each long answer that may be read at once.
+    pub(crate) readers: Arc<Semaphore>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -65,71 +96,147 @@ type State = axum::extract::State<Arc<Shared>>;
 #[openapi(
     info(
         title = "denyut",
-        description = "Network health of sub-district offices. All times are Unix milliseconds (UTC); event time unless \
-                       said otherwise. Errors are RFC 9457 problem details.",
+        description = "Network health of sub-district offices.\n\nAll times are Unix milliseconds (UTC); event time unless said otherwise. Errors are RFC 9457 \
+                       problem details. Callers see and change what lies in their regions; what does not is as if it were not there.\n\nLists come in pages: the header \
+                       `Link` leads to the next. With `format=ndjson` or `format=csv` they come whole, as a stream. JSON answers have an `ETag`. A request that changes \
+                       something may carry an `Idempotency-Key` (1 to 100 characters): when it comes again within 24 hours, it gets the same answer, and is not done twice.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
     ),
-    servers((url = "/"))
+    servers((url = "/")),
+    components(schemas(Problem)),
+    modifiers(&Schemes)
 )]
 struct Document;
 
+/// How callers say who they are.
+struct Schemes;
+
+impl Modify for Schemes {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let components = document.components.get_or_insert_default();
+        let token = HttpBuilder::new().scheme(HttpAuthScheme::Bearer);
+        let token = token.description(Some(
+            "A token that `POST /api/v1/tokens` or `denyutctl token create` made.",
+        ));
+        components.add_security_scheme("token", SecurityScheme::Http(token.build()));
+        let about = "What a browser has after a login at `/masuk`; over https its name begins with `__Host-`.";
+        let session = ApiKey::Cookie(ApiKeyValue::with_description("denyut", about));
+        components.add_security_scheme("session", SecurityScheme::ApiKey(session));
+    }
+}
+
 /// All routes and their document.
 fn routes() -> (Router<Arc<Shared>>, utoipa::openapi::OpenApi) {
-    OpenApiRouter::with_openapi(Document::openapi())
+    let read = OpenApiRouter::new()
+        .routes(routes!(users::me))
+        .routes(routes!(users::tokens, users::add_token))
+        .routes(routes!(users::remove_token))
         .routes(routes!(offices::list))
         .routes(routes!(offices::show))
         .routes(routes!(offices::links))
         .routes(routes!(offices::link))
         .routes(routes!(offices::samples))
         .routes(routes!(offices::buckets))
-        .routes(routes!(offices::probe_now))
         .routes(routes!(incidents::list))
         .routes(routes!(incidents::show))
+        .routes(routes!(patterns::list))
+        .routes(routes!(silences::list))
+        .routes(routes!(setup::maintenance))
+        .routes(routes!(setup::receivers))
+        .routes(routes!(events::stream))
+        .routes(routes!(history::stream));
+    let operate = OpenApiRouter::new()
+        .routes(routes!(offices::probe_now))
         .routes(routes!(incidents::acknowledge))
         .routes(routes!(incidents::withdraw))
         .routes(routes!(incidents::note))
         .routes(routes!(incidents::assign))
-        .routes(routes!(silences::list, silences::add))
+        .routes(routes!(silences::add))
         .routes(routes!(silences::end))
+        .routes(routes!(setup::test));
+    let admin = OpenApiRouter::new()
+        .routes(routes!(users::list, users::add))
+        .routes(routes!(users::show, users::change, users::remove))
+        .routes(routes!(users::welcome))
+        .routes(routes!(machines::invitations, machines::invite))
+        .routes(routes!(machines::withdraw))
+        .routes(routes!(machines::agents))
+        .routes(routes!(machines::revoke));
+    let collector = OpenApiRouter::new()
+        .routes(routes!(users::audit))
         .routes(routes!(messages::list))
         .routes(routes!(messages::resend))
-        .routes(routes!(events::stream))
-        .routes(routes!(history::stream))
+        .routes(routes!(machines::back_up));
+    let metrics = OpenApiRouter::new().routes(routes!(ops::prometheus));
+    OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(ops::healthy))
         .routes(routes!(ops::ready))
-        .routes(routes!(ops::prometheus))
+        .merge(guarded(read, Need::READ))
+        .merge(guarded(operate, Need::OPERATE))
+        .merge(guarded(admin, Need::ADMIN))
+        .merge(guarded(collector, Need::COLLECTOR))
+        .merge(guarded(metrics, Need::METRICS))
         .split_for_parts()
 }
 
-/// Serves people and programs on `listener` until `shared.stop`.
-pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) -> anyhow::Result<()> {
+/// All that is served, to whoever comes by a port.
+fn app(shared: &Arc<Shared>) -> anyhow::Result<Router> {
     let (router, document) = routes();
     let document = document
         .to_pretty_json()
         .context("cannot write the OpenAPI document")?;
-    let stop = shared.stop.clone();
-    let app = router
+    let document = bytes::Bytes::from(document);
+    let router = router
         .route(
             "/api/v1/openapi.json",
             get(move || async move { ([(header::CONTENT_TYPE, "application/json")], document) }),
         )
-        .with_state(shared)
         .merge(web::routes())
-        .fallback(|uri: axum::http::Uri| async move { Problem::not_found(format!("there is nothing at {}", uri.path())) })
-        .method_not_allowed_fallback(|| async {
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this resource does not know that method")
+        .fallback(|uri: axum::http::Uri| async move {
+            Problem::not_found(format!("there is nothing at {}", uri.path()))
         })
+        .method_not_allowed_fallback(|| async {
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this resource does not know that method",
+            )
+        })
+        .layer(from_fn(answers::tag))
+        .layer(from_fn_with_state(Arc::clone(shared), answers::once))
+        .layer(from_fn_with_state(Arc::clone(shared), guard::identify))
+        .with_state(Arc::clone(shared));
+    Ok(router
         .layer(CompressionLayer::new())
         .layer(set(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(set(header::REFERRER_POLICY, "no-referrer"))
         .layer(set(
             header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-        ));
-    axum::serve(listener, app)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
-        .context("the API's port failed")
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+        )))
+}
+
+/// Serves people and programs on `listener`, and who is on the machine on `socket`, until `shared.stop`.
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    listener: TcpListener,
+    socket: Option<UnixListener>,
+) -> anyhow::Result<()> {
+    let stop = shared.stop.clone();
+    let app = app(&shared)?;
+    let by_port = axum::serve(
+        listener,
+        app.clone()
+            .into_make_service_with_connect_info::<SocketAddr>(),
+    )
+    .with_graceful_shutdown(stop.clone().cancelled_owned());
+    let Some(socket) = socket else {
+        return by_port.await.context("the API's port failed");
+    };
+    let by_socket = axum::serve(socket, app.layer(Extension(Socket)))
+        .with_graceful_shutdown(stop.cancelled_owned());
+    let (one, two) = tokio::join!(by_port, by_socket);
+    one.context("the API's port failed")?;
+    two.context("the control socket failed")
 }
 
 fn set(name: header::HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {
@@ -147,19 +254,12 @@ async fn blocking<T: Send + 'static>(
         .map_err(Problem::from)
 }
 
-/// A form of another site cannot send this header: what changes something asks for it.
-fn needs_json(headers: &HeaderMap) -> Result<(), Problem> {
-    let json = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| value.starts_with("application/json"));
-    if json {
-        return Ok(());
-    }
-    Err(Problem::new(
-        StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        "send the header `Content-Type: application/json`",
-    ))
+/// An answer with a secret, which nobody on the way keeps.
+type Made<T> = (StatusCode, [(header::HeaderName, &'static str); 1], Json<T>);
+
+fn made<T>(what: T) -> Made<T> {
+    let once = [(header::CACHE_CONTROL, "no-store")];
+    (StatusCode::CREATED, once, Json(what))
 }
 
 /// The query parameter `office`.
@@ -244,7 +344,7 @@ mod tests {
         let (_, document) = super::routes();
         let document = serde_json::to_value(&document).expect("JSON");
         let paths = document["paths"].as_object().expect("paths");
-        assert_eq!(paths.len(), 22);
+        let mut open = Vec::new();
         for (path, methods) in paths {
             for (method, operation) in methods.as_object().expect("methods") {
                 assert!(
@@ -256,7 +356,12 @@ mod tests {
                     answers.keys().any(|status| status.starts_with('2')),
                     "{method} {path}"
                 );
+                if operation["security"].is_null() {
+                    open.push(path.as_str());
+                }
             }
         }
+        // Everything else asks who comes.
+        assert_eq!(open, ["/-/healthy", "/-/ready"]);
     }
 }

@@ -1,11 +1,17 @@
 //! Offices, their links, and what was measured on them.
 
+use super::list::{Asked, Format, Row};
+use super::machines::region_of;
 use super::problem::Problem;
 use super::{Parameters, Path, Shared, State, blocking};
+use crate::access::Caller;
 use crate::ingest::CommandError;
-use crate::query::{BucketsView, LinkView, OfficeView, SampleView};
+use crate::query::{BucketsView, LinkView, OfficeView, SampleView, ShownState};
+use crate::registry::Office;
 use axum::Json;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{StatusCode, Uri};
+use axum::response::Response;
+use denyut_detect::Cause;
 use denyut_proto::{AgentId, Invalid, OfficeCode, TargetName, UnixMillis};
 use denyut_store::history::{LinkId, RowsError};
 use serde::{Deserialize, Serialize};
@@ -20,17 +26,122 @@ const SAMPLES_MAX: usize = 10_000;
 const BUCKETS_MAX: i64 = 2_000;
 const DAY_MS: i64 = 86_400_000;
 
-/// All offices with their links and states
-#[utoipa::path(get, path = "/api/v1/offices", responses((status = 200, body = Vec<OfficeView>)))]
+/// Which offices.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListParameters {
+    /// Only those of this region: a region code or its first parts.
+    #[param(example = "36.73")]
+    region: Option<String>,
+    /// Only those in this state.
+    #[param(inline)]
+    state: Option<ShownState>,
+    /// Only those of this ISP.
+    isp: Option<String>,
+    /// Only those whose open incident has this cause.
+    #[param(inline)]
+    cause: Option<Cause>,
+    /// Only those whose code, name, regency or ISP has this in it, whatever its case.
+    q: Option<String>,
+    /// At most so many (1 to 1,000 in `json`); 100 when left out.
+    limit: Option<usize>,
+    /// Where to go on: as the `Link` of the page before says.
+    after: Option<String>,
+    /// `json` (a page), or all of it as `ndjson` or `csv`.
+    #[param(inline)]
+    format: Option<Format>,
+}
+
+impl ListParameters {
+    fn takes(&self, code: &OfficeCode, office: &Office) -> bool {
+        let texts = [
+            Some(code.as_str()),
+            Some(&office.name),
+            office.regency.as_deref(),
+            office.site.isp.as_deref(),
+        ];
+        let has = |wanted: &str| {
+            let mut texts = texts.iter().flatten();
+            texts.any(|text| text.to_lowercase().contains(&wanted.to_lowercase()))
+        };
+        self.isp
+            .as_ref()
+            .is_none_or(|isp| office.site.isp.as_ref() == Some(isp))
+            && self.q.as_deref().is_none_or(has)
+    }
+}
+
+impl Row for OfficeView {
+    const COLUMNS: &'static [&'static str] = &[
+        "code",
+        "name",
+        "regency",
+        "isp",
+        "state",
+        "since_ms",
+        "incident",
+        "maintenance.from_ms",
+        "maintenance.until_ms",
+        "place",
+    ];
+
+    fn cursor(&self) -> String {
+        self.code.to_string()
+    }
+}
+
+/// Offices with their links and states, by code
+#[utoipa::path(
+    get,
+    path = "/api/v1/offices",
+    params(ListParameters),
+    responses((status = 200, body = Vec<OfficeView>), (status = 400, body = Problem, content_type = "application/problem+json"))
+)]
 pub(super) async fn list(
     axum::extract::State(shared): State,
-) -> Result<Json<Vec<OfficeView>>, Problem> {
-    Ok(Json(
-        blocking(shared, |shared| {
-            shared.query.offices(shared.gate.clock.read().now)
-        })
-        .await?,
-    ))
+    caller: Caller,
+    uri: Uri,
+    Parameters(mut parameters): Parameters<ListParameters>,
+) -> Result<Response, Problem> {
+    let region = region_of(parameters.region.take(), &caller.regions)?;
+    let asked = Asked::new(
+        uri,
+        parameters.format,
+        parameters.limit,
+        parameters.after.take(),
+    )?;
+    let read = move |shared: &Shared, after: Option<&str>, most| {
+        let now = shared.gate.clock.read().now;
+        let mut found = Vec::new();
+        for (code, office) in &shared.query.registry.offices {
+            if found.len() >= most {
+                break;
+            }
+            let is_behind = after.is_none_or(|after| code.as_str() > after);
+            if !is_behind || !region.has(code) || !parameters.takes(code, office) {
+                continue;
+            }
+            let view = shared.query.office(code, &caller.regions, now)?;
+            let of_state =
+                |view: &OfficeView| parameters.state.is_none_or(|state| view.state == state);
+            let Some(view) = view.filter(of_state) else {
+                continue;
+            };
+            if let Some(cause) = parameters.cause {
+                let incident = view
+                    .incident
+                    .map(|number| shared.query.incident(number, &caller.regions, now));
+                let incident = incident.transpose()?.flatten();
+                if incident.is_none_or(|one| one.incident.facts.cause != cause) {
+                    continue;
+                }
+            }
+            found.push(view);
+        }
+        Ok(found)
+    };
+    asked.answer(shared, read).await
 }
 
 /// One office
@@ -42,9 +153,10 @@ pub(super) async fn list(
 )]
 pub(super) async fn show(
     axum::extract::State(shared): State,
+    caller: Caller,
     Path(office): Path<String>,
 ) -> Result<Json<OfficeView>, Problem> {
-    Ok(Json(find(shared, &office).await?))
+    Ok(Json(find(shared, caller, &office).await?))
 }
 
 /// The links of an office
@@ -56,19 +168,21 @@ pub(super) async fn show(
 )]
 pub(super) async fn links(
     axum::extract::State(shared): State,
+    caller: Caller,
     Path(office): Path<String>,
 ) -> Result<Json<Vec<LinkView>>, Problem> {
-    Ok(Json(find(shared, &office).await?.links))
+    Ok(Json(find(shared, caller, &office).await?.links))
 }
 
-async fn find(shared: Arc<Shared>, office: &str) -> Result<OfficeView, Problem> {
+async fn find(shared: Arc<Shared>, caller: Caller, office: &str) -> Result<OfficeView, Problem> {
     let code: OfficeCode = office.parse()?;
     let wanted = code.clone();
-    blocking(shared, move |shared| {
-        shared.query.office(&wanted, shared.gate.clock.read().now)
-    })
-    .await?
-    .ok_or_else(|| Problem::not_found(format!("there is no office {code}")))
+    let find = move |shared: &Shared| {
+        let now = shared.gate.clock.read().now;
+        shared.query.office(&wanted, &caller.regions, now)
+    };
+    let found = blocking(shared, find).await?;
+    found.ok_or_else(|| Problem::not_found(format!("there is no office {code}")))
 }
 
 /// One link
@@ -84,9 +198,10 @@ async fn find(shared: Arc<Shared>, office: &str) -> Result<OfficeView, Problem> 
 )]
 pub(super) async fn link(
     axum::extract::State(shared): State,
+    caller: Caller,
     Path(path): Path<(String, String, String)>,
 ) -> Result<Json<LinkView>, Problem> {
-    Ok(Json(known_link(shared, path).await?.1))
+    Ok(Json(known_link(shared, caller, path).await?.1))
 }
 
 /// Which time.
@@ -137,11 +252,12 @@ pub(super) struct SamplesAnswer {
 )]
 pub(super) async fn samples(
     axum::extract::State(shared): State,
+    caller: Caller,
     Path(path): Path<(String, String, String)>,
     Parameters(parameters): Parameters<SamplesParameters>,
 ) -> Result<Json<SamplesAnswer>, Problem> {
     let range = time_range(parameters.from_ms, parameters.to_ms)?;
-    let (link, _) = known_link(Arc::clone(&shared), path).await?;
+    let (link, _) = known_link(Arc::clone(&shared), caller, path).await?;
     let answer = blocking(shared, move |shared| {
         let (mut samples, more) = shared.query.samples(&link, range, SAMPLES_MAX)?;
         let mut next_from_ms = None;
@@ -175,6 +291,7 @@ pub(super) async fn samples(
 )]
 pub(super) async fn buckets(
     axum::extract::State(shared): State,
+    caller: Caller,
     Path(path): Path<(String, String, String)>,
     Parameters(parameters): Parameters<BucketsParameters>,
 ) -> Result<Json<BucketsView>, Problem> {
@@ -194,7 +311,7 @@ pub(super) async fn buckets(
         )
         .into());
     }
-    let (link, _) = known_link(Arc::clone(&shared), path).await?;
+    let (link, _) = known_link(Arc::clone(&shared), caller, path).await?;
     let now = shared.gate.clock.read().now;
     let found = blocking(shared, move |shared| {
         Ok(shared.query.buckets(&link, range, step, now))
@@ -215,9 +332,6 @@ pub(super) async fn buckets(
 }
 
 /// Ask the agent to probe a target at once; the sample comes as any other
-///
-/// The request must say `Content-Type: application/json` (its body is not read), so that no foreign page can make
-/// a browser send it.
 #[utoipa::path(
     post,
     path = "/api/v1/offices/{office}/links/{agent}/{target}/probe",
@@ -231,17 +345,15 @@ pub(super) async fn buckets(
         (status = 400, body = Problem, content_type = "application/problem+json"),
         (status = 404, body = Problem, content_type = "application/problem+json"),
         (status = 409, body = Problem, content_type = "application/problem+json", description = "the agent is not connected"),
-        (status = 415, body = Problem, content_type = "application/problem+json"),
         (status = 503, body = Problem, content_type = "application/problem+json", description = "the agent does not take what is sent to it")
     )
 )]
 pub(super) async fn probe_now(
     axum::extract::State(shared): State,
+    caller: Caller,
     Path(path): Path<(String, String, String)>,
-    headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
-    super::needs_json(&headers)?;
-    let (link, _) = known_link(Arc::clone(&shared), path).await?;
+    let (link, _) = known_link(Arc::clone(&shared), caller, path).await?;
     match shared.gate.probe_now(&link.agent, &link.target) {
         Ok(()) => Ok(StatusCode::ACCEPTED),
         Err(error @ CommandError::NotConnected) => {
@@ -257,6 +369,7 @@ pub(super) async fn probe_now(
 /// The link of a path, if it exists at that office.
 async fn known_link(
     shared: Arc<Shared>,
+    caller: Caller,
     (office, agent, target): (String, String, String),
 ) -> Result<(LinkId, LinkView), Problem> {
     let office: OfficeCode = office.parse()?;
@@ -265,10 +378,11 @@ async fn known_link(
         target: target.parse::<TargetName>()?,
     };
     let wanted = link.clone();
-    let found = blocking(shared, move |shared| {
-        shared.query.link(&wanted, shared.gate.clock.read().now)
-    })
-    .await?;
+    let find = move |shared: &Shared| {
+        let now = shared.gate.clock.read().now;
+        shared.query.link(&wanted, &caller.regions, now)
+    };
+    let found = blocking(shared, find).await?;
     match found {
         Some(found) if found.office == office => Ok((link, found)),
         _ => Err(Problem::not_found(format!(

@@ -61,15 +61,12 @@ pub(super) async fn prometheus(
     let metrics = &shared.metrics;
     metrics.damaged.set(gauge(shared.store.damaged()));
     metrics.too_late_samples.set(gauge(history.too_late()));
-    let offices = blocking(Arc::clone(&shared), |shared| {
-        shared.query.offices(shared.gate.clock.read().now)
+    let states = blocking(Arc::clone(&shared), |shared| {
+        shared.query.states(shared.gate.clock.read().now)
     })
     .await?;
     for state in ShownState::ALL {
-        let count = offices
-            .iter()
-            .filter(|office| office.state == state)
-            .count();
+        let count = states.iter().filter(|one| **one == state).count();
         let label = metrics::State {
             state: state.as_str(),
         };

@@ -2,14 +2,15 @@
 
 use super::problem::Problem;
 use super::{Body, Path, Shared, State, blocking};
+use crate::access::Caller;
 use crate::alert::{NoSilence, Silence, Wish};
 use anyhow::Context;
 use axum::Json;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use denyut_proto::{Invalid, UnixMillis};
 use std::sync::Arc;
 
-/// Silences that hold, and those that are over since a while; oldest first
+/// Silences that hold and touch your regions, and those that are over since a while; oldest first
 #[utoipa::path(
     get,
     path = "/api/v1/silences",
@@ -17,10 +18,15 @@ use std::sync::Arc;
 )]
 pub(super) async fn list(
     axum::extract::State(shared): State,
+    caller: Caller,
 ) -> Result<Json<Vec<Silence>>, Problem> {
-    Ok(Json(
-        blocking(shared, |shared| shared.silences.list()).await?,
-    ))
+    let mut all = blocking(shared, |shared| shared.silences.list()).await?;
+    all.retain(|one| {
+        one.regions
+            .iter()
+            .any(|region| caller.regions.touch(region))
+    });
+    Ok(Json(all))
 }
 
 /// Call nobody for what fits, for a while
@@ -28,33 +34,78 @@ pub(super) async fn list(
     post,
     path = "/api/v1/silences",
     request_body = Wish,
-    responses((status = 201, body = Silence), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 409, body = Problem, content_type = "application/problem+json", description = "there are too many"), (status = 415, body = Problem, content_type = "application/problem+json"))
+    responses((status = 201, body = Silence), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 409, body = Problem, content_type = "application/problem+json", description = "there are too many"))
 )]
 pub(super) async fn add(
     axum::extract::State(shared): State,
+    caller: Caller,
     Body(wish): Body<Wish>,
 ) -> Result<(StatusCode, Json<Silence>), Problem> {
-    let silence = act(shared, move |shared, now| shared.silences.add(&wish, now)).await?;
+    if let Some(beyond) = wish
+        .regions()
+        .iter()
+        .find(|region| !caller.regions.has_region(region))
+    {
+        let text = format!("`{}` goes beyond your regions", beyond.escape_debug());
+        return Err(Problem::new(StatusCode::FORBIDDEN, text));
+    }
+    let silence = act(shared, move |shared, now| {
+        shared.silences.add(&wish, &caller.by, now)
+    })
+    .await?;
     Ok((StatusCode::CREATED, silence))
 }
 
-/// End a silence
+/// End a silence before its time
 #[utoipa::path(
     post,
     path = "/api/v1/silences/{number}/end",
     params(("number" = u64, Path, example = 1)),
-    responses((status = 200, body = Silence), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 404, body = Problem, content_type = "application/problem+json"), (status = 415, body = Problem, content_type = "application/problem+json"))
+    responses((status = 200, body = Silence), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 403, body = Problem, content_type = "application/problem+json", description = "it goes beyond your regions"), (status = 404, body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn end(
     axum::extract::State(shared): State,
+    caller: Caller,
     Path(number): Path<String>,
-    headers: HeaderMap,
 ) -> Result<Json<Silence>, Problem> {
-    super::needs_json(&headers)?;
     let number: u64 = number
         .parse()
         .map_err(|_| Invalid::new("number", &number, "not a number", "write it like `12`"))?;
+    let all = blocking(Arc::clone(&shared), |shared| shared.silences.list()).await?;
+    let found = all.iter().find(|one| one.number == number);
+    if let Some(one) = found.filter(|one| {
+        !one.regions
+            .iter()
+            .all(|region| caller.regions.has_region(region))
+    }) {
+        return Err(
+            if one
+                .regions
+                .iter()
+                .any(|region| caller.regions.touch(region))
+            {
+                Problem::new(
+                    StatusCode::FORBIDDEN,
+                    "it goes beyond your regions; ask who made it",
+                )
+            } else {
+                NoSilence::None(number).into()
+            },
+        );
+    }
     act(shared, move |shared, now| shared.silences.end(number, now)).await
+}
+
+impl From<NoSilence> for Problem {
+    fn from(refused: NoSilence) -> Self {
+        let text = refused.to_string();
+        match refused {
+            NoSilence::None(_) => Self::not_found(text),
+            NoSilence::TooMany => Self::new(StatusCode::CONFLICT, text),
+            NoSilence::Invalid(invalid) => invalid.into(),
+            NoSilence::Failed(error) => error.into(),
+        }
+    }
 }
 
 async fn act(
@@ -66,11 +117,5 @@ async fn act(
         work(&shared, now)
     };
     let acted = tokio::task::spawn_blocking(work).await;
-    let acted = acted.context("a change panicked")?;
-    acted.map(Json).map_err(|refused| match refused {
-        NoSilence::None(_) => Problem::not_found(refused.to_string()),
-        NoSilence::TooMany => Problem::new(StatusCode::CONFLICT, refused.to_string()),
-        NoSilence::Invalid(invalid) => invalid.into(),
-        NoSilence::Failed(error) => error.into(),
-    })
+    Ok(Json(acted.context("a change panicked")??))
 }

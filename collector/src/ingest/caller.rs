@@ -138,7 +138,7 @@ impl Caller {
         }
         let (code, office) = registry.office_of(agent).ok_or_else(|| {
             Status::permission_denied(format!(
-                "`hello.agent` = `{agent}`: unknown agent; let it join (`denyut-collector token create`), or add it to `agents` of its [[office]] in the collector's configuration and restart the collector"
+                "`hello.agent` = `{agent}`: unknown agent; let it join (`denyutctl invitation create`), or add it to `agents` of its [[office]] in the collector's configuration and restart the collector"
             ))
         })?;
         Ok((code, office, until))

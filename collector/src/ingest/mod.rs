@@ -119,7 +119,7 @@ impl Cut {
                 "another stream of this agent is open; is its identity used on two machines?",
             ),
             Self::Revoked => Status::permission_denied(
-                "this agent was revoked; if that was a mistake, join again with a new token (`denyut-agent join --again`), and restart the agent",
+                "this agent was revoked; if that was a mistake, join again with a new invitation (`denyut-agent join --again`), and restart the agent",
             ),
         }
     }

@@ -21,7 +21,7 @@ const ID_LETTERS: usize = 5;
 
 /// A permission to join, kept under the digest of its secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Token {
+pub(crate) struct Offer {
     pub(crate) office: OfficeCode,
     pub(crate) created: UnixMillis,
     pub(crate) expires: UnixMillis,
@@ -53,29 +53,29 @@ pub(crate) struct Member {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refused {
     #[error(
-        "the token is unknown: it was used up, revoked, or never made here; make a new one (`denyut-collector token create`)"
+        "the invitation is unknown: it was used up, taken back, or never made here; make a new one (`denyutctl invitation create`)"
     )]
-    UnknownToken,
-    #[error("`{0}` is no token; `denyut-collector token list` shows them")]
-    NoSuchToken(String),
-    #[error("the token expired at {0}; make a new one (`denyut-collector token create`)")]
-    ExpiredToken(UnixMillis),
+    UnknownInvitation,
+    #[error("`{0}` is no invitation; `denyutctl invitation list` shows them")]
+    NoSuchInvitation(String),
+    #[error("the invitation expired at {0}; make a new one (`denyutctl invitation create`)")]
+    ExpiredInvitation(UnixMillis),
     #[error(
-        "the token is for office {0}, which is no longer in the collector's configuration; add it there, or make a token for another"
+        "the invitation is for office {0}, which is no longer in the collector's configuration; add it there, or make one for another"
     )]
     UnknownOffice(OfficeCode),
-    #[error("agent {0} is unknown here; join again with a new token (`denyut-agent join`)")]
+    #[error("agent {0} is unknown here; join again with a new invitation (`denyut-agent join`)")]
     UnknownAgent(AgentId),
     #[error(
-        "agent {0} was revoked at {1}; if that was a mistake, join again with a new token (`denyut-agent join`)"
+        "agent {0} was revoked at {1}; if that was a mistake, join again with a new invitation (`denyut-agent join`)"
     )]
     Revoked(AgentId, UnixMillis),
     #[error(
-        "agent {0} has joined with another key; join again with a new token (`denyut-agent join`)"
+        "agent {0} has joined with another key; join again with a new invitation (`denyut-agent join`)"
     )]
     OtherKey(AgentId),
     #[error(
-        "the certificate of agent {0} was over at {1}, too long ago to come back by itself; join again with a new token (`denyut-agent join`)"
+        "the certificate of agent {0} was over at {1}, too long ago to come back by itself; join again with a new invitation (`denyut-agent join`)"
     )]
     GoneTooLong(AgentId, UnixMillis),
     #[error("`certificate_request`: {0}; send a PKCS #10 request for a P-256 key, in DER")]
@@ -84,9 +84,9 @@ pub(crate) enum Refused {
     Broken(#[from] anyhow::Error),
 }
 
-/// The beginning of the digest of its secret: it names a token, and opens nothing.
-fn name_of_token(key: &str) -> &str {
-    let digest = &key[keys::TOKENS.len()..];
+/// The beginning of the digest of its secret: it names an offer, and opens nothing.
+fn name_of_offer(key: &str) -> &str {
+    let digest = &key[keys::OFFERS.len()..];
     digest.get(..12).unwrap_or(digest)
 }
 
@@ -115,13 +115,13 @@ fn read(state: &dyn State) -> anyhow::Result<BTreeMap<AgentId, Member>> {
         .collect()
 }
 
-/// Keeps tokens and members.
+/// Keeps offers and members.
 pub(crate) struct Members {
     state: Arc<dyn State>,
     registry: Arc<Registry>,
     authority: Authority,
     all: RwLock<BTreeMap<AgentId, Member>>,
-    /// Nobody else changes tokens or members meanwhile.
+    /// Nobody else changes offers or members meanwhile.
     changing: Mutex<()>,
 }
 
@@ -164,7 +164,7 @@ impl Members {
         all.clone()
     }
 
-    /// Makes a token; its secret is known to nobody but the caller.
+    /// Makes an offer; its secret is known to nobody but the caller.
     pub(crate) fn invite(
         &self,
         office: &OfficeCode,
@@ -174,7 +174,7 @@ impl Members {
     ) -> Result<Secret, Refused> {
         if !self.registry.offices.contains_key(office) {
             return Err(anyhow::Error::from(Invalid::new(
-                "--office",
+                "office",
                 office,
                 "not in the collector's configuration",
                 "add the [[office]] there and restart the collector",
@@ -182,69 +182,69 @@ impl Members {
             .into());
         }
         let secret = Secret(rand::random());
-        let token = Token {
+        let offer = Offer {
             office: office.clone(),
             created: now,
             expires,
             uses,
             twin_of: None,
         };
-        self.keep_token(&secret, &token, now)?;
+        self.keep_offer(&secret, &offer, now)?;
         Ok(secret)
     }
 
-    /// Makes a token for the later of two machines that speak as one agent.
+    /// Makes an offer for the later of two machines that speak as one agent.
     pub(crate) fn invite_twin(&self, agent: &AgentId, now: UnixMillis) -> Result<Secret, Refused> {
         let member = self
             .get(agent)
             .ok_or_else(|| Refused::UnknownAgent(agent.clone()))?;
         let secret = Secret(rand::random());
-        let token = Token {
+        let offer = Offer {
             office: member.office,
             created: now,
             expires: now + TWIN_WITHIN,
             uses: 1,
             twin_of: Some(agent.clone()),
         };
-        self.keep_token(&secret, &token, now)?;
+        self.keep_offer(&secret, &offer, now)?;
         Ok(secret)
     }
 
-    fn keep_token(&self, secret: &Secret, token: &Token, now: UnixMillis) -> Result<(), Refused> {
+    fn keep_offer(&self, secret: &Secret, offer: &Offer, now: UnixMillis) -> Result<(), Refused> {
         let mut change = Change::default();
-        change.put_json(keys::token(secret), token)?;
+        change.put_json(keys::offer(secret), offer)?;
         // What nobody can use any more goes, a part at a time.
-        let all = scan_json::<Token>(&*self.state, keys::TOKENS)?;
-        let over = all.into_iter().filter(|(_, token)| token.expires <= now);
+        let all = scan_json::<Offer>(&*self.state, keys::OFFERS)?;
+        let over = all.into_iter().filter(|(_, offer)| offer.expires <= now);
         change.delete = over.map(|(key, _)| key).take(100).collect();
         self.keep(change)
     }
 
-    /// All tokens, by the names that operators know them by.
-    pub(crate) fn tokens(&self) -> anyhow::Result<Vec<(String, Token)>> {
-        let all = scan_json::<Token>(&*self.state, keys::TOKENS)?;
+    /// All offers, by the names that operators know them by.
+    pub(crate) fn offers(&self) -> anyhow::Result<Vec<(String, Offer)>> {
+        let all = scan_json::<Offer>(&*self.state, keys::OFFERS)?;
         Ok(all
             .into_iter()
-            .map(|(key, token)| (name_of_token(&key).to_owned(), token))
+            .map(|(key, offer)| (name_of_offer(&key).to_owned(), offer))
             .collect())
     }
 
-    /// Takes a token back.
-    pub(crate) fn forget_token(&self, name: &str) -> Result<(), Refused> {
+    /// Takes an offer back.
+    pub(crate) fn forget_offer(&self, name: &str) -> Result<(), Refused> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let all = scan_json::<Token>(&*self.state, keys::TOKENS)?;
+        let all = scan_json::<Offer>(&*self.state, keys::OFFERS)?;
         let mut change = Change::default();
         let same = all
             .into_iter()
-            .filter(|(key, _)| name_of_token(key) == name);
+            .filter(|(key, _)| name_of_offer(key) == name);
         change.delete = same.map(|(key, _)| key).collect();
         if change.delete.is_empty() {
-            return Err(Refused::NoSuchToken(name.to_owned()));
+            return Err(Refused::NoSuchInvitation(name.to_owned()));
         }
         self.keep(change)
     }
 
-    /// Makes an agent of who holds a token's secret and a key.
+    /// Makes an agent of who holds an offer's secret and a key.
     pub(crate) fn join(
         &self,
         secret: &Secret,
@@ -252,12 +252,12 @@ impl Members {
         now: UnixMillis,
     ) -> Result<(AgentId, Member, Issued), Refused> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = keys::token(secret);
-        let mut token: Token = get_json(&*self.state, &key)?.ok_or(Refused::UnknownToken)?;
-        if now >= token.expires {
-            return Err(Refused::ExpiredToken(token.expires));
+        let key = keys::offer(secret);
+        let mut offer: Offer = get_json(&*self.state, &key)?.ok_or(Refused::UnknownInvitation)?;
+        if now >= offer.expires {
+            return Err(Refused::ExpiredInvitation(offer.expires));
         }
-        let office = token.office.clone();
+        let office = offer.office.clone();
         if !self.registry.offices.contains_key(&office) {
             return Err(Refused::UnknownOffice(office));
         }
@@ -269,14 +269,14 @@ impl Members {
             key: request.fingerprint.clone(),
             certified_until: issued.until,
             revoked: None,
-            twin_of: token.twin_of.clone(),
+            twin_of: offer.twin_of.clone(),
         };
         let mut change = Change::default();
-        token.uses = token.uses.saturating_sub(1);
-        if token.uses == 0 {
+        offer.uses = offer.uses.saturating_sub(1);
+        if offer.uses == 0 {
             change.delete.push(key);
         } else {
-            change.put_json(key, &token)?;
+            change.put_json(key, &offer)?;
         }
         change.put_json(keys::member(&agent), &member)?;
         self.keep(change)?;

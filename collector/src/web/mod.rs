@@ -1,16 +1,27 @@
-//! The page. Plain files, compiled in; what they show, they ask of the public API.
+//! The page. Plain files, compiled in; what they show, they ask of the public API. Before it stands the login.
 
+mod login;
+mod text;
+
+use crate::access::Caller;
+use crate::api::Shared;
 use axum::Router;
+use axum::extract::Request;
 use axum::http::header;
-use axum::routing::get;
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use std::sync::Arc;
+
+const ID: &str = include_str!("static/id.json");
+const EN: &str = include_str!("static/en.json");
+const PAGE: (&str, &str) = (
+    "text/html; charset=utf-8",
+    include_str!("static/index.html"),
+);
 
 /// Path, media type, content.
 const FILES: &[(&str, &str, &str)] = &[
-    (
-        "/",
-        "text/html; charset=utf-8",
-        include_str!("static/index.html"),
-    ),
     (
         "/app.js",
         "text/javascript; charset=utf-8",
@@ -36,23 +47,26 @@ const FILES: &[(&str, &str, &str)] = &[
         "image/svg+xml",
         include_str!("static/icon.svg"),
     ),
-    (
-        "/text/id.json",
-        "application/json",
-        include_str!("static/id.json"),
-    ),
-    (
-        "/text/en.json",
-        "application/json",
-        include_str!("static/en.json"),
-    ),
+    ("/text/id.json", "application/json", ID),
+    ("/text/en.json", "application/json", EN),
 ];
 
-/// The page's routes, for any state.
-pub(crate) fn routes() -> Router {
+/// The page's routes.
+pub(crate) fn routes() -> Router<Arc<Shared>> {
+    let headers = [
+        (header::CONTENT_TYPE, PAGE.0),
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
+    let page = Router::new()
+        .route("/", get(move || async move { (headers, PAGE.1) }))
+        .route_layer(from_fn(known));
+    let door = Router::new()
+        .route("/masuk", get(login::show).post(login::enter))
+        .route("/masuk/{secret}", get(login::welcome).post(login::choose))
+        .route("/keluar", post(login::leave));
     FILES
         .iter()
-        .fold(Router::new(), |router, (path, kind, content)| {
+        .fold(page.merge(door), |router, (path, kind, content)| {
             let headers = [
                 (header::CONTENT_TYPE, *kind),
                 (header::CACHE_CONTROL, "no-cache"),
@@ -61,9 +75,17 @@ pub(crate) fn routes() -> Router {
         })
 }
 
+/// Sends who is nobody to the login.
+async fn known(request: Request, next: Next) -> Response {
+    if request.extensions().get::<Caller>().is_none() {
+        return login::to_login(&request).into_response();
+    }
+    next.run(request).await
+}
+
 #[cfg(test)]
 mod tests {
-    use super::FILES;
+    use super::{FILES, PAGE};
     use crate::query::ShownState;
     use denyut_detect::flap::Scale;
     use denyut_detect::incident::{Cause, RevisionReason, ScopeKind};
@@ -147,7 +169,7 @@ mod tests {
         ];
         wanted.extend(evidence.map(|v| format!("evidence.{v}")));
         // The fields of the form, what can be done, and what was done.
-        let fields = ["by", "text", "to"];
+        let fields = ["text", "to"];
         let deeds = ["acknowledge", "withdraw", "notes", "assign"];
         wanted.extend(fields.into_iter().chain(deeds).map(|v| format!("case.{v}")));
         let steps = ["acknowledge", "withdraw", "note", "assign", "assign_nobody"];
@@ -169,7 +191,9 @@ mod tests {
         wanted.extend(ShownState::ALL.map(|v| format!("state.{}", v.as_str())));
         let known = keys("id");
         let mut by_name = 0;
-        for (_, _, content) in FILES.iter().filter(|(_, kind, _)| !kind.contains("json")) {
+        let files = FILES.iter().filter(|(_, kind, _)| !kind.contains("json"));
+        let files = files.map(|(_, _, content)| *content);
+        for content in files.chain([PAGE.1, include_str!("login.rs")]) {
             let between_quotes = |part: &str| part.split('"').next().map(str::to_owned);
             for mark in ["say(\"", "data-text=\""] {
                 for key in content.split(mark).skip(1).filter_map(between_quotes) {

@@ -34,9 +34,10 @@ impl State for Racing {
     fn visit_back(
         &self,
         prefix: &str,
+        below: Option<&str>,
         visit: &mut dyn FnMut(&str, &[u8]) -> anyhow::Result<bool>,
     ) -> anyhow::Result<()> {
-        self.inner.visit_back(prefix, visit)
+        self.inner.visit_back(prefix, below, visit)
     }
     fn apply(&self, change: Change) -> Result<(), StateError> {
         if let Some(first) = self.first.lock().expect("is sound").take() {

@@ -23,6 +23,7 @@ let visible; // IntersectionObserver: pictures are drawn when they come into vie
 let live = false;
 let hours = 24;
 let loaded = false; // until then nothing may look calm
+let me = { scopes: [] }; // who looks, and what they may
 
 const element = (id) => document.getElementById(id);
 
@@ -37,19 +38,34 @@ function make(tag, attributes = {}, ...children) {
   return made;
 }
 
-async function ask(path) {
+async function answerTo(path) {
   const answer = await fetch(path, { headers: { Accept: "application/json" } });
+  // The session is over.
+  if (answer.status === 401) location.assign(`/masuk?to=${encodeURIComponent(location.pathname + location.search)}`);
   if (!answer.ok) {
     const problem = await answer.json().catch(() => ({}));
     throw new Error(problem.detail ?? `${answer.status} ${path}`);
   }
-  return answer.json();
+  return answer;
+}
+
+const ask = async (path) => (await answerTo(path)).json();
+
+// A whole list, page by page.
+async function askAll(path) {
+  const all = [];
+  while (path) {
+    const answer = await answerTo(path);
+    all.push(...await answer.json());
+    path = answer.headers.get("Link")?.match(/^<([^>]+)>/)?.[1];
+  }
+  return all;
 }
 
 // ── Reading ────────────────────────────────────────────────────────────────
 
 async function readAll() {
-  const [all] = await Promise.all([ask("/api/v1/offices"), readIncidents()]);
+  const [all] = await Promise.all([askAll("/api/v1/offices?limit=1000"), readIncidents()]);
   offices.clear();
   for (const office of all) offices.set(office.code, office);
   awaitWork();
@@ -60,7 +76,7 @@ async function readAll() {
 
 async function readIncidents() {
   const all = await ask("/api/v1/incidents?limit=50");
-  const open = await ask("/api/v1/incidents?open=true&limit=1000");
+  const open = await askAll("/api/v1/incidents?open=true&limit=1000");
   incidents = open.sort((a, b) => a.opened_ms - b.opened_ms);
   past = all.filter((incident) => incident.resolved_ms !== null).slice(0, 20);
   renderIncidents();
@@ -405,14 +421,14 @@ function caseOf(incident, office) {
   };
   const button = (deed, body) => make("button", { type: "button", onclick: () => act(incident, deed, body()) }, say(`case.${deed}`));
   const said = () => draftOf(incident).text.trim();
-  const by = field("by", localStorage.getItem("by") ?? "", (event) => localStorage.setItem("by", event.target.value), { maxlength: "100", autocomplete: "name" });
   const lasts = make("select", { name: "lasts", "aria-label": say("case.lasts"), onchange: keepDraft("lasts") },
     ...Object.entries(HOLDS).map(([value, count]) => make("option", draft.lasts === value ? { value, selected: "" } : { value }, rangeText(count))));
   const acknowledge = [button("acknowledge", () => ({ why: said() || null, for: draftOf(incident).lasts })), lasts];
   const withdraw = button("withdraw", () => ({ why: said() || null }));
   const notes = button("notes", () => ({ text: said() }));
+  if (!me.scopes.includes("operate")) return parts;
   parts.push(make("form", { class: "case", onsubmit: (event) => event.preventDefault() },
-    by, field("text", draft.text, keepDraft("text")),
+    field("text", draft.text, keepDraft("text")),
     make("div", { class: "deeds" }, ...(open ? acknowledge : []), ...(incident.acknowledged ? [withdraw] : []), notes),
     make("div", { class: "deeds" }, field("to", draft.to, keepDraft("to"), { maxlength: "100" }), button("assign", () => ({ to: draftOf(incident).to.trim() || null }))),
     make("p", { class: "problem", role: "alert" }, draft.problem)));
@@ -420,21 +436,20 @@ function caseOf(incident, office) {
 }
 
 async function act(incident, deed, body) {
-  const by = (localStorage.getItem("by") ?? "").trim();
   // Once, however often it is pressed.
   for (const button of element(`incident-${incident.number}`)?.querySelectorAll(".case button") ?? []) button.disabled = true;
-  const answer = by ? await fetch(`/api/v1/incidents/${incident.number}/${deed}`, {
+  const answer = await fetch(`/api/v1/incidents/${incident.number}/${deed}`, {
     method: "POST",
     headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ by, ...body }),
-  }).catch(() => null) : null;
+    body: JSON.stringify(body),
+  }).catch(() => null);
   if (answer?.ok) {
     // What it was said with is said; what else somebody writes stays.
     const { text, to, ...rest } = draftOf(incident);
     drafts.set(incident.number, deed === "assign" ? { ...rest, text, to: body.to ?? "" } : { ...rest, to, text: "" });
   } else {
     const detail = answer && (await answer.json().catch(() => ({}))).detail;
-    drafts.set(incident.number, { ...draftOf(incident), problem: by ? detail ?? say("case.failed") : say("case.by_missing") });
+    drafts.set(incident.number, { ...draftOf(incident), problem: detail ?? say("case.failed") });
   }
   await readIncidents();
 }
@@ -567,6 +582,7 @@ function tick() {
 async function speak(language) {
   await useLanguage(language);
   element("language").textContent = say("language.other");
+  element("leave").textContent = say("logout");
   renderLegend();
   renderRanges();
   showLive();
@@ -596,6 +612,8 @@ element("language").addEventListener("click", () => {
 const wanted = Number(remembered("hours", "hours"));
 if (RANGES.includes(wanted)) hours = wanted;
 await speak(remembered("lang", "language") ?? "id");
+me = await ask("/api/v1/me").catch(() => me);
+element("me").textContent = me.user ?? me.signature;
 await readAll().catch(report);
 openTarget();
 listen();

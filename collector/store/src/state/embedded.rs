@@ -64,9 +64,16 @@ impl State for EmbeddedState {
     fn visit_back(
         &self,
         prefix: &str,
+        below: Option<&str>,
         visit: &mut dyn FnMut(&str, &[u8]) -> anyhow::Result<bool>,
     ) -> anyhow::Result<()> {
-        for item in self.tree.scan_prefix(prefix).rev() {
+        let items = match below {
+            None => self.tree.scan_prefix(prefix),
+            // A range that ends before it begins is none to the database.
+            Some(below) if below <= prefix => return Ok(()),
+            Some(below) => self.tree.range(prefix..below),
+        };
+        for item in items.rev() {
             let (key, value) = item.context("cannot read the state")?;
             let key =
                 std::str::from_utf8(&key).context("the state is damaged: a key is not text")?;
@@ -167,8 +174,18 @@ mod tests {
             Ok(key != "b")
         };
         state.apply(put(&[], &[("a", "1")], &[])).expect("applies");
-        state.visit_back("", &mut visit).expect("visits");
+        state.visit_back("", None, &mut visit).expect("visits");
         assert_eq!(back, ["c", "b"]);
+        let mut back = Vec::new();
+        let mut visit = |key: &str, _: &[u8]| {
+            back.push(key.to_owned());
+            Ok(true)
+        };
+        state.visit_back("", Some("c"), &mut visit).expect("visits");
+        state
+            .visit_back("b", Some("b"), &mut visit)
+            .expect("visits");
+        assert_eq!(back, ["b", "a"]);
     }
 
     #[test]

@@ -54,10 +54,12 @@ pub trait State: Send + Sync {
     /// How many keys begin with `prefix`.
     fn count(&self, prefix: &str) -> anyhow::Result<usize>;
 
-    /// The values of all keys that begin with `prefix`, descending, each given to `visit` until it returns `false`.
+    /// The values of all keys that begin with `prefix` and come before `below` (which begins with it, too), descending, each
+    /// given to `visit` until it returns `false`.
     fn visit_back(
         &self,
         prefix: &str,
+        below: Option<&str>,
         visit: &mut dyn FnMut(&str, &[u8]) -> anyhow::Result<bool>,
     ) -> anyhow::Result<()>;
 

@@ -1,0 +1,144 @@
+//! `denyutctl check`: an office or a target of it, for Nagios and its like.
+
+use crate::arguments::Check;
+use crate::client::{Client, part};
+use crate::show::{length, now, plain};
+use serde_json::Value;
+use std::process::ExitCode;
+
+/// What a monitoring program makes of it (Monitoring Plugins Development Guidelines): its exit code and its word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Verdict {
+    Ok = 0,
+    Unknown = 3,
+    Warning = 1,
+    Critical = 2,
+}
+
+impl Verdict {
+    fn of(state: &str) -> Self {
+        match state {
+            "up" | "closed" => Self::Ok,
+            "down" => Self::Critical,
+            "suspect" | "recovering" | "maintenance" => Self::Warning,
+            _ => Self::Unknown,
+        }
+    }
+
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "OK",
+            Self::Warning => "WARNING",
+            Self::Critical => "CRITICAL",
+            Self::Unknown => "UNKNOWN",
+        }
+    }
+}
+
+/// Prints one line, and returns the code.
+pub(crate) async fn check(client: &Client, check: Check) -> ExitCode {
+    let asked = client
+        .get(&format!("/api/v1/offices/{}", part(&check.office)))
+        .await;
+    let (verdict, text) = match asked {
+        Ok(view) => judge(&view, check.target.as_deref()),
+        Err(error) => (Verdict::Unknown, plain(&format!("{error:#}"))),
+    };
+    // Where nobody takes it, the code says it.
+    crate::show::line(&format!("DENYUT {} - {text}", verdict.word())).ok();
+    ExitCode::from(verdict as u8)
+}
+
+fn judge(view: &Value, target: Option<&str>) -> (Verdict, String) {
+    let empty = Vec::new();
+    let links = view["links"].as_array().unwrap_or(&empty);
+    let named = |link: &&Value| target.is_none_or(|target| link["target"] == target);
+    let links: Vec<&Value> = links.iter().filter(named).collect();
+    let name = plain(view["name"].as_str().unwrap_or_default());
+    if let (Some(target), true) = (target, links.is_empty()) {
+        return (
+            Verdict::Unknown,
+            format!("{name} has no target `{}`", plain(target)),
+        );
+    }
+    // Of a target the worst that an agent sees.
+    let worst = links
+        .iter()
+        .max_by_key(|link| Verdict::of(link["state"].as_str().unwrap_or_default()));
+    let subject = if target.is_some() {
+        worst.copied().unwrap_or(view)
+    } else {
+        view
+    };
+    let state = subject["state"].as_str().unwrap_or("unknown");
+    let since = subject["since_ms"].as_i64();
+    let since = since.map_or_else(String::new, |at| format!(" for {}", length(now() - at)));
+    let incident = view["incident"].as_u64().filter(|_| target.is_none());
+    let incident = incident.map_or_else(String::new, |number| format!(", incident #{number}"));
+    let of = target.map_or_else(String::new, |target| format!(" {}", plain(target)));
+    let figures: Vec<String> = links
+        .iter()
+        .filter_map(|link| {
+            let rtt = link["last_rtt_us"].as_u64()?;
+            Some(format!(
+                "'{}/{}'={rtt}us",
+                link["agent"].as_str()?,
+                link["target"].as_str()?
+            ))
+        })
+        .collect();
+    let figures = if figures.is_empty() {
+        String::new()
+    } else {
+        format!(" | {}", figures.join(" "))
+    };
+    (
+        Verdict::of(state),
+        format!("{name}{of} is {state}{since}{incident}{figures}"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_verdict_is_the_states_and_of_a_target_the_worst() {
+        let view = json!({
+            "name": "Cipocok Jaya", "state": "down", "since_ms": null, "incident": 12,
+            "links": [
+                {"agent": "a", "target": "server", "state": "up", "since_ms": null, "last_rtt_us": 310},
+                {"agent": "b", "target": "server", "state": "suspect", "since_ms": null, "last_rtt_us": null},
+                {"agent": "a", "target": "uplink", "state": "down", "since_ms": null, "last_rtt_us": null},
+            ]
+        });
+        assert_eq!(
+            judge(&view, None),
+            (
+                Verdict::Critical,
+                "Cipocok Jaya is down, incident #12 | 'a/server'=310us".to_owned()
+            )
+        );
+        assert_eq!(
+            judge(&view, Some("server")),
+            (
+                Verdict::Warning,
+                "Cipocok Jaya server is suspect | 'a/server'=310us".to_owned()
+            )
+        );
+        assert_eq!(judge(&view, Some("uplink")).0, Verdict::Critical);
+        assert_eq!(judge(&view, Some("nothing")).0, Verdict::Unknown);
+        for (state, code) in [
+            ("up", 0),
+            ("closed", 0),
+            ("maintenance", 1),
+            ("down", 2),
+            ("unobserved", 3),
+            ("unknown", 3),
+            ("new", 3),
+        ] {
+            assert_eq!(Verdict::of(state) as u8, code, "{state}");
+        }
+    }
+}

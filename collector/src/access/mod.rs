@@ -1,0 +1,127 @@
+//! Who may see and do what.
+//!
+//! A caller has scopes (what) and regions (where). A user has them by a role, a token has some of its user's. Whoever can open the control socket
+//! is the administrator of the machine, and may do everything.
+
+mod audit;
+mod book;
+mod pace;
+mod password;
+mod regions;
+
+pub(crate) use audit::{Audit, Entry};
+pub(crate) use book::{
+    Book, NewToken, NewUser, Refused, TokenView, UserChange, UserView, Welcomed,
+};
+pub(crate) use pace::Pace;
+pub(crate) use regions::Regions;
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use utoipa::ToSchema;
+
+/// Values of the state, as [`crate::tried`] tries them.
+pub(crate) fn read(bytes: &[u8]) {
+    book::read_values(bytes);
+    serde_json::from_slice::<Entry>(bytes).ok();
+}
+
+/// What a caller may do.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Scope {
+    /// See offices, links, incidents and what was measured.
+    Read,
+    /// Acknowledge, note, assign, silence, probe.
+    Operate,
+    /// Let people, programs and machines in, and shut them out; see what was done.
+    Admin,
+    /// The collector's own numbers, which name no office.
+    Metrics,
+}
+
+impl Scope {
+    /// The name that the API uses.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Operate => "operate",
+            Self::Admin => "admin",
+            Self::Metrics => "metrics",
+        }
+    }
+}
+
+/// What a user may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Role {
+    /// See.
+    Viewer,
+    /// See, and care for incidents.
+    Operator,
+    /// Everything.
+    Admin,
+}
+
+impl Role {
+    pub(crate) const fn scopes(self) -> &'static [Scope] {
+        match self {
+            Self::Viewer => &[Scope::Read],
+            Self::Operator => &[Scope::Read, Scope::Operate],
+            Self::Admin => &[Scope::Read, Scope::Operate, Scope::Admin, Scope::Metrics],
+        }
+    }
+}
+
+/// How a caller showed who it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Via {
+    /// By opening the control socket.
+    Socket,
+    /// By a session: a browser after a login. Its key in the book.
+    Session(String),
+    /// By a token of this name.
+    Token(String),
+}
+
+impl fmt::Display for Via {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket => f.write_str("socket"),
+            Self::Session(_) => f.write_str("session"),
+            Self::Token(name) => write!(f, "token {name}"),
+        }
+    }
+}
+
+/// Who asks for something.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    /// The user; none for the socket, and for a token that belongs to nobody.
+    pub(crate) user: Option<String>,
+    /// What is written under what it does.
+    pub(crate) by: String,
+    pub(crate) via: Via,
+    pub(crate) scopes: Vec<Scope>,
+    pub(crate) regions: Regions,
+}
+
+impl Caller {
+    /// The administrator of the machine.
+    pub(crate) fn of_socket(by: String) -> Self {
+        Self {
+            user: None,
+            by,
+            via: Via::Socket,
+            scopes: Role::Admin.scopes().to_vec(),
+            regions: Regions::everywhere(),
+        }
+    }
+
+    pub(crate) fn may(&self, scope: Scope) -> bool {
+        self.scopes.contains(&scope)
+    }
+}

@@ -1,0 +1,302 @@
+//! What is true of all answers: those that did not change since are not sent again, and what was asked twice is done once.
+
+use super::problem::Problem;
+use super::{Shared, blocking};
+use crate::access::Caller;
+use crate::join::Fingerprint;
+use crate::keys;
+use anyhow::Context;
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::{Request, State};
+use axum::http::response::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use denyut_proto::{Invalid, UnixMillis};
+use denyut_store::state::{Change, StateError, get_json, parse};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a caller names a request by, so that it is done once.
+const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Characters of it, at most.
+const KEY_MOST: usize = 100;
+/// How long an answer is kept.
+const KEPT: Duration = Duration::from_secs(24 * 3_600);
+/// Answers kept, at most; with more nothing can be asked under a key until some are over.
+const ANSWERS_MOST: usize = 20_000;
+/// Bytes of a body of a request under a key, and of its answer.
+const BODY_MOST: usize = 256 * 1024;
+
+/// Says of JSON what it is known by, and does not send what is known.
+pub(super) async fn tag(request: Request, next: Next) -> Response {
+    let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
+    let known = request.headers().get(header::IF_NONE_MATCH).cloned();
+    let response = next.run(request).await;
+    let is_json = |headers: &HeaderMap| {
+        headers
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|kind| kind == "application/json")
+    };
+    // A stream has no length beforehand.
+    let is_whole = response.body().size_hint().exact().is_some();
+    if !is_get || response.status() != StatusCode::OK || !is_json(response.headers()) || !is_whole {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    let Ok(bytes) = axum::body::to_bytes(body, usize::MAX).await else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
+    let digest = Fingerprint::of(&bytes).to_string();
+    // Weak: the same content may be compressed.
+    let tag = format!("W/\"{}\"", &digest[..32]);
+    let is_known = known
+        .as_ref()
+        .and_then(|known| known.to_str().ok())
+        .is_some_and(|known| {
+            known
+                .split(',')
+                .any(|one| one.trim() == "*" || one.trim().trim_start_matches("W/") == &tag[2..])
+        });
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
+        parts.headers.insert(header::ETAG, tag);
+    }
+    // Whoever keeps it asks whether it is still so, and shows it to nobody else.
+    parts
+        .headers
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("private, no-cache"));
+    if is_known {
+        parts.status = StatusCode::NOT_MODIFIED;
+        parts.headers.remove(header::CONTENT_LENGTH);
+        return Response::from_parts(parts, Body::empty());
+    }
+    Response::from_parts(parts, Body::from(bytes))
+}
+
+/// A request that was made under a key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Asked {
+    at: UnixMillis,
+    /// Of method, path and body: the same key must mean the same request.
+    digest: String,
+    /// None while it is done; for ever if the collector ended meanwhile.
+    answer: Option<Kept>,
+}
+
+/// An answer as it was given.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Kept {
+    status: u16,
+    kind: Option<String>,
+    body: String,
+}
+
+impl Kept {
+    /// In place of an answer with a secret, which is kept nowhere, or of one that is too long.
+    fn done() -> Self {
+        let text = r#"{"type":"about:blank","title":"Conflict","status":409,"detail":"it was done; its answer holds a secret, or is too long, and was not kept: look at what was made, and if need be take it back and make another under a new `Idempotency-Key`"}"#;
+        Self {
+            status: StatusCode::CONFLICT.as_u16(),
+            kind: Some("application/problem+json".to_owned()),
+            body: BASE64_STANDARD.encode(text),
+        }
+    }
+
+    /// What is kept of an answer; nothing of one that may be another the next time.
+    fn of(parts: &Parts, body: &[u8]) -> Option<Self> {
+        if parts.status.is_server_error() || parts.status == StatusCode::TOO_MANY_REQUESTS {
+            return None;
+        }
+        let header = |name| {
+            parts
+                .headers
+                .get(name)
+                .and_then(|value: &HeaderValue| value.to_str().ok())
+        };
+        if header(header::CACHE_CONTROL) == Some("no-store") || body.len() > BODY_MOST {
+            return Some(Self::done());
+        }
+        Some(Self {
+            status: parts.status.as_u16(),
+            kind: header(header::CONTENT_TYPE).map(str::to_owned),
+            body: BASE64_STANDARD.encode(body),
+        })
+    }
+
+    fn response(&self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = BASE64_STANDARD.decode(&self.body).unwrap_or_default();
+        let mut response = (status, body).into_response();
+        let kind = self
+            .kind
+            .as_deref()
+            .and_then(|kind| HeaderValue::from_str(kind).ok());
+        response.headers_mut().remove(header::CONTENT_TYPE);
+        if let Some(kind) = kind {
+            response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        }
+        response.headers_mut().insert(
+            HeaderName::from_static("idempotent-replayed"),
+            HeaderValue::from_static("true"),
+        );
+        response
+    }
+}
+
+/// Does a request under a key once, however often it comes.
+pub(super) async fn once(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let is_safe = matches!(
+        *request.method(),
+        Method::GET | Method::HEAD | Method::OPTIONS
+    );
+    let Some(key) = request.headers().get(KEY).filter(|_| !is_safe).cloned() else {
+        return next.run(request).await;
+    };
+    // Whoever is nobody is refused behind this.
+    let Some(caller) = request.extensions().get::<Caller>().cloned() else {
+        return next.run(request).await;
+    };
+    match kept(shared, &caller, &key, request, next).await {
+        Ok(response) => response,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn kept(
+    shared: Arc<Shared>,
+    caller: &Caller,
+    key: &HeaderValue,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    let key = key.to_str().ok();
+    let key = key.filter(|key| !key.is_empty() && key.len() <= KEY_MOST);
+    let key = key.ok_or_else(|| {
+        let fix = format!("send 1 to {KEY_MOST} plain characters");
+        Invalid::new("Idempotency-Key", "…", "not a key", fix)
+    })?;
+    let of_caller = Fingerprint::of(format!("{}\n{key}", caller.id()).as_bytes());
+    let name = format!("{}{of_caller}", keys::ANSWERS);
+    let (parts, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, BODY_MOST).await.map_err(|_| {
+        let text = format!("send at most {BODY_MOST} bytes");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, text)
+    })?;
+    let asked = Asked {
+        at: shared.gate.clock.read().now,
+        digest: digest_of(&parts.method, parts.uri.path(), &body),
+        answer: None,
+    };
+    let (begins, digest) = ((name.clone(), asked.clone()), asked.digest.clone());
+    let begin = move |shared: &Shared| begin(shared, &begins.0, &begins.1);
+    if let Some(answer) = answered(blocking(Arc::clone(&shared), begin).await?, &digest)? {
+        return Ok(answer);
+    }
+    let request = Request::from_parts(parts, Body::from(body));
+    // Whoever asks may go away meanwhile, and ask again.
+    let done = tokio::spawn(async move {
+        let (parts, body) = next.run(request).await.into_parts();
+        let body = axum::body::to_bytes(body, usize::MAX).await;
+        let body = body.context("an answer broke off")?;
+        let answer = Kept::of(&parts, &body);
+        blocking(shared, move |shared| keep(shared, name, asked, answer)).await?;
+        Ok::<_, Problem>(Response::from_parts(parts, Body::from(body)))
+    });
+    done.await.context("a request panicked")?
+}
+
+/// What is to be answered of what came before; none if the request is to be done now.
+fn answered(known: Begun, digest: &str) -> Result<Option<Response>, Problem> {
+    let (status, text) = match known {
+        Begun::Now => return Ok(None),
+        Begun::Before(before) if before.digest != digest => (
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "this `Idempotency-Key` was used for another request; send a new one".to_owned(),
+        ),
+        Begun::Before(Asked {
+            answer: Some(answer),
+            ..
+        }) => return Ok(Some(answer.response())),
+        Begun::Before(_) => (
+            StatusCode::CONFLICT,
+            "a request under this `Idempotency-Key` is being done, or the collector ended meanwhile: look whether it was done".to_owned(),
+        ),
+        Begun::TooMany => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("{ANSWERS_MOST} answers are kept already; ask without `Idempotency-Key`, or later"),
+        ),
+    };
+    Err(Problem::new(status, text))
+}
+
+/// Keeps an answer; without one the request may come again.
+fn keep(shared: &Shared, name: String, asked: Asked, answer: Option<Kept>) -> anyhow::Result<()> {
+    let mut change = Change::default();
+    if answer.is_some() {
+        change.put_json(name, &Asked { answer, ..asked })?;
+    } else {
+        change.delete.push(name);
+    }
+    shared.query.state.apply(change)?;
+    shared.query.state.sync()
+}
+
+fn digest_of(method: &Method, path: &str, body: &Bytes) -> String {
+    let mut all = format!("{method} {path}\n").into_bytes();
+    all.extend_from_slice(body);
+    Fingerprint::of(&all).to_string()
+}
+
+/// What is known of a key.
+enum Begun {
+    /// It is new, and is written down.
+    Now,
+    Before(Asked),
+    TooMany,
+}
+
+/// Writes down that a request under this key is done from now on; what is over goes.
+fn begin(shared: &Shared, name: &str, asked: &Asked) -> anyhow::Result<Begun> {
+    let state = &shared.query.state;
+    let is_over = |before: &Asked| before.at + KEPT <= asked.at;
+    let before = state.get(name)?;
+    if let Some(value) = &before {
+        let before: Asked = parse(name, value)?;
+        if !is_over(&before) {
+            return Ok(Begun::Before(before));
+        }
+    }
+    let mut change = Change::default();
+    if state.count(keys::ANSWERS)? >= ANSWERS_MOST {
+        for (key, value) in state.scan(keys::ANSWERS)? {
+            if change.delete.len() < 1_000 && is_over(&parse(&key, &value)?) && key != name {
+                change.delete.push(key);
+            }
+        }
+        if change.delete.is_empty() {
+            return Ok(Begun::TooMany);
+        }
+    }
+    change.expect.push((name.to_owned(), before));
+    change.put_json(name.to_owned(), asked)?;
+    match state.apply(change) {
+        Ok(()) => {
+            state.sync()?;
+            Ok(Begun::Now)
+        }
+        // Another was quicker with the same key.
+        Err(StateError::Conflict { .. }) => {
+            let asked = get_json::<Asked>(&**state, name)?;
+            Ok(asked.map_or(Begun::TooMany, Begun::Before))
+        }
+        Err(StateError::Store(error)) => Err(error),
+    }
+}

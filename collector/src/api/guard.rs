@@ -1,0 +1,453 @@
+//! What stands before every request: who asks, whether they may, whether a foreign page made their browser ask, how often they ask, and what was
+//! done.
+
+use super::Shared;
+use super::problem::Problem;
+use crate::access::{Caller, Entry, Scope, Via};
+use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use tracing::error;
+use utoipa::openapi::security::SecurityRequirement;
+use utoipa::openapi::{ContentBuilder, Ref, ResponseBuilder};
+use utoipa_axum::router::OpenApiRouter;
+
+/// The request came through the control socket.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Socket;
+
+/// The name by which whoever comes through the socket signs.
+pub(crate) const BY: &str = "denyut-by";
+
+/// What a route asks of its caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Need {
+    scope: Scope,
+    /// It is about the collector, not about some region.
+    everywhere: bool,
+}
+
+impl Need {
+    pub(super) const READ: Self = Self::of(Scope::Read);
+    pub(super) const OPERATE: Self = Self::of(Scope::Operate);
+    pub(super) const ADMIN: Self = Self::of(Scope::Admin);
+    pub(super) const METRICS: Self = Self::of(Scope::Metrics);
+    /// Of the collector as a whole.
+    pub(super) const COLLECTOR: Self = Self {
+        scope: Scope::Admin,
+        everywhere: true,
+    };
+
+    const fn of(scope: Scope) -> Self {
+        Self {
+            scope,
+            everywhere: false,
+        }
+    }
+
+    fn check(self, caller: Option<&Caller>) -> Result<(), Problem> {
+        let caller = caller.ok_or_else(Problem::unknown)?;
+        if !caller.may(self.scope) {
+            let text = format!(
+                "this needs the scope `{}`, which you do not have",
+                self.scope.as_str()
+            );
+            return Err(Problem::new(StatusCode::FORBIDDEN, text));
+        }
+        if self.everywhere && !caller.regions.is_everywhere() {
+            let text = "this is about the whole collector, and needs the regions `all`";
+            return Err(Problem::new(StatusCode::FORBIDDEN, text));
+        }
+        Ok(())
+    }
+}
+
+/// Lets only those in who may, and says so in the document.
+pub(super) fn guarded(
+    mut router: OpenApiRouter<Arc<Shared>>,
+    need: Need,
+) -> OpenApiRouter<Arc<Shared>> {
+    let problem = |text: &str| {
+        let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem")));
+        ResponseBuilder::new()
+            .description(text)
+            .content("application/problem+json", content.build())
+            .build()
+    };
+    for item in router.get_openapi_mut().paths.paths.values_mut() {
+        let all = [
+            &mut item.get,
+            &mut item.post,
+            &mut item.put,
+            &mut item.patch,
+            &mut item.delete,
+        ];
+        for operation in all.into_iter().flatten() {
+            let scope = need.scope.as_str();
+            operation.security = Some(vec![
+                SecurityRequirement::new("token", [scope]),
+                SecurityRequirement::new("session", [scope]),
+            ]);
+            let region = if need.everywhere {
+                ", in the regions `all`"
+            } else {
+                ""
+            };
+            let text = operation.description.take().unwrap_or_default();
+            operation.description = Some(
+                format!("{text}\n\nNeeds the scope `{scope}`{region}.")
+                    .trim()
+                    .to_owned(),
+            );
+            let answers = &mut operation.responses.responses;
+            for (status, text) in [
+                ("401", "nobody, or nobody known, asks"),
+                ("403", "whoever asks may not"),
+                ("429", "too often; `Retry-After` says when again"),
+            ] {
+                answers
+                    .entry(status.to_owned())
+                    .or_insert_with(|| problem(text).into());
+            }
+        }
+    }
+    router.route_layer(axum::middleware::from_fn(
+        move |request: Request, next: Next| async move {
+            match need.check(request.extensions().get::<Caller>()) {
+                Ok(()) => next.run(request).await,
+                Err(problem) => problem.into_response(),
+            }
+        },
+    ))
+}
+
+impl Problem {
+    fn unknown() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "say who you are: log in, or send a token (`Authorization: Bearer denyut_…`)",
+        )
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let caller = parts.extensions.get::<Self>().cloned();
+        caller.ok_or_else(Problem::unknown)
+    }
+}
+
+/// The address that a request came from; none through the socket.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Source(pub(crate) Option<IpAddr>);
+
+impl Source {
+    /// The peer; or, if that is a proxy on this machine, whom it names last.
+    fn of(request: &Request) -> Self {
+        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+        let peer = peer.map(|ConnectInfo(peer)| peer.ip());
+        let forwarded = request.headers().get("x-forwarded-for");
+        let forwarded = forwarded.and_then(|value| value.to_str().ok());
+        let last = forwarded.and_then(|text| text.rsplit(',').next()?.trim().parse().ok());
+        Self(match peer {
+            Some(peer) if peer.is_loopback() => last.or(Some(peer)),
+            peer => peer,
+        })
+    }
+}
+
+/// What a browser is known by after a login.
+pub(crate) fn cookie_name(is_https: bool) -> &'static str {
+    // With this prefix a browser takes it from this very host only, and only over TLS.
+    if is_https { "__Host-denyut" } else { "denyut" }
+}
+
+/// The secret of the session in the cookies of a request.
+pub(crate) fn session_secret(headers: &HeaderMap, is_https: bool) -> Option<&str> {
+    let name = cookie_name(is_https);
+    let cookies = headers.get_all(header::COOKIE).into_iter();
+    let mut pairs = cookies
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|text| text.split(';'));
+    pairs.find_map(|pair| {
+        let (key, value) = pair.trim().split_once('=')?;
+        (key == name).then_some(value)
+    })
+}
+
+/// The token that a request shows.
+fn token(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (kind, secret) = value.split_once(' ')?;
+    kind.eq_ignore_ascii_case("bearer").then(|| secret.trim())
+}
+
+/// A name in `Host` that is not ours is a foreign page's, which had it point here (DNS rebinding).
+fn check_host(headers: &HeaderMap, own: Option<&str>) -> Result<(), Problem> {
+    let host = headers
+        .get(header::HOST)
+        .and_then(|value| value.to_str().ok());
+    // What asks without a host is no browser.
+    let Some(host) = host else { return Ok(()) };
+    let bare = match host.rsplit_once(':') {
+        Some((bare, port)) if port.bytes().all(|b| b.is_ascii_digit()) => bare,
+        _ => host,
+    };
+    let is_address = bare
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .parse::<IpAddr>()
+        .is_ok();
+    let is_ours = own.is_some_and(|own| own.eq_ignore_ascii_case(bare));
+    if is_address || is_ours || bare.eq_ignore_ascii_case("localhost") {
+        return Ok(());
+    }
+    Err(Problem::new(
+        StatusCode::MISDIRECTED_REQUEST,
+        format!(
+            "this collector is not called `{}`; set `api.address` to the address that people open",
+            host.escape_debug()
+        ),
+    ))
+}
+
+/// What a browser sends for a page of another site changes nothing here.
+fn check_site(method: &Method, headers: &HeaderMap, by_session: bool) -> Result<(), Problem> {
+    if is_safe(method) {
+        return Ok(());
+    }
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let is_own = match (text("sec-fetch-site"), text("origin")) {
+        (Some(site), _) => matches!(site, "same-origin" | "none"),
+        (None, Some(origin)) => {
+            let host = text("host");
+            origin
+                .split_once("://")
+                .is_some_and(|(_, of)| Some(of) == host)
+        }
+        // Not a browser; then it has no session.
+        (None, None) => !by_session,
+    };
+    if is_own {
+        return Ok(());
+    }
+    Err(Problem::new(
+        StatusCode::FORBIDDEN,
+        "another site's page may not do this",
+    ))
+}
+
+fn is_safe(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+/// Finds out who asks, refuses what no page of ours sends and who asks too often, and writes down what was done.
+pub(super) async fn identify(
+    State(shared): State<Arc<Shared>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let now = shared.gate.clock.read().now;
+    let by_socket = request.extensions().get::<Socket>().is_some();
+    let from = Source::of(&request);
+    let caller = match who(&shared, &request, by_socket, now) {
+        Ok(caller) => caller,
+        Err(problem) => return problem.into_response(),
+    };
+    if let Some(caller) = &caller {
+        if !by_socket && let Err(wait) = shared.pace.ask(&caller.id()) {
+            return Problem::too_often(wait).into_response();
+        }
+        if let Via::Session(key) = &caller.via
+            && shared.book.is_stale(key, now)
+        {
+            let (book, key) = (Arc::clone(&shared.book), key.clone());
+            // If that cannot be written, the session ends earlier: nothing else is lost.
+            tokio::task::spawn_blocking(move || book.see(&key, now));
+        }
+        request.extensions_mut().insert(caller.clone());
+    }
+    request.extensions_mut().insert(from);
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let response = next.run(request).await;
+    if let Some(caller) = caller.filter(|_| !is_safe(&method)) {
+        let entry = Entry {
+            number: 0,
+            at_ms: now,
+            by: caller.by.clone(),
+            via: caller.via.to_string(),
+            from: from.0.map(|from| from.to_string()),
+            method: method.to_string(),
+            path,
+            status: response.status().as_u16(),
+        };
+        write_down(&shared, entry);
+    }
+    response
+}
+
+/// Keeps an entry of the audit.
+pub(crate) fn write_down(shared: &Arc<Shared>, entry: Entry) {
+    let audit = Arc::clone(&shared.audit);
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = audit.add(entry) {
+            error!(error = %format!("{error:#}"), "what was done cannot be written down");
+        }
+    });
+}
+
+fn who(
+    shared: &Shared,
+    request: &Request,
+    by_socket: bool,
+    now: denyut_proto::UnixMillis,
+) -> Result<Option<Caller>, Problem> {
+    let headers = request.headers();
+    if by_socket {
+        let by = headers
+            .get(BY)
+            .and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
+        return Ok(Some(Caller::of_socket(by.unwrap_or("admin").to_owned())));
+    }
+    check_host(headers, shared.address.host())?;
+    if let Some(secret) = token(headers) {
+        let caller = shared.book.of_token(secret, now);
+        let caller = caller.ok_or_else(|| {
+            Problem::new(
+                StatusCode::UNAUTHORIZED,
+                "the token is unknown, expired or was removed; make a new one",
+            )
+        })?;
+        check_site(request.method(), headers, false)?;
+        return Ok(Some(caller));
+    }
+    let secret = session_secret(headers, shared.address.is_https());
+    let caller = secret.and_then(|secret| shared.book.of_session(secret, now));
+    check_site(request.method(), headers, caller.is_some())?;
+    Ok(caller)
+}
+
+impl Caller {
+    /// What tells it from others.
+    pub(super) fn id(&self) -> String {
+        match (&self.via, &self.user) {
+            (Via::Token(name), _) => format!("token {name}"),
+            (_, Some(user)) => format!("user {user}"),
+            _ => "socket".to_owned(),
+        }
+    }
+}
+
+impl Problem {
+    pub(crate) fn too_often(wait: std::time::Duration) -> Self {
+        let seconds = wait.as_secs() + 1;
+        let mut problem = Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            format!("too often; ask again in {seconds} s"),
+        );
+        problem.retry_after = Some(seconds);
+        problem
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderValue;
+
+    fn headers(all: &[(&'static str, &str)]) -> HeaderMap {
+        let pairs = all.iter().map(|(name, value)| {
+            (
+                header::HeaderName::from_static(name),
+                HeaderValue::from_str(value).expect("a value"),
+            )
+        });
+        pairs.collect()
+    }
+
+    #[test]
+    fn a_name_that_is_not_ours_is_refused() {
+        let check = |host| check_host(&headers(&[("host", host)]), Some("denyut.example")).is_ok();
+        for ours in [
+            "127.0.0.1",
+            "127.0.0.1:7080",
+            "[::1]:7080",
+            "localhost:7080",
+            "denyut.example",
+            "DENYUT.example:443",
+            "10.0.0.7",
+        ] {
+            assert!(check(ours), "{ours}");
+        }
+        for other in [
+            "evil.example",
+            "denyut.example.evil.example:80",
+            "127.0.0.1.evil.example",
+            "",
+        ] {
+            assert!(!check(other), "{other}");
+        }
+        assert!(check_host(&HeaderMap::new(), None).is_ok());
+    }
+
+    #[test]
+    fn a_foreign_page_changes_nothing() {
+        let check = |all: &[(&'static str, &str)], by_session| {
+            check_site(&Method::POST, &headers(all), by_session).is_ok()
+        };
+        assert!(check(&[("sec-fetch-site", "same-origin")], true));
+        assert!(check(
+            &[
+                ("origin", "https://denyut.example"),
+                ("host", "denyut.example")
+            ],
+            true
+        ));
+        assert!(check(&[], false), "a program");
+        assert!(!check(&[], true), "a cookie without a browser's word");
+        for foreign in ["cross-site", "same-site", ""] {
+            assert!(!check(&[("sec-fetch-site", foreign)], true));
+            assert!(
+                !check(&[("sec-fetch-site", foreign)], false),
+                "a login by another's page"
+            );
+        }
+        for foreign in [
+            "https://evil.example",
+            "null",
+            "https://denyut.example:8443",
+        ] {
+            assert!(
+                !check(&[("origin", foreign), ("host", "denyut.example")], true),
+                "{foreign}"
+            );
+        }
+        assert!(
+            check_site(
+                &Method::GET,
+                &headers(&[("sec-fetch-site", "cross-site")]),
+                true
+            )
+            .is_ok(),
+            "a link"
+        );
+    }
+
+    #[test]
+    fn the_session_is_found_among_cookies() {
+        let all = headers(&[("cookie", "a=b; denyut=xyz; c")]);
+        assert_eq!(session_secret(&all, false), Some("xyz"));
+        assert_eq!(session_secret(&all, true), None);
+        assert_eq!(
+            token(&headers(&[("authorization", "bearer  abc ")])),
+            Some("abc")
+        );
+        assert_eq!(token(&headers(&[("authorization", "Basic abc")])), None);
+    }
+}

@@ -1,0 +1,289 @@
+//! What is true of all answers of the API: pages, streams, tables, what did not change, what was asked twice, and what was missed.
+
+use crate::alerts::{OFFICES, WITHIN, agent, nowhere};
+use denyut_tests::{Collector, eventually};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+fn registry(count: usize) -> String {
+    let office = |i| {
+        format!("[[office]]\ncode = \"36.73.{i:02}\"\nname = \"Kantor {i}\"\nregency = \"=1+1\"\n")
+    };
+    (1..=count).map(office).collect()
+}
+
+#[tokio::test]
+async fn a_list_comes_in_pages_or_whole() {
+    let collector = Collector::start(&registry(25)).await;
+    let mut path = "/api/v1/offices?region=36.73&limit=10".to_owned();
+    let mut codes = Vec::new();
+    let mut pages = 0;
+    loop {
+        let answer = collector
+            .request(Method::GET, &path)
+            .send()
+            .await
+            .expect("answers");
+        let link = answer
+            .headers()
+            .get("link")
+            .map(|link| link.to_str().expect("text").to_owned());
+        let page: Vec<Value> = answer.json().await.expect("JSON");
+        codes.extend(
+            page.iter()
+                .map(|one| one["code"].as_str().expect("a code").to_owned()),
+        );
+        pages += 1;
+        let Some(link) = link else { break };
+        let (next, rel) = link
+            .trim_start_matches('<')
+            .split_once('>')
+            .expect("a link");
+        assert_eq!(rel, "; rel=\"next\"");
+        path = next.to_owned();
+    }
+    let all: Vec<String> = (1..=25).map(|i| format!("36.73.{i:02}")).collect();
+    assert_eq!((pages, &codes), (3, &all));
+    let lines = collector
+        .get("/api/v1/offices?format=ndjson")
+        .await
+        .expect("answers");
+    let listed: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert_eq!(listed.len(), 25);
+    assert_eq!(
+        json!(listed[..10]),
+        collector.json("/api/v1/offices?limit=10").await
+    );
+    let table = collector
+        .get("/api/v1/offices?format=csv&limit=3")
+        .await
+        .expect("answers");
+    let rows: Vec<&str> = table.split("\r\n").collect();
+    assert_eq!(rows.len(), 5, "a head, three, and the end: {table}");
+    assert!(
+        rows[0].starts_with("code,name,regency,isp,state,"),
+        "{table}"
+    );
+    // A table program must not take a name for a formula.
+    assert!(
+        rows[1].starts_with("36.73.01,Kantor 1,'=1+1,,unknown,"),
+        "{table}"
+    );
+    for (query, count) in [
+        ("q=kantor%202", 7),
+        ("q=36.73.25", 1),
+        ("state=down", 0),
+        ("state=unknown&region=36.73.02", 1),
+        ("region=31", 0),
+    ] {
+        let found = collector.json(&format!("/api/v1/offices?{query}")).await;
+        assert_eq!(
+            found.as_array().map(Vec::len),
+            Some(count),
+            "{query}: {found}"
+        );
+    }
+    for (query, text) in [
+        ("limit=0", "`limit` = `0`: out of range"),
+        ("limit=1001", "as `ndjson` or `csv`"),
+        ("state=dead", "unknown variant `dead`"),
+        ("region=banten", "`region` = `banten`: not a region code"),
+        ("format=xml", "unknown variant `xml`"),
+        ("colour=red", "unknown field `colour`"),
+    ] {
+        let answer = collector
+            .request(Method::GET, &format!("/api/v1/offices?{query}"))
+            .send()
+            .await
+            .expect("answers");
+        assert_eq!(answer.status(), 400, "{query}");
+        let problem: Value = answer.json().await.expect("JSON");
+        assert!(
+            problem["detail"]
+                .as_str()
+                .is_some_and(|detail| detail.contains(text)),
+            "{query}: {problem}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_did_not_change_is_not_sent_again() {
+    let collector = Collector::start(&registry(3)).await;
+    let first = collector
+        .request(Method::GET, "/api/v1/offices")
+        .send()
+        .await
+        .expect("answers");
+    let tag = first.headers()["etag"].clone();
+    assert_eq!(first.headers()["cache-control"], "private, no-cache");
+    let again = |tag| async {
+        collector
+            .request(Method::GET, "/api/v1/offices")
+            .header("if-none-match", tag)
+            .send()
+            .await
+            .expect("answers")
+    };
+    let same = again(tag).await;
+    assert_eq!(
+        (same.status(), same.content_length().unwrap_or(0)),
+        (StatusCode::NOT_MODIFIED, 0)
+    );
+    assert_eq!(
+        again("W/\"other\"".parse().expect("a value"))
+            .await
+            .status(),
+        200
+    );
+}
+
+#[tokio::test]
+async fn what_is_asked_twice_under_a_key_is_done_once() {
+    let mut collector = Collector::start(&registry(3)).await;
+    let ask = async |collector: &Collector, key: &str, path: &str, body: &Value| {
+        let request = collector
+            .request(Method::POST, path)
+            .header("idempotency-key", key);
+        let answer = request.json(body).send().await.expect("answers");
+        let again = answer.headers().contains_key("idempotent-replayed");
+        (
+            answer.status().as_u16(),
+            again,
+            answer.json::<Value>().await.unwrap_or_default(),
+        )
+    };
+    let wish = json!({"regions": ["36.73"], "why": "pindah", "for": "1h"});
+    let (status, again, made) = ask(&collector, "k1", "/api/v1/silences", &wish).await;
+    assert_eq!((status, again), (201, false));
+    // Also after the collector was killed.
+    collector.kill();
+    collector.launch().await;
+    assert_eq!(
+        ask(&collector, "k1", "/api/v1/silences", &wish).await,
+        (201, true, made)
+    );
+    let other = json!({"regions": ["36.73"], "why": "lain", "for": "1h"});
+    assert_eq!(
+        ask(&collector, "k1", "/api/v1/silences", &other).await.0,
+        422
+    );
+    let all = collector.json("/api/v1/silences").await;
+    assert_eq!(all.as_array().map(Vec::len), Some(1), "{all}");
+    // At the same time, too.
+    let mut asking = tokio::task::JoinSet::new();
+    for _ in 0..10 {
+        let request = collector
+            .request(Method::POST, "/api/v1/silences")
+            .header("idempotency-key", "k2")
+            .json(&wish);
+        asking.spawn(async move { request.send().await.expect("answers").status().as_u16() });
+    }
+    let statuses = asking.join_all().await;
+    assert!(
+        statuses.iter().all(|status| [201, 409].contains(status)) && statuses.contains(&201),
+        "{statuses:?}"
+    );
+    let all = collector.json("/api/v1/silences").await;
+    assert_eq!(all.as_array().map(Vec::len), Some(2), "{all}");
+    // What is refused is refused again; a secret is not kept.
+    let wrong = json!({"regions": ["x"], "why": "a", "for": "1h"});
+    assert_eq!(
+        ask(&collector, "k3", "/api/v1/silences", &wrong).await.0,
+        400
+    );
+    assert!(ask(&collector, "k3", "/api/v1/silences", &wrong).await.1);
+    let user = json!({"name": "siti", "role": "viewer", "regions": ["36"]});
+    assert_eq!(ask(&collector, "k4", "/api/v1/users", &user).await.0, 201);
+    let (status, _, problem) = ask(&collector, "k4", "/api/v1/users", &user).await;
+    assert!(
+        status == 409
+            && problem["detail"]
+                .as_str()
+                .is_some_and(|text| text.starts_with("it was done")),
+        "{problem}"
+    );
+    let long = "x".repeat(101);
+    for key in ["", long.as_str()] {
+        assert_eq!(ask(&collector, key, "/api/v1/silences", &wish).await.0, 400);
+    }
+}
+
+/// Events of a stream until one of this name has come; their ids and names.
+async fn events(collector: &Collector, last: Option<&str>, until: &str) -> Vec<(String, String)> {
+    let mut request = collector.request(Method::GET, "/api/v1/events");
+    if let Some(last) = last {
+        request = request.header("last-event-id", last);
+    }
+    let mut answer = request.send().await.expect("answers");
+    let mut text = String::new();
+    let look = async {
+        while let Some(part) = answer.chunk().await.expect("reads") {
+            text += &String::from_utf8_lossy(&part);
+            let whole = text.rsplit_once("\n\n").map_or("", |(whole, _)| whole);
+            let field = |event: &str, name: &str| {
+                event
+                    .lines()
+                    .find_map(|line| line.strip_prefix(name).map(|rest| rest.trim().to_owned()))
+            };
+            let all = whole.split("\n\n").filter_map(|event| {
+                Some((
+                    field(event, "id:").unwrap_or_default(),
+                    field(event, "event:")?,
+                ))
+            });
+            let all: Vec<(String, String)> = all.collect();
+            if all.iter().any(|(_, name)| name == until) {
+                return all;
+            }
+        }
+        panic!("the stream ended: {text}")
+    };
+    tokio::time::timeout(WITHIN, look).await.expect("in time")
+}
+
+#[tokio::test]
+async fn who_comes_back_hears_what_was_missed() {
+    let mut collector = Collector::start(OFFICES).await;
+    let heard = tokio::spawn({
+        let request = collector.request(Method::GET, "/api/v1/events");
+        async move {
+            let mut answer = request.send().await.expect("answers");
+            let mut text = String::new();
+            while !text.contains("event: link") {
+                let part = answer.chunk().await.expect("reads").expect("goes on");
+                text += &String::from_utf8_lossy(&part);
+            }
+            text
+        }
+    });
+    let _agent = agent(&collector, "a-1", nowhere());
+    let text = tokio::time::timeout(WITHIN, heard)
+        .await
+        .expect("in time")
+        .expect("ends");
+    let first = text
+        .lines()
+        .find_map(|line| line.strip_prefix("id: "))
+        .expect("an id")
+        .to_owned();
+    // The incident opens while nobody listens.
+    let open = || async { collector.json("/api/v1/incidents").await[0]["number"].as_u64() };
+    eventually("an incident", WITHIN, open).await;
+    let missed = events(&collector, Some(&first), "incident").await;
+    assert!(missed.iter().all(|(id, _)| *id != first), "{missed:?}");
+    // To whom nothing is known of, that is said.
+    for unknown in ["x", "0-1", "0123456789abcdef-5"] {
+        let all = events(&collector, Some(unknown), "missed").await;
+        assert_eq!(all[0].1, "missed", "{unknown}");
+    }
+    collector.kill();
+    collector.launch().await;
+    let all = events(&collector, Some(&first), "missed").await;
+    assert_eq!(all[0].1, "missed", "another process knows nothing of it");
+    tokio::time::sleep(Duration::from_millis(10)).await;
+}
