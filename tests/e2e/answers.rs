@@ -88,8 +88,8 @@ async fn a_list_comes_in_pages_or_whole() {
         );
     }
     for (query, text) in [
-        ("limit=0", "`limit` = `0`: out of range"),
-        ("limit=1001", "as `ndjson` or `csv`"),
+        ("limit=0", "`limit` = `0`: nothing would come"),
+        ("limit=-1", "limit: invalid digit"),
         ("state=dead", "unknown variant `dead`"),
         ("region=banten", "`region` = `banten`: not a region code"),
         ("format=xml", "unknown variant `xml`"),

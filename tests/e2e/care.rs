@@ -407,7 +407,7 @@ async fn the_history_of_many_links_is_a_stream() {
     assert!(
         lines(
             collector
-                .get(&path.replace("36.73", "36.7"))
+                .get(&path.replace("36.73", "36.74"))
                 .await
                 .expect("answers")
         )

@@ -9,6 +9,7 @@ mod budget;
 mod care;
 mod cases;
 mod chats;
+mod contract;
 mod deploy;
 mod detection;
 mod doctor;

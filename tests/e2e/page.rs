@@ -432,3 +432,55 @@ async fn the_login_is_a_plain_page() {
     shows(&browser, &["Cipocok Jaya", "siti"]).await;
     assert_eq!(browser.run("return location.search").await, "?hours=1");
 }
+
+/// The API's document for people: every operation, without a script, on both screens.
+#[tokio::test]
+async fn the_api_is_shown_to_people() {
+    let collector = Collector::start(REGISTRY).await;
+    for screen in [Screen::Laptop, Screen::Phone] {
+        let name = format!("{screen:?}").to_lowercase();
+        let browser = Browser::open(screen).await;
+        browser
+            .visit(&format!("http://{}/docs", collector.api))
+            .await;
+        shows(
+            &browser,
+            &[
+                "denyut: the API",
+                "/api/v1/offices/{office}",
+                "Acknowledge",
+                "Needs the scope operate",
+            ],
+        )
+        .await;
+        let sections = browser
+            .run("return document.querySelectorAll('main > section').length")
+            .await;
+        let schemas = collector.json("/api/v1/openapi.json").await["components"]["schemas"]
+            .as_object()
+            .map_or(0, serde_json::Map::len);
+        assert!(
+            sections.as_u64().expect("a count") >= (schemas + 40) as u64,
+            "{sections}"
+        );
+        // Every link leads somewhere.
+        let lost = "return [...document.querySelectorAll('a[href^=\"#\"]')].filter((a) => !document.getElementById(a.hash.slice(1))).map((a) => a.hash)";
+        assert_eq!(browser.run(lost).await, serde_json::json!([]));
+        let wide = browser
+            .run("return document.documentElement.scrollWidth > window.innerWidth")
+            .await;
+        assert_eq!(wide, false, "{name}");
+        browser
+            .screenshot(&picture(&format!("docs-{name}.png")))
+            .await;
+        assert_eq!(browser.complaints().await, Vec::<String>::new());
+    }
+    let answer = collector
+        .request(reqwest::Method::GET, "/docs")
+        .header("accept-encoding", "gzip")
+        .send()
+        .await
+        .expect("answers");
+    let size = answer.bytes().await.expect("reads").len();
+    assert!(size < 60_000, "{size} bytes over the wire");
+}

@@ -8,7 +8,7 @@ use crate::client::{Client, part};
 use crate::plot;
 use crate::show::{Column, Kind, Show, length, line, now, plain, region, time};
 use crate::watch;
-use anyhow::Context;
+use anyhow::{Context, bail};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -146,12 +146,18 @@ pub(crate) async fn run(client: &Client, show: &Show, command: Command) -> anyho
             show.list(&all, RECEIVERS, "There are no receivers: nobody is told.")
         }
         Command::Receiver(Receiver::Test { name }) => {
-            post(
+            let tested = post(
                 client,
                 &format!("/api/v1/receivers/{}/test", part(&name)),
                 json!({}),
             )
             .await?;
+            if tested["taken"] != true {
+                bail!(
+                    "{name} did not take it: {}",
+                    plain(tested["error"].as_str().unwrap_or_default())
+                );
+            }
             line(&format!("{name} took it."))
         }
         Command::Message(Message::List) => {

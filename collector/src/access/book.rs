@@ -130,7 +130,7 @@ impl UserView {
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewUser {
     /// What they log in by: small letters, digits, `.`, `_`, `-`, `@`; at most 40.
-    #[schema(example = "siti")]
+    #[schema(example = "siti", pattern = r"^[a-z0-9][a-z0-9._@-]{0,39}$")]
     pub(crate) name: String,
     /// What is written under what they do; the name when left out.
     #[schema(example = "Siti Rahmawati, Disdukcapil Kota Serang")]
@@ -184,9 +184,10 @@ pub(crate) struct TokenView {
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewToken {
     /// What it is for; small letters, digits, `.`, `_`, `-`, `@`; at most 40.
-    #[schema(example = "grafana")]
+    #[schema(example = "grafana", pattern = r"^[a-z0-9][a-z0-9._@-]{0,39}$")]
     pub(crate) name: String,
     /// What may be done with it: of what you may do.
+    #[schema(min_items = 1)]
     pub(crate) scopes: Vec<Scope>,
     /// Where; of where you may. All of yours when left out.
     pub(crate) regions: Option<Regions>,

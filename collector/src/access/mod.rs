@@ -31,6 +31,7 @@ pub(crate) fn read(bytes: &[u8]) {
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
 )]
 #[serde(rename_all = "snake_case")]
+#[schema(as = AccessScope)]
 pub(crate) enum Scope {
     /// See offices, links, incidents and what was measured.
     Read,

@@ -71,13 +71,17 @@ impl Silence {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Wish {
     /// Region codes or their beginnings; at least one.
-    #[schema(example = json!(["36.73"]))]
+    #[schema(min_items = 1, max_items = 50, example = json!(["36.73"]))]
     regions: Vec<String>,
     /// Only these causes; all when left out.
     #[serde(default)]
     causes: Vec<Cause>,
     /// Why nobody need be called.
-    #[schema(example = "Pemindahan server, sampai besok sore")]
+    #[schema(
+        example = "Pemindahan server, sampai besok sore",
+        min_length = 1,
+        max_length = 2_000
+    )]
     why: String,
     /// For how long (`5m` to `90days`).
     #[serde(rename = "for")]

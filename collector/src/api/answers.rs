@@ -6,7 +6,7 @@ use crate::access::Caller;
 use crate::join::Fingerprint;
 use crate::keys;
 use anyhow::Context;
-use axum::body::{Body, Bytes, HttpBody};
+use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
 use axum::http::response::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -81,7 +81,7 @@ pub(super) async fn tag(request: Request, next: Next) -> Response {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Asked {
     at: UnixMillis,
-    /// Of method, path and body: the same key must mean the same request.
+    /// Of its body: the same key must mean the same request.
     digest: String,
     /// None while it is done; for ever if the collector ended meanwhile.
     answer: Option<Kept>,
@@ -153,11 +153,11 @@ pub(super) async fn once(
     request: Request,
     next: Next,
 ) -> Response {
-    let is_safe = matches!(
+    let changes = matches!(
         *request.method(),
-        Method::GET | Method::HEAD | Method::OPTIONS
+        Method::POST | Method::PATCH | Method::DELETE
     );
-    let Some(key) = request.headers().get(KEY).filter(|_| !is_safe).cloned() else {
+    let Some(key) = request.headers().get(KEY).filter(|_| changes).cloned() else {
         return next.run(request).await;
     };
     // Whoever is nobody is refused behind this.
@@ -178,21 +178,30 @@ async fn kept(
     next: Next,
 ) -> Result<Response, Problem> {
     let key = key.to_str().ok();
-    let key = key.filter(|key| !key.is_empty() && key.len() <= KEY_MOST);
+    let is_plain = |key: &&str| {
+        (1..=KEY_MOST).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic())
+    };
+    let key = key.filter(is_plain);
     let key = key.ok_or_else(|| {
-        let fix = format!("send 1 to {KEY_MOST} plain characters");
+        let fix = format!("send 1 to {KEY_MOST} letters, digits and signs, without spaces");
         Invalid::new("Idempotency-Key", "…", "not a key", fix)
     })?;
-    let of_caller = Fingerprint::of(format!("{}\n{key}", caller.id()).as_bytes());
-    let name = format!("{}{of_caller}", keys::ANSWERS);
     let (parts, body) = request.into_parts();
     let body = axum::body::to_bytes(body, BODY_MOST).await.map_err(|_| {
         let text = format!("send at most {BODY_MOST} bytes");
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, text)
     })?;
+    // A key is one of a caller's for one route.
+    let whose = format!(
+        "{}\n{} {}\n{key}",
+        caller.id(),
+        parts.method,
+        parts.uri.path()
+    );
+    let name = format!("{}{}", keys::ANSWERS, Fingerprint::of(whose.as_bytes()));
     let asked = Asked {
         at: shared.gate.clock.read().now,
-        digest: digest_of(&parts.method, parts.uri.path(), &body),
+        digest: Fingerprint::of(&body).to_string(),
         answer: None,
     };
     let (begins, digest) = ((name.clone(), asked.clone()), asked.digest.clone());
@@ -219,7 +228,7 @@ fn answered(known: Begun, digest: &str) -> Result<Option<Response>, Problem> {
         Begun::Now => return Ok(None),
         Begun::Before(before) if before.digest != digest => (
             StatusCode::UNPROCESSABLE_ENTITY,
-            "this `Idempotency-Key` was used for another request; send a new one".to_owned(),
+            "this `Idempotency-Key` was used with another body; send a new one".to_owned(),
         ),
         Begun::Before(Asked {
             answer: Some(answer),
@@ -247,12 +256,6 @@ fn keep(shared: &Shared, name: String, asked: Asked, answer: Option<Kept>) -> an
     }
     shared.query.state.apply(change)?;
     shared.query.state.sync()
-}
-
-fn digest_of(method: &Method, path: &str, body: &Bytes) -> String {
-    let mut all = format!("{method} {path}\n").into_bytes();
-    all.extend_from_slice(body);
-    Fingerprint::of(&all).to_string()
 }
 
 /// What is known of a key.

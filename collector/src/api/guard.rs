@@ -2,6 +2,7 @@
 //! done.
 
 use super::Shared;
+use super::document::problem;
 use super::problem::Problem;
 use crate::access::{Caller, Entry, Scope, Via};
 use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
@@ -13,7 +14,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use tracing::error;
 use utoipa::openapi::security::SecurityRequirement;
-use utoipa::openapi::{ContentBuilder, Ref, ResponseBuilder};
 use utoipa_axum::router::OpenApiRouter;
 
 /// The request came through the control socket.
@@ -71,13 +71,6 @@ pub(super) fn guarded(
     mut router: OpenApiRouter<Arc<Shared>>,
     need: Need,
 ) -> OpenApiRouter<Arc<Shared>> {
-    let problem = |text: &str| {
-        let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem")));
-        ResponseBuilder::new()
-            .description(text)
-            .content("application/problem+json", content.build())
-            .build()
-    };
     for item in router.get_openapi_mut().paths.paths.values_mut() {
         let all = [
             &mut item.get,
@@ -117,7 +110,12 @@ pub(super) fn guarded(
     }
     router.route_layer(axum::middleware::from_fn(
         move |request: Request, next: Next| async move {
-            match need.check(request.extensions().get::<Caller>()) {
+            let caller = request.extensions().get::<Caller>();
+            if caller.is_none() && token(request.headers()).is_some() {
+                let text = "the token is unknown, expired or was removed; make a new one";
+                return Problem::new(StatusCode::UNAUTHORIZED, text).into_response();
+            }
+            match need.check(caller) {
                 Ok(()) => next.run(request).await,
                 Err(problem) => problem.into_response(),
             }
@@ -280,7 +278,7 @@ pub(super) async fn identify(
         let entry = Entry {
             number: 0,
             at_ms: now,
-            by: caller.by.clone(),
+            by: caller.user.unwrap_or(caller.by),
             via: caller.via.to_string(),
             from: from.0.map(|from| from.to_string()),
             method: method.to_string(),
@@ -317,15 +315,8 @@ fn who(
     }
     check_host(headers, shared.address.host())?;
     if let Some(secret) = token(headers) {
-        let caller = shared.book.of_token(secret, now);
-        let caller = caller.ok_or_else(|| {
-            Problem::new(
-                StatusCode::UNAUTHORIZED,
-                "the token is unknown, expired or was removed; make a new one",
-            )
-        })?;
         check_site(request.method(), headers, false)?;
-        return Ok(Some(caller));
+        return Ok(shared.book.of_token(secret, now));
     }
     let secret = session_secret(headers, shared.address.is_https());
     let caller = secret.and_then(|secret| shared.book.of_session(secret, now));

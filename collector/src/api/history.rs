@@ -1,7 +1,7 @@
 //! What was measured on many links at once, as a stream.
 
 use super::list::{Format, Lines};
-use super::offices::time_range;
+use super::offices::{step, time_range};
 use super::problem::Problem;
 use super::{Parameters, Shared, State};
 use crate::access::{Caller, Regions};
@@ -86,10 +86,7 @@ pub(super) async fn stream(
     Parameters(parameters): Parameters<HistoryParameters>,
 ) -> Result<Response, Problem> {
     let range = time_range(parameters.from_ms, parameters.to_ms)?;
-    let step_ms = parameters.step_ms;
-    if let Some(step) = step_ms.filter(|step| *step < 1_000) {
-        return Err(Invalid::new("step_ms", step, "too short", "write at least 1000").into());
-    }
+    let step_ms = parameters.step_ms.map(step).transpose()?;
     let selector = selector(&parameters)?;
     let format = parameters.format.unwrap_or(Format::Ndjson);
     let columns = if step_ms.is_some() { BUCKETS } else { SAMPLES };
@@ -125,21 +122,9 @@ const BUCKETS: &[&str] = &[
 ];
 
 fn selector(parameters: &HistoryParameters) -> Result<Selector, Invalid> {
-    let region = parameters.office.clone().map(|office| {
-        let sound = office
-            .split('.')
-            .all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
-        if sound {
-            Ok(office)
-        } else {
-            Err(Invalid::new(
-                "office",
-                &office,
-                "not a region code, nor the beginning of one",
-                "write it like `36`, `36.73` or `36.73.02`",
-            ))
-        }
-    });
+    if let Some(region) = &parameters.office {
+        crate::config::region_of("office", region)?;
+    }
     let named = |field: &'static str| {
         move |error: Invalid| Invalid {
             field: field.into(),
@@ -147,7 +132,7 @@ fn selector(parameters: &HistoryParameters) -> Result<Selector, Invalid> {
         }
     };
     Ok(Selector {
-        region: region.transpose()?,
+        region: parameters.office.clone(),
         agent: parameters
             .agent
             .as_deref()

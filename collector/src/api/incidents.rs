@@ -2,6 +2,7 @@
 
 use super::list::{Asked, Format, Row};
 use super::machines::region_of;
+use super::offices::time;
 use super::problem::Problem;
 use super::{Body, Parameters, Path, Shared, State, blocking, office_parameter};
 use crate::access::Caller;
@@ -12,7 +13,7 @@ use axum::Json;
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use denyut_detect::Cause;
-use denyut_proto::{Invalid, UnixMillis};
+use denyut_proto::Invalid;
 use serde::Deserialize;
 use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
@@ -46,9 +47,10 @@ pub(super) struct ListParameters {
     /// Also those that turned out to be none.
     #[serde(default)]
     retracted: bool,
-    /// At most so many (1 to 1,000 in `json`); 100 when left out.
+    /// At most so many, in `json` up to 1,000 a page; 100 when left out.
     limit: Option<usize>,
     /// Where to go on: as the `Link` of the page before says.
+    #[param(pattern = r"^\d{1,18}$")]
     after: Option<String>,
     /// `json` (a page), or all of it as `ndjson` or `csv`.
     #[param(inline)]
@@ -97,6 +99,13 @@ pub(super) async fn list(
     Parameters(parameters): Parameters<ListParameters>,
 ) -> Result<Response, Problem> {
     super::list::number("after", parameters.after.as_deref())?;
+    if let Some(parent) = parameters
+        .parent
+        .filter(|parent| i64::try_from(*parent).is_err())
+    {
+        let fix = "write the number of an incident";
+        return Err(Invalid::new("parent", parent, "too large", fix).into());
+    }
     let wanted = Wanted {
         sees: region_of(parameters.region, &caller.regions)?,
         open: parameters.open,
@@ -105,8 +114,11 @@ pub(super) async fn list(
         retracted: parameters.retracted,
         office: office_parameter(parameters.office)?,
         parent: parameters.parent,
-        from: parameters.from_ms.map(UnixMillis),
-        to: parameters.to_ms.map(UnixMillis),
+        from: parameters
+            .from_ms
+            .map(|ms| time("from_ms", ms))
+            .transpose()?,
+        to: parameters.to_ms.map(|ms| time("to_ms", ms)).transpose()?,
     };
     let asked = Asked::new(uri, parameters.format, parameters.limit, parameters.after)?;
     let read = move |shared: &Shared, after: Option<&str>, most| {
@@ -170,7 +182,11 @@ pub(super) struct Withdraw {
 #[serde(deny_unknown_fields)]
 pub(super) struct Note {
     /// What you know.
-    #[schema(example = "Teknisi ISP datang besok pukul 09.00")]
+    #[schema(
+        example = "Teknisi ISP datang besok pukul 09.00",
+        min_length = 1,
+        max_length = 2_000
+    )]
     text: String,
 }
 
@@ -179,6 +195,7 @@ pub(super) struct Note {
 #[serde(deny_unknown_fields)]
 pub(super) struct Assign {
     /// Who is to care for it; nobody when left out.
+    #[schema(max_length = 100)]
     to: Option<String>,
 }
 

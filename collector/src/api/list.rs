@@ -68,12 +68,9 @@ impl Asked {
         after: Option<String>,
     ) -> Result<Self, Invalid> {
         let format = format.unwrap_or_default();
-        if let Some(limit) = limit
-            && (limit == 0 || (format == Format::Json && limit > LIMIT.0))
-        {
-            let fix =
-                "write 1 to 1000; more come page by page, or all at once as `ndjson` or `csv`";
-            return Err(Invalid::new("limit", limit, "out of range", fix));
+        if limit == Some(0) {
+            let fix = "write 1 or more; of more than 1000 the rest comes on the next pages";
+            return Err(Invalid::new("limit", 0, "nothing would come", fix));
         }
         Ok(Self {
             uri,
@@ -92,7 +89,7 @@ impl Asked {
         if self.format != Format::Json {
             return self.stream(shared, read);
         }
-        let limit = self.limit.unwrap_or(LIMIT.1);
+        let limit = self.limit.unwrap_or(LIMIT.1).min(LIMIT.0);
         let after = self.after;
         let mut found = blocking(shared, move |shared| {
             read(shared, after.as_deref(), limit + 1)

@@ -66,7 +66,7 @@ pub(super) struct ListParameters {
     /// Only offices of this region: a region code or its first parts.
     #[param(example = "36.73")]
     region: Option<String>,
-    /// At most so many (1 to 1,000 in `json`); 100 when left out.
+    /// At most so many, in `json` up to 1,000 a page; 100 when left out.
     limit: Option<usize>,
     /// Where to go on: as the `Link` of the page before says.
     after: Option<String>,
@@ -127,9 +127,10 @@ impl Row for InvitationView {
 #[serde(deny_unknown_fields)]
 pub(super) struct Invite {
     /// The office that the machine speaks for.
-    #[schema(value_type = String, example = "36.73.02")]
+    #[schema(example = "36.73.02", pattern = r"^\d{2}\.\d{2}\.\d{2}(\.\d{4})?$")]
     office: String,
     /// How many machines may join by it (1 to 100,000); one when left out.
+    #[schema(minimum = 1, maximum = 100_000)]
     uses: Option<u32>,
     /// For how long it is good (`1m` to `90days`); a day when left out.
     #[schema(example = "24h")]

@@ -1,6 +1,7 @@
 //! The HTTP API, and the page that uses it.
 
 mod answers;
+mod document;
 mod events;
 mod guard;
 mod history;
@@ -168,7 +169,7 @@ fn routes() -> (Router<Arc<Shared>>, utoipa::openapi::OpenApi) {
         .routes(routes!(messages::resend))
         .routes(routes!(machines::back_up));
     let metrics = OpenApiRouter::new().routes(routes!(ops::prometheus));
-    OpenApiRouter::with_openapi(Document::openapi())
+    let (router, mut document) = OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(ops::healthy))
         .routes(routes!(ops::ready))
         .merge(guarded(read, Need::READ))
@@ -176,22 +177,23 @@ fn routes() -> (Router<Arc<Shared>>, utoipa::openapi::OpenApi) {
         .merge(guarded(admin, Need::ADMIN))
         .merge(guarded(collector, Need::COLLECTOR))
         .merge(guarded(metrics, Need::METRICS))
-        .split_for_parts()
+        .split_for_parts();
+    document::complete(&mut document);
+    (router, document)
 }
 
 /// All that is served, to whoever comes by a port.
 fn app(shared: &Arc<Shared>) -> anyhow::Result<Router> {
     let (router, document) = routes();
-    let document = document
-        .to_pretty_json()
-        .context("cannot write the OpenAPI document")?;
-    let document = bytes::Bytes::from(document);
+    let document = serde_json::to_value(document).context("cannot write the OpenAPI document")?;
+    let pages = web::routes(&document);
+    let document = bytes::Bytes::from(serde_json::to_vec(&document)?);
     let router = router
         .route(
             "/api/v1/openapi.json",
             get(move || async move { ([(header::CONTENT_TYPE, "application/json")], document) }),
         )
-        .merge(web::routes())
+        .merge(pages)
         .fallback(|uri: axum::http::Uri| async move {
             Problem::not_found(format!("there is nothing at {}", uri.path()))
         })

@@ -44,7 +44,7 @@ pub(super) struct ListParameters {
     cause: Option<Cause>,
     /// Only those whose code, name, regency or ISP has this in it, whatever its case.
     q: Option<String>,
-    /// At most so many (1 to 1,000 in `json`); 100 when left out.
+    /// At most so many, in `json` up to 1,000 a page; 100 when left out.
     limit: Option<usize>,
     /// Where to go on: as the `Link` of the page before says.
     after: Option<String>,
@@ -296,10 +296,7 @@ pub(super) async fn buckets(
     Parameters(parameters): Parameters<BucketsParameters>,
 ) -> Result<Json<BucketsView>, Problem> {
     let range = time_range(parameters.from_ms, parameters.to_ms)?;
-    let step = parameters.step_ms.unwrap_or(300_000);
-    if step < 1_000 {
-        return Err(Invalid::new("step_ms", step, "too short", "write at least 1000").into());
-    }
+    let step = step(parameters.step_ms.unwrap_or(300_000))?;
     if (range.end.0 - range.start.0) / step > BUCKETS_MAX {
         let least = (range.end.0 - range.start.0) / BUCKETS_MAX + 1;
         let fix = format!("write at least {least} for this time, or a shorter time");
@@ -391,31 +388,49 @@ async fn known_link(
     }
 }
 
+/// ±10,000 years: every sum of times and lengths fits.
+const FAR: i64 = 315_576_000_000_000;
+
+/// A time that is asked for.
+pub(super) fn time(field: &str, ms: i64) -> Result<UnixMillis, Invalid> {
+    if (-FAR..=FAR).contains(&ms) {
+        return Ok(UnixMillis(ms));
+    }
+    Err(Invalid::new(
+        field,
+        ms,
+        "not a time",
+        "write Unix milliseconds",
+    ))
+}
+
+/// The length of a step that is asked for.
+pub(super) fn step(ms: i64) -> Result<i64, Invalid> {
+    if (1_000..=FAR).contains(&ms) {
+        return Ok(ms);
+    }
+    Err(Invalid::new(
+        "step_ms",
+        ms,
+        "out of range",
+        "write at least 1000",
+    ))
+}
+
 pub(super) fn time_range(
     from_ms: Option<i64>,
     to_ms: Option<i64>,
 ) -> Result<Range<UnixMillis>, Invalid> {
-    // ±10,000 years: every sum below fits.
-    const FAR: i64 = 315_576_000_000_000;
     let to = to_ms.unwrap_or_else(|| UnixMillis::from(SystemTime::now()).0.saturating_add(1));
     let from = from_ms.unwrap_or_else(|| to.saturating_sub(DAY_MS));
-    for (field, value) in [("from_ms", from), ("to_ms", to)] {
-        if !(-FAR..=FAR).contains(&value) {
-            return Err(Invalid::new(
-                field,
-                value,
-                "not a time",
-                "write Unix milliseconds",
-            ));
-        }
-    }
+    let (from, to) = (time("from_ms", from)?, time("to_ms", to)?);
     if from >= to {
         return Err(Invalid::new(
             "from_ms",
-            from,
-            format!("not before `to_ms` ({to})"),
+            from.0,
+            format!("not before `to_ms` ({})", to.0),
             "write an earlier time",
         ));
     }
-    Ok(UnixMillis(from)..UnixMillis(to))
+    Ok(from..to)
 }

@@ -27,9 +27,10 @@ pub(super) struct ListParameters {
     /// Only those that last.
     #[serde(default)]
     present: bool,
-    /// At most so many (1 to 1,000 in `json`); 100 when left out.
+    /// At most so many, in `json` up to 1,000 a page; 100 when left out.
     limit: Option<usize>,
     /// Where to go on: as the `Link` of the page before says.
+    #[param(pattern = r"^\d{2}\.\d{2}\.\d{2}(\.\d{4})?/\d{1,9}$")]
     after: Option<String>,
     /// `json` (a page), or all of it as `ndjson` or `csv`.
     #[param(inline)]

@@ -5,7 +5,6 @@ use super::{Path, Shared, State};
 use crate::access::Caller;
 use crate::alert::{Language, Receiver};
 use axum::Json;
-use axum::http::StatusCode;
 use denyut_detect::calendar::{Maintenance, When, Zone};
 use denyut_proto::UnixMillis;
 use serde::Serialize;
@@ -75,27 +74,35 @@ fn find<'a>(shared: &'a Shared, caller: &Caller, name: &str) -> Result<&'a Recei
     })
 }
 
-/// Send a receiver a message that says that it is a test
+/// What came of a test.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Tested {
+    /// It took the message.
+    taken: bool,
+    /// Why it did not.
+    #[schema(example = "400 Bad Request: chat not found")]
+    error: Option<String>,
+}
+
+/// Send a receiver a message that says that it is a test, and say whether it took it
 #[utoipa::path(
     post,
     path = "/api/v1/receivers/{name}/test",
     params(("name" = String, Path, example = "dinas-serang")),
-    responses((status = 204, description = "it took the message"), (status = 404, body = Problem, content_type = "application/problem+json"), (status = 502, body = Problem, content_type = "application/problem+json", description = "it did not take the message; the detail says why"))
+    responses((status = 200, body = Tested), (status = 404, body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn test(
     axum::extract::State(shared): State,
     caller: Caller,
     Path(name): Path<String>,
-) -> Result<StatusCode, Problem> {
+) -> Result<Json<Tested>, Problem> {
     let receiver = find(&shared, &caller, &name)?;
     let now = shared.gate.clock.read().now;
-    match receiver.test(now).await? {
-        Ok(()) => Ok(StatusCode::NO_CONTENT),
-        Err(why) => Err(Problem::new(
-            StatusCode::BAD_GATEWAY,
-            format!("{name} did not take it: {why}"),
-        )),
-    }
+    let error = receiver.test(now).await?.err();
+    Ok(Json(Tested {
+        taken: error.is_none(),
+        error,
+    }))
 }
 
 /// Announced work.

@@ -73,7 +73,7 @@ pub(super) async fn me(caller: Caller) -> Json<Me> {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ListParameters {
-    /// At most so many (1 to 1,000 in `json`); 100 when left out.
+    /// At most so many, in `json` up to 1,000 a page; 100 when left out.
     limit: Option<usize>,
     /// Where to go on: as the `Link` of the page before says.
     after: Option<String>,
@@ -122,6 +122,21 @@ impl Row for Entry {
     fn cursor(&self) -> String {
         self.number.to_string()
     }
+}
+
+/// Which part of what was done.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct AuditParameters {
+    /// At most so many, in `json` up to 1,000 a page; 100 when left out.
+    limit: Option<usize>,
+    /// Where to go on: as the `Link` of the page before says.
+    #[param(pattern = r"^\d{1,18}$")]
+    after: Option<String>,
+    /// `json` (a page), or all of it as `ndjson` or `csv`.
+    #[param(inline)]
+    format: Option<Format>,
 }
 
 /// Those behind a name, at most so many.
@@ -340,17 +355,17 @@ pub(super) async fn remove_token(
 #[utoipa::path(
     get,
     path = "/api/v1/audit",
-    params(ListParameters),
+    params(AuditParameters),
     responses((status = 200, body = Vec<Entry>), (status = 400, body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn audit(
     axum::extract::State(shared): State,
     uri: Uri,
-    Parameters(ListParameters {
+    Parameters(AuditParameters {
         limit,
         after,
         format,
-    }): Parameters<ListParameters>,
+    }): Parameters<AuditParameters>,
 ) -> Result<Response, Problem> {
     super::list::number("after", after.as_deref())?;
     let asked = Asked::new(uri, format, limit, after)?;

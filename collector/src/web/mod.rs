@@ -1,5 +1,6 @@
 //! The page. Plain files, compiled in; what they show, they ask of the public API. Before it stands the login.
 
+mod docs;
 mod login;
 mod text;
 
@@ -51,19 +52,23 @@ const FILES: &[(&str, &str, &str)] = &[
     ("/text/en.json", "application/json", EN),
 ];
 
-/// The page's routes.
-pub(crate) fn routes() -> Router<Arc<Shared>> {
-    let headers = [
-        (header::CONTENT_TYPE, PAGE.0),
-        (header::CACHE_CONTROL, "no-cache"),
-    ];
+/// The pages' routes; `document` is the API's.
+pub(crate) fn routes(document: &serde_json::Value) -> Router<Arc<Shared>> {
+    let docs = bytes::Bytes::from(docs::page(document));
+    let html = || {
+        [
+            (header::CONTENT_TYPE, PAGE.0),
+            (header::CACHE_CONTROL, "no-cache"),
+        ]
+    };
     let page = Router::new()
-        .route("/", get(move || async move { (headers, PAGE.1) }))
+        .route("/", get(move || async move { (html(), PAGE.1) }))
         .route_layer(from_fn(known));
     let door = Router::new()
         .route("/masuk", get(login::show).post(login::enter))
         .route("/masuk/{secret}", get(login::welcome).post(login::choose))
-        .route("/keluar", post(login::leave));
+        .route("/keluar", post(login::leave))
+        .route("/docs", get(move || async move { (html(), docs) }));
     FILES
         .iter()
         .fold(page.merge(door), |router, (path, kind, content)| {
