@@ -8,6 +8,7 @@ macro_rules! println {
 mod access;
 mod alert;
 mod api;
+mod availability;
 mod calendar;
 mod care;
 mod case;

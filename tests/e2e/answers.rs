@@ -287,3 +287,59 @@ async fn who_comes_back_hears_what_was_missed() {
     assert_eq!(all[0].1, "missed", "another process knows nothing of it");
     tokio::time::sleep(Duration::from_millis(10)).await;
 }
+
+#[tokio::test]
+async fn availability_is_told_of_offices_and_what_they_belong_to() {
+    let other = "[[office]]\ncode = \"31.71.01\"\nname = \"Gambir\"\n";
+    // What stands before the thresholds is a list of offices.
+    let collector = Collector::start(&format!("{other}{OFFICES}")).await;
+    let _agent = agent(&collector, "a-1", nowhere());
+    let from = denyut_tests::now_ms() / 60_000 * 60_000 - 3_600_000;
+    let path = |query: &str| format!("/api/v1/availability?from_ms={from}&{query}");
+    let down = || async {
+        let all = collector.json(&path("by=office&region=36.73.02")).await;
+        (all[0]["down_ms"].as_i64()? > 0).then_some(all[0].clone())
+    };
+    // Whole minutes count.
+    let office = eventually("a minute is down", Duration::from_secs(150), down).await;
+    assert_eq!(
+        (&office["name"], &office["percent"], &office["up_ms"]),
+        (&json!("Cipocok Jaya"), &json!(0.0), &json!(0))
+    );
+    let sum = |one: &Value| {
+        ["up_ms", "down_ms", "unobserved_ms"]
+            .iter()
+            .map(|name| one[name].as_i64().expect("ms"))
+            .sum::<i64>()
+    };
+    assert_eq!(Some(sum(&office)), office["counted_ms"].as_i64());
+    let regencies = collector.json(&path("by=regency")).await;
+    let codes: Vec<&str> = regencies
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|one| one["code"].as_str())
+        .collect();
+    assert_eq!(codes, ["31.71", "36.73"]);
+    assert_eq!(
+        (&regencies[0]["percent"], &regencies[1]["offices"]),
+        (&Value::Null, &json!(2))
+    );
+    let nation = collector.json(&path("by=nation")).await;
+    assert_eq!(
+        (nation.as_array().map(Vec::len), &nation[0]["offices"]),
+        (Some(1), &json!(3))
+    );
+    let report = collector.ctl(&["report", "--per", "province"]);
+    let text = String::from_utf8_lossy(&report.stdout);
+    assert!(
+        report.status.success() && text.lines().count() == 3,
+        "{}",
+        denyut_tests::said(&report)
+    );
+    let long = collector
+        .request(Method::GET, "/api/v1/availability?from_ms=0")
+        .send()
+        .await;
+    assert_eq!(long.expect("answers").status(), 400);
+}

@@ -24,7 +24,8 @@ pub(crate) struct Arguments {
         global = true,
         value_enum,
         default_value_t,
-        value_name = "FORMAT"
+        value_name = "FORMAT",
+        help_heading = "Output"
     )]
     pub(crate) output: Output,
     #[command(subcommand)]
@@ -33,6 +34,7 @@ pub(crate) struct Arguments {
 
 /// Where the collector is, and who asks.
 #[derive(Args)]
+#[command(next_help_heading = "The collector")]
 pub(crate) struct Collector {
     /// The collector's address (https://denyut.example); its socket on this machine when left out
     #[arg(long, global = true, env = "DENYUT_ADDRESS", value_name = "URL")]
@@ -106,6 +108,21 @@ pub(crate) enum Command {
     /// Tokens: what programs ask by
     #[command(subcommand)]
     Token(Token),
+    /// Print for how much of a month offices could work
+    Report {
+        /// Which (2026-11), by the clock of the region, or else of Jakarta; this one when left out
+        #[arg(long, value_name = "MONTH")]
+        month: Option<String>,
+        /// Of each office, or of the offices of each regency, province or the nation together
+        #[arg(long, value_enum, default_value_t)]
+        per: Per,
+        /// Only offices of this region (36, 36.73)
+        #[arg(long, value_name = "CODE")]
+        region: Option<String>,
+        /// Count all hours, and not opening hours only
+        #[arg(long)]
+        all_hours: bool,
+    },
     /// Print what was done, the newest first
     Audit {
         /// At most so many
@@ -133,6 +150,27 @@ pub(crate) enum Command {
         /// To this folder
         to: PathBuf,
     },
+}
+
+/// What a line of a report is about.
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Per {
+    #[default]
+    Office,
+    Regency,
+    Province,
+    Nation,
+}
+
+impl Per {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Office => "office",
+            Self::Regency => "regency",
+            Self::Province => "province",
+            Self::Nation => "nation",
+        }
+    }
 }
 
 /// What is checked.
@@ -482,4 +520,48 @@ pub(crate) enum Token {
         /// Its name
         name: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Arguments;
+    use clap::{CommandFactory, Parser};
+
+    /// The arguments of a command and its flags, whatever it is: none is named twice, and each is told of.
+    #[test]
+    fn every_command_is_sound_and_tells_of_itself() {
+        fn look(command: &clap::Command) {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            for argument in command.get_arguments() {
+                assert!(
+                    argument.get_help().is_some(),
+                    "{} {}",
+                    command.get_name(),
+                    argument.get_id()
+                );
+            }
+            let own = command
+                .get_arguments()
+                .map(|argument| argument.get_id().as_str());
+            let mut all: Vec<&str> = own
+                .chain(["address", "token_file", "ca", "socket", "by", "output"])
+                .collect();
+            all.sort_unstable();
+            let count = all.len();
+            all.dedup();
+            assert!(
+                all.len() == count || command.get_name() == "denyutctl",
+                "{}: {all:?}",
+                command.get_name()
+            );
+            command.get_subcommands().for_each(look);
+        }
+        let command = Arguments::command();
+        command.clone().debug_assert();
+        look(&command);
+        assert!(
+            Arguments::try_parse_from(["denyutctl", "report", "--per", "regency", "--by", "Siti"])
+                .is_ok()
+        );
+    }
 }

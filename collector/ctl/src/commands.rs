@@ -108,6 +108,16 @@ const TOKENS: &[Column] = &[
     ("regions", "regions", Kind::Text),
     ("until", "expires_ms", Kind::Time),
 ];
+const AVAILABILITY: &[Column] = &[
+    ("code", "code", Kind::Text),
+    ("name", "name", Kind::Text),
+    ("offices", "offices", Kind::Text),
+    ("available %", "percent", Kind::Text),
+    ("down", "down_ms", Kind::Length),
+    ("unobserved", "unobserved_ms", Kind::Length),
+    ("announced work", "announced_ms", Kind::Length),
+    ("counted", "counted_ms", Kind::Length),
+];
 const AUDIT: &[Column] = &[
     ("no.", "number", Kind::Text),
     ("at", "at_ms", Kind::Time),
@@ -184,6 +194,24 @@ pub(crate) async fn run(client: &Client, show: &Show, command: Command) -> anyho
         Command::Invitation(command) => invitation(client, show, command).await,
         Command::User(command) => user(client, show, command).await,
         Command::Token(command) => token(client, show, command).await,
+        Command::Report {
+            month,
+            per,
+            region,
+            all_hours,
+        } => {
+            let (from, to) = crate::show::month(month.as_deref(), region.as_deref())?;
+            let (from, to) = (from.to_string(), to.to_string());
+            let pairs = [
+                ("by", Some(per.as_str())),
+                ("region", region.as_deref()),
+                ("hours", Some(if all_hours { "all" } else { "opening" })),
+                ("from_ms", Some(from.as_str())),
+                ("to_ms", Some(to.as_str())),
+            ];
+            let all = client.list("/api/v1/availability", &pairs, ALL).await?;
+            show.list(&all, AVAILABILITY, "There is no such office.")
+        }
         Command::Audit { limit } => {
             let all = client.list("/api/v1/audit", &[], limit).await?;
             show.list(&all, AUDIT, "Nothing was done.")

@@ -1,6 +1,7 @@
 //! Printing: tables for people, JSON and CSV for programs.
 
 use crate::arguments::Output;
+use anyhow::Context;
 use denyut_detect::calendar::Zone;
 use jiff::Timestamp;
 use jiff::tz::{Offset, TimeZone};
@@ -15,6 +16,8 @@ pub(crate) enum Kind {
     State,
     /// Unix ms, by the clock of the office in `office`, `code` or the first of `regions`.
     Time,
+    /// A length of time in ms.
+    Length,
     /// Whether something is so.
     Flag,
 }
@@ -178,6 +181,7 @@ fn cell(row: &Value, value: &Value, kind: Kind) -> String {
         (Kind::Time, value) => value
             .as_i64()
             .map_or_else(|| raw(value), |ms| time(ms, region(row))),
+        (Kind::Length, value) => value.as_i64().map_or_else(|| raw(value), length),
         (Kind::Flag, Value::Bool(is_so)) => if *is_so { "yes" } else { "no" }.to_owned(),
         // Nothing that somebody wrote may steer the terminal.
         (_, value) => plain(&raw(value)),
@@ -205,14 +209,51 @@ pub(crate) fn region(row: &Value) -> Option<&str> {
         .or(first)
 }
 
-/// A moment by the clock of a region, with the name of its zone; without a region in UTC.
-pub(crate) fn time(ms: i64, region: Option<&str>) -> String {
-    let (zone, name) = match region.map(Zone::of_region) {
+/// The zone of a region, and its name; without a region UTC.
+fn zone(region: Option<&str>) -> (Offset, &'static str) {
+    match region.map(Zone::of_region) {
         None => (Offset::UTC, "UTC"),
         Some(Zone::Wib) => (Offset::constant(7), "WIB"),
         Some(Zone::Wita) => (Offset::constant(8), "WITA"),
         Some(Zone::Wit) => (Offset::constant(9), "WIT"),
+    }
+}
+
+/// A month (2026-11) by the clock of a region, or else of Jakarta, as Unix ms; this one if none is named.
+pub(crate) fn month(text: Option<&str>, region: Option<&str>) -> anyhow::Result<(i64, i64)> {
+    let zone = TimeZone::fixed(zone(Some(region.unwrap_or("31"))).0);
+    let wrong = || {
+        format!(
+            "`--month` = `{}`: not a month; write it like `2026-11`",
+            text.unwrap_or_default()
+        )
     };
+    let first = match text {
+        Some(text) => format!("{text}-01")
+            .parse::<jiff::civil::Date>()
+            .with_context(wrong)?,
+        None => Timestamp::now()
+            .to_zoned(zone.clone())
+            .date()
+            .first_of_month(),
+    };
+    let next = first
+        .checked_add(jiff::Span::new().months(1))
+        .with_context(wrong)?;
+    let ms = |date: jiff::civil::Date| {
+        anyhow::Ok(
+            date.to_zoned(zone.clone())
+                .with_context(wrong)?
+                .timestamp()
+                .as_millisecond(),
+        )
+    };
+    Ok((ms(first)?, ms(next)?))
+}
+
+/// A moment by the clock of a region, with the name of its zone; without a region in UTC.
+pub(crate) fn time(ms: i64, region: Option<&str>) -> String {
+    let (zone, name) = zone(region);
     let Ok(at) = Timestamp::from_millisecond(ms) else {
         return ms.to_string();
     };
@@ -255,6 +296,25 @@ mod tests {
             region(&json!({"scope": {"offices": ["36.73.02"]}})),
             Some("36.73.02")
         );
+    }
+
+    #[test]
+    fn a_month_is_one_of_the_place() {
+        assert_eq!(
+            month(Some("2026-12"), Some("91")).expect("a month"),
+            (1_796_050_800_000, 1_798_729_200_000)
+        );
+        assert_eq!(
+            month(Some("2026-12"), None).expect("a month").0
+                - month(Some("2026-12"), Some("91")).expect("a month").0,
+            2 * 3_600_000
+        );
+        let (from, to) = month(None, Some("36")).expect("a month");
+        assert!((from..to).contains(&now()));
+        for wrong in ["2026", "2026-13", "2026-11-26", "", "November"] {
+            let error = month(Some(wrong), None).expect_err(wrong).to_string();
+            assert!(error.contains("write it like `2026-11`"), "{error}");
+        }
     }
 
     #[test]

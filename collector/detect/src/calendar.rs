@@ -337,12 +337,18 @@ impl Opening<'_> {
         Some(UnixMillis(from.max(at.0)))
     }
 
+    /// The stretches of opening time between two moments, at most two years apart, ascending.
+    pub fn stretches(&self, from: UnixMillis, to: UnixMillis) -> Vec<(UnixMillis, UnixMillis)> {
+        let spans = self.from(from).take_while(|(start, _)| *start < to.0);
+        let within =
+            |(start, end): (i64, i64)| (UnixMillis(start.max(from.0)), UnixMillis(end.min(to.0)));
+        spans.map(within).collect()
+    }
+
     /// Opening time between two moments.
     pub fn between(&self, from: UnixMillis, to: UnixMillis) -> Duration {
-        let spans = self.from(from).take_while(|(start, _)| *start < to.0);
-        let ms: i64 = spans
-            .map(|(start, end)| end.min(to.0) - start.max(from.0))
-            .sum();
+        let stretches = self.stretches(from, to);
+        let ms: i64 = stretches.iter().map(|(start, end)| end.0 - start.0).sum();
         Duration::from_millis(ms.unsigned_abs())
     }
 

@@ -1,6 +1,7 @@
 //! The HTTP API, and the page that uses it.
 
 mod answers;
+mod availability;
 mod document;
 mod events;
 mod guard;
@@ -141,6 +142,7 @@ fn routes() -> (Router<Arc<Shared>>, utoipa::openapi::OpenApi) {
         .routes(routes!(incidents::list))
         .routes(routes!(incidents::show))
         .routes(routes!(patterns::list))
+        .routes(routes!(availability::list))
         .routes(routes!(silences::list))
         .routes(routes!(setup::maintenance))
         .routes(routes!(setup::receivers))

@@ -1,0 +1,469 @@
+//! Availability: for how much of the time an office could work.
+//!
+//! # Method
+//!
+//! Counted are an office's opening hours, or all hours, in whole minutes up to now, but for those of announced work. An office needs its server and its way out (what its agents
+//! probe by the roles `server` and `uplink`; all targets where neither is probed). For each hour of the counted time, or part of one, a role is down for as long as the link that
+//! was up for longest in it was down, and the office for as long as its worst role: failures of server and way out in the same hour count as if together, others one after
+//! another. What nobody saw (no sample speaks for it, see [`denyut_store::history::rollup`]) is counted apart, and the share is that of what was seen: up ÷ (up + down).
+//!
+//! Where minutes are not kept any more, part of an hour is taken as that part of the hour's own times.
+
+use crate::access::Regions;
+use crate::query::{Query, Selector};
+use denyut_detect::calendar::{Holidays, Hours, Opening, Zone};
+use denyut_proto::{OfficeCode, Role, UnixMillis};
+use denyut_store::history::{LinkId, RowsError};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::ops::{AddAssign, Range};
+use utoipa::ToSchema;
+
+const MINUTE_MS: i64 = 60_000;
+const HOUR_MS: i64 = 3_600_000;
+/// What an office needs.
+const NEEDED: [Role; 2] = [Role::Server, Role::Uplink];
+
+/// Which time counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Counted {
+    /// Opening hours.
+    #[default]
+    Opening,
+    /// All hours.
+    All,
+}
+
+/// What became of the time that counts, in ms.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[allow(clippy::struct_field_names, reason = "the unit belongs to the name")]
+pub(crate) struct Times {
+    /// Up, down and unobserved together.
+    pub(crate) counted_ms: i64,
+    /// The office had what it needs.
+    pub(crate) up_ms: i64,
+    /// It had not.
+    pub(crate) down_ms: i64,
+    /// Nobody saw.
+    pub(crate) unobserved_ms: i64,
+    /// Left out for announced work.
+    pub(crate) announced_ms: i64,
+}
+
+impl Times {
+    /// The share of what was seen for which it was up, in per cent, to a thousandth; none if nothing was seen.
+    pub(crate) fn percent(&self) -> Option<f64> {
+        let seen = self.up_ms + self.down_ms;
+        (seen > 0).then(|| (100_000.0 * self.up_ms as f64 / seen as f64).round() / 1_000.0)
+    }
+}
+
+impl AddAssign for Times {
+    fn add_assign(&mut self, other: Self) {
+        self.counted_ms += other.counted_ms;
+        self.up_ms += other.up_ms;
+        self.down_ms += other.down_ms;
+        self.unobserved_ms += other.unobserved_ms;
+        self.announced_ms += other.announced_ms;
+    }
+}
+
+/// By what it is counted.
+pub(crate) struct Calendar<'a> {
+    pub(crate) hours: &'a Hours,
+    pub(crate) holidays: &'a Holidays,
+    pub(crate) counted: Counted,
+}
+
+/// Up and down in a piece of time, in ms.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Seen {
+    up: i64,
+    down: i64,
+}
+
+/// The stretches of whole minutes that count, ascending, and how much was left out.
+fn stretches(
+    query: &Query,
+    office: &OfficeCode,
+    range: &Range<UnixMillis>,
+    calendar: &Calendar<'_>,
+) -> (Vec<Range<i64>>, i64) {
+    let own = query.registry.offices.get(office);
+    let opening = Opening {
+        zone: Zone::of(office),
+        hours: own
+            .and_then(|own| own.site.hours.as_deref())
+            .unwrap_or(calendar.hours),
+        holidays: calendar.holidays,
+    };
+    let all = match calendar.counted {
+        Counted::Opening => opening.stretches(range.start, range.end),
+        Counted::All => vec![(range.start, range.end)],
+    };
+    let whole = |(from, to): &(UnixMillis, UnixMillis)| {
+        let from = -(-from.0).div_euclid(MINUTE_MS) * MINUTE_MS;
+        from..(to.0.div_euclid(MINUTE_MS) * MINUTE_MS).max(from)
+    };
+    let mut left: Vec<Range<i64>> = all.iter().map(whole).collect();
+    let before: i64 = left.iter().map(|one| one.end - one.start).sum();
+    for work in query.maintenance.iter().filter(|work| work.is_of(office)) {
+        let mut at = range.start;
+        while let Some((from, until)) = work.when.next(at, opening.zone)
+            && from < range.end
+        {
+            left = left
+                .into_iter()
+                .flat_map(|one| without(one, from.0, until.0))
+                .collect();
+            at = until;
+        }
+    }
+    left.retain(|one| !one.is_empty());
+    let after: i64 = left.iter().map(|one| one.end - one.start).sum();
+    (left, before - after)
+}
+
+/// What is left of a stretch, in whole minutes, without a time.
+fn without(one: Range<i64>, from: i64, until: i64) -> [Range<i64>; 2] {
+    let from = from.div_euclid(MINUTE_MS) * MINUTE_MS;
+    let until = -(-until).div_euclid(MINUTE_MS) * MINUTE_MS;
+    [
+        one.start..one.end.min(from).max(one.start),
+        one.start.max(until).min(one.end)..one.end,
+    ]
+}
+
+/// Stretches as pieces that lie in one hour each.
+fn pieces(stretches: &[Range<i64>]) -> Vec<Range<i64>> {
+    let mut all = Vec::new();
+    for one in stretches {
+        let mut from = one.start;
+        while from < one.end {
+            let to = ((from.div_euclid(HOUR_MS) + 1) * HOUR_MS).min(one.end);
+            all.push(from..to);
+            from = to;
+        }
+    }
+    all
+}
+
+/// What a link showed in each piece.
+fn seen(query: &Query, link: &LinkId, pieces: &[Range<i64>]) -> anyhow::Result<Vec<Seen>> {
+    let (Some(first), Some(last)) = (pieces.first(), pieces.last()) else {
+        return Ok(Vec::new());
+    };
+    let ms = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    let mut hours = BTreeMap::new();
+    let rows = query
+        .history
+        .rows(link, UnixMillis(first.start)..UnixMillis(last.end), HOUR_MS);
+    let rows = match rows {
+        Ok(rows) => rows.rows,
+        // Only days are left: nothing can be said of hours.
+        Err(RowsError::TooFine { .. }) => return Ok(vec![Seen::default(); pieces.len()]),
+        Err(RowsError::Store(error)) => return Err(error),
+    };
+    for row in rows {
+        let seen = Seen {
+            up: ms(row.up_ms),
+            down: ms(row.down_ms),
+        };
+        hours.insert(row.start.0, seen);
+    }
+    let of_piece = |piece: &Range<i64>| {
+        let hour = piece.start.div_euclid(HOUR_MS) * HOUR_MS;
+        let whole = hours.get(&hour).copied().unwrap_or_default();
+        let length = piece.end - piece.start;
+        if length == HOUR_MS || whole == Seen::default() {
+            return Ok(whole);
+        }
+        let range = UnixMillis(piece.start)..UnixMillis(piece.end);
+        match query.history.rows(link, range, MINUTE_MS) {
+            Ok(minutes) => Ok(Seen {
+                up: minutes.rows.iter().map(|row| ms(row.up_ms)).sum(),
+                down: minutes.rows.iter().map(|row| ms(row.down_ms)).sum(),
+            }),
+            Err(RowsError::TooFine { .. }) => Ok(Seen {
+                up: whole.up * length / HOUR_MS,
+                down: whole.down * length / HOUR_MS,
+            }),
+            Err(RowsError::Store(error)) => Err(error),
+        }
+    };
+    pieces.iter().map(of_piece).collect()
+}
+
+/// What became of an office's time; `None` if it is not registered, or not theirs who look.
+pub(crate) fn of_office(
+    query: &Query,
+    office: &OfficeCode,
+    sees: &Regions,
+    range: &Range<UnixMillis>,
+    calendar: &Calendar<'_>,
+) -> anyhow::Result<Option<Times>> {
+    if !sees.has(office) || !query.registry.offices.contains_key(office) {
+        return Ok(None);
+    }
+    let (stretches, announced_ms) = stretches(query, office, range, calendar);
+    let pieces = pieces(&stretches);
+    let mut roles: Vec<Vec<LinkId>> = Vec::new();
+    for role in NEEDED {
+        let selector = Selector {
+            role: Some(role),
+            ..Selector::default()
+        };
+        roles.push(query.select(&selector, office)?);
+    }
+    roles.retain(|links| !links.is_empty());
+    if roles.is_empty() {
+        // Each by itself: none of them makes up for another.
+        let all = query.select(&Selector::default(), office)?;
+        roles = all.into_iter().map(|link| vec![link]).collect();
+    }
+    // Of each role the link that was up for longest, of those the worst.
+    let mut worst: Option<Vec<Seen>> = None;
+    for links in &roles {
+        let mut best = vec![Seen::default(); pieces.len()];
+        for link in links {
+            for (best, one) in best.iter_mut().zip(seen(query, link, &pieces)?) {
+                if (one.up, -one.down) > (best.up, -best.down) || *best == Seen::default() {
+                    *best = one;
+                }
+            }
+        }
+        worst = Some(match worst {
+            None => best,
+            Some(worst) => worst
+                .into_iter()
+                .zip(best)
+                .map(|(one, two)| both(one, two))
+                .collect(),
+        });
+    }
+    let worst = worst.unwrap_or_else(|| vec![Seen::default(); pieces.len()]);
+    let mut times = Times {
+        announced_ms,
+        ..Times::default()
+    };
+    for (piece, seen) in pieces.iter().zip(worst) {
+        let length = piece.end - piece.start;
+        let down_ms = seen.down.min(length);
+        let up_ms = seen.up.min(length - down_ms);
+        times += Times {
+            counted_ms: length,
+            up_ms,
+            down_ms,
+            unobserved_ms: length - up_ms - down_ms,
+            announced_ms: 0,
+        };
+    }
+    Ok(Some(times))
+}
+
+/// An office that needs two things has what the worse of them gives.
+fn both(one: Seen, two: Seen) -> Seen {
+    Seen {
+        up: one.up.min(two.up),
+        down: one.down.max(two.down),
+    }
+}
+
+#[cfg(test)]
+#[allow(
+    clippy::single_range_in_vec_init,
+    reason = "one stretch of several that may be"
+)]
+mod tests {
+    use super::*;
+    use crate::keys;
+    use crate::registry::{Office, Registry};
+    use denyut_detect::Link;
+    use denyut_detect::calendar::{Maintenance, When};
+    use denyut_proto::{AgentId, Outcome, Reason, Sample, TargetSamples};
+    use denyut_store::Store;
+    use denyut_store::history::History as _;
+    use denyut_store::state::{Change, State as _};
+    use std::sync::Arc;
+
+    /// 2026-11-24, a Tuesday, at 00:00 WIB.
+    const DAY: i64 = 1_795_453_200_000;
+
+    fn at(hour: i64, minute: i64) -> i64 {
+        DAY + hour * HOUR_MS + minute * MINUTE_MS
+    }
+
+    /// A link's samples, one a minute from 00:00 to 24:00, but for those that are missing; those in `down` fail.
+    fn samples(down: &[Range<i64>], missing: &[Range<i64>]) -> Vec<Sample> {
+        let lies = |all: &[Range<i64>], at: i64| all.iter().any(|one| one.contains(&at));
+        let minutes = (0..24 * 60).map(|minute| at(0, minute));
+        let there = minutes.filter(|at| !lies(missing, *at));
+        there
+            .map(|at| Sample {
+                at: UnixMillis(at),
+                outcome: if lies(down, at) {
+                    Outcome::Failed(Reason::Timeout.into())
+                } else {
+                    Outcome::Ok { rtt_us: 500 }
+                },
+            })
+            .collect()
+    }
+
+    struct World {
+        _dir: tempfile::TempDir,
+        query: Query,
+        office: OfficeCode,
+    }
+
+    impl World {
+        /// An office with one agent and these targets.
+        fn new(targets: &[(&str, Role, Vec<Sample>)], maintenance: Vec<Maintenance>) -> Self {
+            let dir = tempfile::tempdir().expect("tempdir");
+            let store = Store::open(dir.path(), UnixMillis(DAY + 2 * 24 * HOUR_MS)).expect("opens");
+            let office: OfficeCode = "36.73.02".parse().expect("a code");
+            let mut registry = Registry::default();
+            registry.offices.insert(office.clone(), Office::default());
+            let mut position = 1;
+            for (i, (name, role, samples)) in targets.iter().enumerate() {
+                let agent: AgentId = format!("a-{i}").parse().expect("an id");
+                registry.enter(&agent, &office).expect("is new");
+                let target: denyut_proto::TargetName = name.parse().expect("a name");
+                let link = LinkId {
+                    agent: agent.clone(),
+                    target: target.clone(),
+                };
+                let known = Link {
+                    role: Some(*role),
+                    ..Link::new(&denyut_detect::params::Params::default())
+                };
+                let mut change = Change::default();
+                keys::put_packed(&mut change, keys::link(&link), &known).expect("packs");
+                store.state.apply(change).expect("applies");
+                for samples in samples.chunks(120) {
+                    let heartbeat = [TargetSamples {
+                        target: target.clone(),
+                        samples: samples.to_vec(),
+                    }];
+                    store
+                        .history
+                        .append(position, &agent, &heartbeat)
+                        .expect("appends");
+                    position += 1;
+                }
+            }
+            let query = Query {
+                members: None,
+                registry: Arc::new(registry),
+                history: store.history,
+                state: store.state,
+                maintenance,
+            };
+            Self {
+                _dir: dir,
+                query,
+                office,
+            }
+        }
+
+        /// Minutes counted, up, down, unobserved and left out on that day.
+        fn minutes(&self, counted: Counted) -> [i64; 5] {
+            let hours = Hours::parse("hours", "Mon-Fri 08:00-16:30").expect("hours");
+            let calendar = Calendar {
+                hours: &hours,
+                holidays: &Holidays::default(),
+                counted,
+            };
+            let range = UnixMillis(DAY)..UnixMillis(DAY + 24 * HOUR_MS);
+            let times = of_office(
+                &self.query,
+                &self.office,
+                &Regions::everywhere(),
+                &range,
+                &calendar,
+            );
+            let times = times.expect("reads").expect("is there");
+            [
+                times.counted_ms,
+                times.up_ms,
+                times.down_ms,
+                times.unobserved_ms,
+                times.announced_ms,
+            ]
+            .map(|ms| ms / MINUTE_MS)
+        }
+    }
+
+    #[test]
+    fn the_time_of_a_day_is_up_down_or_unobserved() {
+        let server = samples(
+            &[at(9, 10)..at(10, 40), at(16, 20)..at(17, 0)],
+            &[at(12, 0)..at(13, 0)],
+        );
+        let world = World::new(&[("server", Role::Server, server)], Vec::new());
+        // Down 90 minutes and the last ten of the day; the answer at 11:59 speaks for a minute.
+        assert_eq!(
+            world.minutes(Counted::Opening),
+            [510, 510 - 100 - 60, 100, 60, 0]
+        );
+        assert_eq!(
+            world.minutes(Counted::All),
+            [1_440, 1_440 - 130 - 60, 130, 60, 0]
+        );
+    }
+
+    #[test]
+    fn an_office_needs_its_server_and_its_way_out() {
+        let server = samples(&[at(9, 0)..at(9, 30)], &[]);
+        let uplink = samples(&[at(9, 15)..at(9, 45), at(14, 0)..at(15, 0)], &[]);
+        let gateway = samples(&[at(8, 0)..at(16, 30)], &[]);
+        let world = World::new(
+            &[
+                ("server", Role::Server, server.clone()),
+                ("uplink", Role::Uplink, uplink),
+                ("gateway", Role::Gateway, gateway),
+            ],
+            Vec::new(),
+        );
+        // In one hour as if together, else one after another; what it does not need does not count.
+        assert_eq!(world.minutes(Counted::Opening), [510, 420, 90, 0, 0]);
+        // Another agent that reaches the server makes up for the first.
+        let world = World::new(
+            &[
+                ("server", Role::Server, server),
+                (
+                    "server",
+                    Role::Server,
+                    samples(&[], &[at(12, 0)..at(24, 0)]),
+                ),
+            ],
+            Vec::new(),
+        );
+        assert_eq!(world.minutes(Counted::Opening), [510, 510, 0, 0, 0]);
+    }
+
+    #[test]
+    fn announced_work_is_left_out_and_where_nothing_is_probed_nothing_is_seen() {
+        let work = Maintenance {
+            region: "36".to_owned(),
+            when: When::Once {
+                from: UnixMillis(at(9, 0)),
+                until: UnixMillis(at(10, 0) + 1),
+            },
+            reason: "x".to_owned(),
+        };
+        let server = samples(&[at(9, 0)..at(11, 0)], &[]);
+        let world = World::new(&[("server", Role::Server, server)], vec![work]);
+        assert_eq!(world.minutes(Counted::Opening), [449, 390, 59, 0, 61]);
+        let world = World::new(&[], Vec::new());
+        assert_eq!(world.minutes(Counted::Opening), [510, 0, 0, 510, 0]);
+        assert_eq!(Times::default().percent(), None);
+        let times = Times {
+            up_ms: 2,
+            down_ms: 1,
+            ..Times::default()
+        };
+        assert_eq!(times.percent(), Some(66.667));
+    }
+}
