@@ -208,6 +208,37 @@ pub(crate) fn of_office(
     }
     let (stretches, announced_ms) = stretches(query, office, range, calendar);
     let pieces = pieces(&stretches);
+    let all = of_pieces(query, office, &pieces)?;
+    let mut times = Times {
+        announced_ms,
+        ..Times::default()
+    };
+    all.into_iter().for_each(|one| times += one);
+    Ok(Some(times))
+}
+
+/// What became of an office in each of these stretches of whole minutes, which are ascending and do not touch.
+pub(crate) fn of_stretches(
+    query: &Query,
+    office: &OfficeCode,
+    stretches: &[Range<i64>],
+) -> anyhow::Result<Vec<Times>> {
+    let pieces = pieces(stretches);
+    let all = of_pieces(query, office, &pieces)?;
+    let mut of_stretch = vec![Times::default(); stretches.len()];
+    for (piece, times) in pieces.iter().zip(all) {
+        let place = stretches.partition_point(|one| one.end <= piece.start);
+        of_stretch[place] += times;
+    }
+    Ok(of_stretch)
+}
+
+/// What became of an office in each piece.
+fn of_pieces(
+    query: &Query,
+    office: &OfficeCode,
+    pieces: &[Range<i64>],
+) -> anyhow::Result<Vec<Times>> {
     let mut roles: Vec<Vec<LinkId>> = Vec::new();
     for role in NEEDED {
         let selector = Selector {
@@ -227,7 +258,7 @@ pub(crate) fn of_office(
     for links in &roles {
         let mut best = vec![Seen::default(); pieces.len()];
         for link in links {
-            for (best, one) in best.iter_mut().zip(seen(query, link, &pieces)?) {
+            for (best, one) in best.iter_mut().zip(seen(query, link, pieces)?) {
                 if (one.up, -one.down) > (best.up, -best.down) || *best == Seen::default() {
                     *best = one;
                 }
@@ -243,23 +274,19 @@ pub(crate) fn of_office(
         });
     }
     let worst = worst.unwrap_or_else(|| vec![Seen::default(); pieces.len()]);
-    let mut times = Times {
-        announced_ms,
-        ..Times::default()
-    };
-    for (piece, seen) in pieces.iter().zip(worst) {
+    let of_piece = |(piece, seen): (&Range<i64>, Seen)| {
         let length = piece.end - piece.start;
         let down_ms = seen.down.min(length);
         let up_ms = seen.up.min(length - down_ms);
-        times += Times {
+        Times {
             counted_ms: length,
             up_ms,
             down_ms,
             unobserved_ms: length - up_ms - down_ms,
             announced_ms: 0,
-        };
-    }
-    Ok(Some(times))
+        }
+    };
+    Ok(pieces.iter().zip(worst).map(of_piece).collect())
 }
 
 /// An office that needs two things has what the worse of them gives.

@@ -25,6 +25,8 @@ struct File {
     ingest: IngestSection,
     api: ApiSection,
     #[serde(default)]
+    public: PublicSection,
+    #[serde(default)]
     retention: RetentionSection,
     #[serde(default)]
     disk: DiskSection,
@@ -88,6 +90,13 @@ struct ApiSection {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct PublicSection {
+    #[serde(default)]
+    page: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct RetentionSection {
     raw: Option<String>,
     minute: Option<String>,
@@ -133,6 +142,8 @@ pub(crate) struct Config {
     pub(crate) api: SocketAddr,
     /// What people open for that.
     pub(crate) address: Address,
+    /// Citizens may ask which office can record.
+    pub(crate) public: bool,
     /// How long what is kept. Samples older than `raw` are deleted, and refused when they arrive.
     pub(crate) retention: Retention,
     /// Below this many free bytes nothing is taken.
@@ -369,6 +380,7 @@ impl Config {
                 address.text(),
             )?,
             address,
+            public: file.public.page,
         })
     }
 }

@@ -24,6 +24,7 @@ mod keys;
 mod manager;
 mod metrics;
 mod operate;
+mod publik;
 mod query;
 mod registry;
 mod rerun;
@@ -43,6 +44,7 @@ use denyut_detect::calendar::When;
 use denyut_detect::params::length;
 use denyut_store::{Store, history, log, state};
 use join::Members;
+use publik::Publik;
 use std::fs::{DirBuilder, File};
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -337,6 +339,7 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         logins: Pace::new(LOGINS.0, LOGINS.1),
         passwords: Semaphore::new(PASSWORDS),
         address: config.address,
+        public: config.public.then(Publik::default),
         listening: api_address,
         agents_find: address,
         gate: Arc::clone(&gate),

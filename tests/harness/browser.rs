@@ -150,6 +150,23 @@ impl Browser {
             .await
     }
 
+    /// Lets pages run scripts from now on, or not.
+    pub async fn scripts(&self, run: bool) {
+        let body =
+            json!({"cmd": "Emulation.setScriptExecutionDisabled", "params": {"value": !run}});
+        self.call("/goog/cdp/execute", body).await;
+    }
+
+    /// Where the device is, and that pages may know it.
+    pub async fn place(&self, latitude: f64, longitude: f64) {
+        let grant =
+            json!({"cmd": "Browser.grantPermissions", "params": {"permissions": ["geolocation"]}});
+        self.call("/goog/cdp/execute", grant).await;
+        let params = json!({"latitude": latitude, "longitude": longitude, "accuracy": 10});
+        let body = json!({"cmd": "Emulation.setGeolocationOverride", "params": params});
+        self.call("/goog/cdp/execute", body).await;
+    }
+
     /// The text of the page as a reader sees it.
     pub async fn text(&self) -> String {
         let text = self.run("return document.body.innerText").await;

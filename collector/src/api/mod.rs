@@ -29,6 +29,7 @@ use crate::config::Address;
 use crate::events::Bus;
 use crate::ingest::Gate;
 use crate::metrics::Metrics;
+use crate::publik::Publik;
 use crate::query::Query;
 use crate::web;
 use anyhow::Context;
@@ -74,6 +75,8 @@ pub(crate) struct Shared {
     pub(crate) passwords: Semaphore,
     /// What people open.
     pub(crate) address: Address,
+    /// What citizens are shown, if they are.
+    pub(crate) public: Option<Publik>,
     /// Where this is.
     pub(crate) listening: SocketAddr,
     /// Where agents find the collector: `https://host:port`.

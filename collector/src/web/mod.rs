@@ -2,6 +2,7 @@
 
 mod docs;
 mod login;
+mod publik;
 mod text;
 
 use crate::access::Caller;
@@ -44,6 +45,16 @@ const FILES: &[(&str, &str, &str)] = &[
         include_str!("static/style.css"),
     ),
     (
+        "/publik.css",
+        "text/css; charset=utf-8",
+        include_str!("static/publik.css"),
+    ),
+    (
+        "/publik.js",
+        "text/javascript; charset=utf-8",
+        include_str!("static/publik.js"),
+    ),
+    (
         "/icon.svg",
         "image/svg+xml",
         include_str!("static/icon.svg"),
@@ -68,6 +79,8 @@ pub(crate) fn routes(document: &serde_json::Value) -> Router<Arc<Shared>> {
         .route("/masuk", get(login::show).post(login::enter))
         .route("/masuk/{secret}", get(login::welcome).post(login::choose))
         .route("/keluar", post(login::leave))
+        .route("/publik", get(publik::index))
+        .route("/publik/{what}", get(publik::show))
         .route("/docs", get(move || async move { (html(), docs) }));
     FILES
         .iter()
@@ -193,12 +206,14 @@ mod tests {
                 .map(|v| format!("identity.{v}")),
         );
         wanted.extend(reasons.map(|v| format!("revision.{}", name(serde_json::to_value(v)))));
+        wanted.extend(crate::publik::Can::ALL.map(|v| format!("public.{}", v.as_str())));
+        wanted.extend((1..=12).map(|month| format!("month.{month}")));
         wanted.extend(ShownState::ALL.map(|v| format!("state.{}", v.as_str())));
         let known = keys("id");
         let mut by_name = 0;
         let files = FILES.iter().filter(|(_, kind, _)| !kind.contains("json"));
         let files = files.map(|(_, _, content)| *content);
-        for content in files.chain([PAGE.1, include_str!("login.rs")]) {
+        for content in files.chain([PAGE.1, include_str!("login.rs"), include_str!("publik.rs")]) {
             let between_quotes = |part: &str| part.split('"').next().map(str::to_owned);
             for mark in ["say(\"", "data-text=\""] {
                 for key in content.split(mark).skip(1).filter_map(between_quotes) {
