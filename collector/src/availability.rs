@@ -213,7 +213,9 @@ pub(crate) fn of_office(
         announced_ms,
         ..Times::default()
     };
-    all.into_iter().for_each(|one| times += one);
+    for one in all {
+        times += one;
+    }
     Ok(Some(times))
 }
 

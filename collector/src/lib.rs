@@ -33,7 +33,7 @@ pub mod tried;
 mod web;
 mod worker;
 
-use access::{Audit, Book, Pace};
+use access::{Audit, Book, Pace, Slots};
 use alert::{Channel, Courier, Notifier, Outbox, Push, Silences, To, With};
 use anyhow::{Context, bail};
 use case::Cases;
@@ -70,6 +70,12 @@ const PACE: (Duration, NonZeroU32) = (
 /// How often somebody may try to log in, and how often at once.
 const LOGINS: (Duration, NonZeroU32) =
     (Duration::from_secs(15), NonZeroU32::new(10).expect("not 0"));
+/// The same as one user, from wherever: more, so that nobody shuts another out easily.
+const LOGINS_OF_USER: (Duration, NonZeroU32) =
+    (Duration::from_secs(3), NonZeroU32::new(60).expect("not 0"));
+/// How often what is refused of a caller is written down.
+const REFUSALS: (Duration, NonZeroU32) =
+    (Duration::from_secs(60), NonZeroU32::new(60).expect("not 0"));
 /// Passwords that are tried at once: each takes 19 MiB.
 const PASSWORDS: usize = 2;
 /// How long a stop waits for streams and requests to end.
@@ -337,6 +343,8 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         audit: Arc::new(Audit::open(Arc::clone(&state))?),
         pace: Pace::new(PACE.0, PACE.1),
         logins: Pace::new(LOGINS.0, LOGINS.1),
+        logins_of_user: Pace::new(LOGINS_OF_USER.0, LOGINS_OF_USER.1),
+        refusals: Pace::new(REFUSALS.0, REFUSALS.1),
         passwords: Semaphore::new(PASSWORDS),
         address: config.address,
         public: config.public.then(Publik::default),
@@ -349,7 +357,8 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         processed: Arc::clone(&processed),
         replay_to,
         store: Arc::clone(&store),
-        readers: Arc::new(Semaphore::new(api::READERS)),
+        readers: Slots::new(api::READERS.0, api::READERS.1),
+        listeners: Slots::new(api::LISTENERS.0, api::LISTENERS.1),
         stop: stop.clone(),
     });
     let socket = control::bind(&config.data_dir);

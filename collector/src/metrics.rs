@@ -36,6 +36,7 @@ pub(crate) struct Metrics {
     dead_messages: Gauge,
     pub(crate) listeners: Gauge,
     pub(crate) missed_events: Counter,
+    pub(crate) unaudited: Counter,
     pub(crate) history_readers: Gauge,
     pub(crate) store_bytes: Family<Part, Gauge>,
     pub(crate) damaged: Gauge,
@@ -100,6 +101,7 @@ impl Metrics {
             dead_messages: Gauge::default(),
             listeners: Gauge::default(),
             missed_events: Counter::default(),
+            unaudited: Counter::default(),
             history_readers: Gauge::default(),
             store_bytes: Family::default(),
             damaged: Gauge::default(),
@@ -218,8 +220,13 @@ impl Metrics {
             self.missed_events.clone(),
         );
         registry.register(
+            "unaudited",
+            "Refused requests that were too many to be written down in the audit",
+            self.unaudited.clone(),
+        );
+        registry.register(
             "history_readers",
-            "Streams of /api/v1/history being read now",
+            "Long answers of the API being read now",
             self.history_readers.clone(),
         );
         registry.register("offices", "Offices by state", self.offices.clone());

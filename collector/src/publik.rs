@@ -250,30 +250,33 @@ pub(crate) struct Made {
     pub(crate) gzip: bytes::Bytes,
 }
 
+/// A chance, of which hour, and when it was found out.
+type Told = (Instant, i64, Option<Chance>);
+
 /// Keeps what was made for citizens for a while: thousands may ask at once.
 #[derive(Debug, Default)]
 pub(crate) struct Publik {
-    made: Mutex<HashMap<String, (Instant, Option<Arc<Made>>)>>,
-    chances: Mutex<HashMap<OfficeCode, (Instant, i64, Option<Chance>)>>,
+    made: Mutex<HashMap<String, (Instant, Arc<Made>)>>,
+    chances: Mutex<HashMap<OfficeCode, Told>>,
     /// One page is made at a time; who does not wait for it gets what there is.
     making: tokio::sync::Mutex<()>,
 }
 
 impl Publik {
-    fn known(&self, key: &str, younger: Duration) -> Option<Option<Arc<Made>>> {
+    fn known(&self, key: &str, younger: Duration) -> Option<Arc<Made>> {
         let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         let (at, page) = made.get(key)?;
-        (at.elapsed() < younger).then(|| page.clone())
+        (at.elapsed() < younger).then(|| Arc::clone(page))
     }
 
-    /// What was made under a key, or is made now by `make`; none if there is no such thing. Only keys of what there may be are given here, so that they are bounded.
+    /// What was made under a key, or is made now by `make`. Only keys of what there is are given here, so that they are bounded.
     pub(crate) async fn get<F>(
         &self,
         key: &str,
         make: impl FnOnce() -> F,
-    ) -> anyhow::Result<Option<Arc<Made>>>
+    ) -> anyhow::Result<Arc<Made>>
     where
-        F: Future<Output = anyhow::Result<Option<Made>>>,
+        F: Future<Output = anyhow::Result<Made>>,
     {
         if let Some(page) = self.known(key, MADE_EVERY) {
             return Ok(page);
@@ -290,9 +293,9 @@ impl Publik {
             }
             making
         };
-        let page = make().await?.map(Arc::new);
+        let page = Arc::new(make().await?);
         let mut pages = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        pages.insert(key.to_owned(), (Instant::now(), page.clone()));
+        pages.insert(key.to_owned(), (Instant::now(), Arc::clone(&page)));
         Ok(page)
     }
 

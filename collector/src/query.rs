@@ -568,7 +568,7 @@ impl IncidentView {
     ) -> anyhow::Result<Vec<Self>> {
         let mut incidents = Vec::new();
         let mut take = |incident: Incident| {
-            if wanted.takes(&incident) {
+            if wanted.takes(&incident) && is_seen(&incident, &wanted.sees) {
                 let case = Case::read(state, incident.number)?;
                 let view = Self::of(state, incident, case, now)?.seen_in(&wanted.sees);
                 let of_status = |view: &Self| wanted.status.is_none_or(|one| view.status == one);
@@ -631,12 +631,14 @@ fn is_cut(scope: &Scope) -> bool {
     usize::try_from(scope.failed).is_ok_and(|failed| failed > scope.offices.len())
 }
 
-/// An incident as who looks there sees it; `None` if nothing of it lies there. Of a common cause they see that it is, how many it hit, and which of their own.
-pub(crate) fn seen_in(mut incident: Incident, sees: &Regions) -> Option<Incident> {
-    if lies_in(&incident, sees) {
-        return Some(incident);
+/// Whether something of an incident lies there.
+fn is_seen(incident: &Incident, sees: &Regions) -> bool {
+    if lies_in(incident, sees) {
+        return true;
     }
-    let scope = incident.facts.scope.as_mut()?;
+    let Some(scope) = &incident.facts.scope else {
+        return false;
+    };
     let is_hit = scope.offices.iter().any(|office| sees.has(office));
     // Which are beyond the list is not known; a region's code tells of it.
     let may_be_hit = is_cut(scope)
@@ -645,9 +647,18 @@ pub(crate) fn seen_in(mut incident: Incident, sees: &Regions) -> Option<Incident
             ScopeKind::Nation => true,
             ScopeKind::Pool | ScopeKind::Pop | ScopeKind::Isp => false,
         };
-    if !is_hit && !may_be_hit {
+    is_hit || may_be_hit
+}
+
+/// An incident as who looks there sees it; `None` if nothing of it lies there. Of a common cause they see that it is, how many it hit, and which of their own.
+pub(crate) fn seen_in(mut incident: Incident, sees: &Regions) -> Option<Incident> {
+    if lies_in(&incident, sees) {
+        return Some(incident);
+    }
+    if !is_seen(&incident, sees) {
         return None;
     }
+    let scope = incident.facts.scope.as_mut()?;
     scope.offices.retain(|office| sees.has(office));
     incident.facts.troubles.clear();
     for revision in &mut incident.revisions {

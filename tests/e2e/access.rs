@@ -708,3 +708,125 @@ async fn a_caller_who_asks_too_often_waits() {
         200
     );
 }
+
+#[tokio::test]
+async fn what_is_done_is_written_down_and_what_is_secret_is_not() {
+    let collector = Collector::start(&config()).await;
+    // Who goes away before the answer has done it all the same.
+    for n in 0..30 {
+        let body =
+            json!({"name": format!("tamu-{n}"), "role": "viewer", "regions": ["36"]}).to_string();
+        let head = format!(
+            "POST /api/v1/users HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\nidempotency-key: k{n}\r\ncontent-length: {}\r\n\r\n",
+            collector.token,
+            body.len()
+        );
+        let mut stream = std::net::TcpStream::connect(collector.api).expect("connects");
+        std::io::Write::write_all(&mut stream, (head + &body).as_bytes()).expect("writes");
+        std::thread::sleep(Duration::from_micros(n * 150));
+        drop(stream);
+    }
+    let entries = || async {
+        let audit = collector.json("/api/v1/audit?limit=1000").await;
+        let all = audit.as_array().expect("a list").iter();
+        all.filter(|one| one["path"] == "/api/v1/users" && one["status"] == 201)
+            .count()
+    };
+    let users = || async {
+        collector
+            .json("/api/v1/users")
+            .await
+            .as_array()
+            .map_or(0, Vec::len)
+    };
+    let settled = || async {
+        let (before, written) = (users().await, entries().await);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        (before == users().await && before == written && before > 0).then_some(before)
+    };
+    eventually("each user that was made is written down", WITHIN, settled).await;
+    // And who asks again under the same key gets an end: it was done, or is done now.
+    for n in 0..30 {
+        let body = json!({"name": format!("tamu-{n}"), "role": "viewer", "regions": ["36"]});
+        let request = collector
+            .request(Method::POST, "/api/v1/users")
+            .header("idempotency-key", format!("k{n}"));
+        let answer = request.json(&body).send().await.expect("answers");
+        let (status, text) = (answer.status(), answer.text().await.expect("text"));
+        assert!(
+            status == 201 || text.contains("it was done"),
+            "{n}: {status} {text}"
+        );
+    }
+    assert_eq!(users().await, 30);
+
+    // The secret of a link is in no entry, whoever uses it; a path is cut; the proxy's own word of where counts.
+    let secret = link(&collector, &ADD);
+    let mut siti = Visitor::new(&collector);
+    siti.post(&secret, &format!("password={PASSWORD}&again={PASSWORD}"))
+        .await;
+    let again = link(&collector, &["user", "welcome", "siti"]);
+    siti.post(&again, "password=pendek&again=pendek").await;
+    let long = format!("/api/v1/silences/{}1/end", "0".repeat(60_000));
+    assert_eq!(
+        ask(&collector, Some(&collector.token), "post", &long, None)
+            .await
+            .0,
+        400
+    );
+    let request = collector
+        .request(Method::POST, "/api/v1/silences/77/end")
+        .header("x-forwarded-for", "6.6.6.6")
+        .header("x-forwarded-for", "10.0.0.9");
+    request.send().await.expect("answers");
+    let audit = collector
+        .get("/api/v1/audit?limit=1000")
+        .await
+        .expect("an answer");
+    for secret in [&secret, &again] {
+        assert!(
+            !audit.contains(secret.rsplit('/').next().expect("a secret")),
+            "{audit}"
+        );
+    }
+    let entries: Vec<Value> = serde_json::from_str(&audit).expect("JSON");
+    assert!(
+        entries
+            .iter()
+            .all(|one| one["path"].as_str().is_some_and(|path| path.len() <= 310))
+    );
+    assert!(entries.iter().any(|one| {
+        one["path"]
+            .as_str()
+            .is_some_and(|path| path.starts_with("/api/v1/silences/000"))
+    }));
+    let from = entries
+        .iter()
+        .find(|one| one["path"] == "/api/v1/silences/77/end")
+        .expect("an entry");
+    assert_eq!(from["from"], "10.0.0.9");
+}
+
+#[tokio::test]
+async fn who_is_shut_out_hears_no_more() {
+    let collector = Collector::start(&config()).await;
+    let token = collector.token_of(
+        &["token", "create", "pendengar", "--region", "36"],
+        &["--scope", "read"],
+    );
+    let request = reqwest::Client::new()
+        .get(format!("http://{}/api/v1/events", collector.api))
+        .bearer_auth(&token);
+    let mut stream = request.send().await.expect("answers");
+    assert!(stream.chunk().await.expect("reads").is_some());
+    assert!(
+        collector
+            .ctl(&["token", "remove", "pendengar"])
+            .status
+            .success()
+    );
+    let end = async { while let Ok(Some(_)) = stream.chunk().await {} };
+    tokio::time::timeout(Duration::from_secs(20), end)
+        .await
+        .expect("the stream ends");
+}

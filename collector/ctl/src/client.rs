@@ -5,12 +5,14 @@ use anyhow::{Context, bail};
 use reqwest::{Method, Response, StatusCode, header};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde_json::Value;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A collector that is just starting is waited for.
 const STARTS_WITHIN: Duration = Duration::from_secs(10);
+const TOLD_AFTER: Duration = Duration::from_secs(1);
 
 /// A collector, and who asks it.
 pub(crate) struct Client {
@@ -20,9 +22,19 @@ pub(crate) struct Client {
     by: Option<String>,
     /// It is asked through its socket.
     socket: Option<String>,
+    /// It is waited for.
+    waits: bool,
 }
 
 impl Client {
+    /// The same, but nobody waits for a collector that starts.
+    pub(crate) fn at_once(self) -> Self {
+        Self {
+            waits: false,
+            ..self
+        }
+    }
+
     pub(crate) fn new(asked: &Collector) -> anyhow::Result<Self> {
         let builder = reqwest::Client::builder()
             .tls_backend_preconfigured(tls(asked.ca.as_deref())?)
@@ -41,6 +53,7 @@ impl Client {
                 token: None,
                 by,
                 socket: Some(asked.socket.display().to_string()),
+                waits: asked.socket.parent().is_some_and(Path::is_dir),
             });
         };
         let url: reqwest::Url = address.parse().with_context(|| {
@@ -75,6 +88,7 @@ impl Client {
             token,
             by: None,
             socket: None,
+            waits: false,
         })
     }
 
@@ -87,6 +101,7 @@ impl Client {
         headers: &[(header::HeaderName, &str)],
     ) -> anyhow::Result<Response> {
         let began = Instant::now();
+        let mut told = false;
         let answer = loop {
             let mut request = self
                 .http
@@ -106,12 +121,18 @@ impl Client {
             match request.send().await {
                 // It claims its data before it listens.
                 Err(error)
-                    if error.is_connect()
-                        && self.socket.is_some()
-                        && began.elapsed() < STARTS_WITHIN
-                        && self.may_start() =>
+                    if self.waits && is_starting(&error) && began.elapsed() < STARTS_WITHIN =>
                 {
+                    if !told && began.elapsed() > TOLD_AFTER {
+                        eprintln!("Waiting for the collector …");
+                        told = true;
+                    }
                     tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                Err(error) if error.is_builder() => {
+                    bail!(
+                        "the token, or `--by`, holds what no header can: write plain text in one line"
+                    )
                 }
                 other => break other,
             }
@@ -136,15 +157,6 @@ impl Client {
                 self.base
             ),
         }
-    }
-
-    /// Whether the socket's folder is there: then a collector may be just starting.
-    fn may_start(&self) -> bool {
-        let folder = self
-            .socket
-            .as_deref()
-            .and_then(|socket| Path::new(socket).parent());
-        folder.is_some_and(Path::is_dir)
     }
 
     /// The JSON of an answer.
@@ -197,6 +209,21 @@ impl Client {
         }
         Ok(all)
     }
+}
+
+/// Whether nobody listens at the socket, though it may be that somebody will.
+fn is_starting(error: &reqwest::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(one) = cause {
+        if let Some(error) = one.downcast_ref::<std::io::Error>() {
+            return matches!(
+                error.kind(),
+                ErrorKind::NotFound | ErrorKind::ConnectionRefused
+            );
+        }
+        cause = one.source();
+    }
+    false
 }
 
 /// A path with the parameters that are there.

@@ -34,7 +34,7 @@ fn main() -> ExitCode {
             let run = async |command| {
                 let client = Client::new(&arguments.collector)?;
                 if let Command::Check(check) = command {
-                    return Ok(Some(check::check(&client, check).await));
+                    return Ok(Some(check::check(&client.at_once(), check).await));
                 }
                 let show = show::Show::new(arguments.output);
                 commands::run(&client, &show, command).await.map(|()| None)

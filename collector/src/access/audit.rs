@@ -10,6 +10,17 @@ use utoipa::ToSchema;
 /// Entries kept; the oldest go first.
 const KEPT: u64 = 100_000;
 
+/// Bytes of a path and of a name; what is longer is cut.
+const PATH_MOST: usize = 300;
+
+fn cut(text: &mut String, most: usize) {
+    if text.len() > most {
+        let end = (0..=most).rev().find(|end| text.is_char_boundary(*end));
+        text.truncate(end.unwrap_or(0));
+        text.push('…');
+    }
+}
+
 /// One thing that somebody did or tried.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Entry {
@@ -54,8 +65,11 @@ impl Audit {
         })
     }
 
-    /// Keeps an entry under the next number. Blocks; the next sync makes it durable.
+    /// Keeps an entry under the next number; it is on the disk then. Blocks.
     pub(crate) fn add(&self, mut entry: Entry) -> anyhow::Result<()> {
+        // An entry that is too long would be none.
+        cut(&mut entry.path, PATH_MOST);
+        cut(&mut entry.by, PATH_MOST);
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         entry.number = *next;
         let mut change = Change::default();
@@ -65,7 +79,8 @@ impl Audit {
         }
         self.state.apply(change)?;
         *next += 1;
-        Ok(())
+        drop(next);
+        self.state.sync()
     }
 
     /// The newest below `before`, newest first, at most so many.

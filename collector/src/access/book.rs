@@ -22,6 +22,10 @@ use utoipa::ToSchema;
 /// Users and tokens, at most.
 const USERS_MOST: usize = 10_000;
 const TOKENS_MOST: usize = 10_000;
+/// Tokens of a user, at most.
+const TOKENS_EACH: usize = 50;
+/// What is over and goes with a change, at most: a change has a bound.
+const OVER_AT_ONCE: usize = 200;
 /// Sessions of a user, at most; the one that was not used for longest goes first.
 const SESSIONS_MOST: usize = 20;
 /// A session ends so long after its login, or when it was not used for so long.
@@ -139,10 +143,11 @@ pub(crate) struct NewUser {
     pub(crate) regions: Regions,
 }
 
-/// What is to be different of a user; what is left out stays.
+/// What is to be different of a user; what is left out, or null, stays.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct UserChange {
+    /// Empty for none.
     pub(crate) full_name: Option<String>,
     pub(crate) role: Option<Role>,
     pub(crate) regions: Option<Regions>,
@@ -311,43 +316,25 @@ impl Book {
 
     /// Who holds the secret of a session; nobody if it is over, or its user is.
     pub(crate) fn of_session(&self, secret: &str, now: UnixMillis) -> Option<Caller> {
-        let key = digest(secret);
-        let pages = self.read();
-        let session = pages.sessions.get(&key).filter(|one| one.holds(now))?;
-        let user = pages
-            .users
-            .get(&session.user)
-            .filter(|user| !user.disabled)?;
-        Some(Caller {
-            user: Some(session.user.clone()),
-            by: signature(&session.user, user),
-            via: Via::Session(key),
-            scopes: user.role.scopes().to_vec(),
-            regions: user.regions.clone(),
-        })
+        self.read().caller_of_session(digest(secret), now)
     }
 
     /// Who holds a token: what it was given, of what its user may now.
     pub(crate) fn of_token(&self, secret: &str, now: UnixMillis) -> Option<Caller> {
         let pages = self.read();
         let name = pages.by_digest.get(&digest(secret))?;
-        let token = pages.tokens.get(name).filter(|one| now < one.expires)?;
-        let mut caller = Caller {
-            user: token.user.clone(),
-            by: name.clone(),
-            via: Via::Token(name.clone()),
-            scopes: token.scopes.clone(),
-            regions: token.regions.clone(),
+        pages.caller_of_token(name, now)
+    }
+
+    /// A caller of before as they are now; nobody if they are not let in any more.
+    pub(crate) fn again(&self, caller: &Caller, now: UnixMillis) -> Option<Caller> {
+        let pages = self.read();
+        let found = match &caller.via {
+            Via::Socket => Some(caller.clone()),
+            Via::Session(key) => pages.caller_of_session(key.clone(), now),
+            Via::Token(name) => pages.caller_of_token(name, now),
         };
-        if let Some(of) = &token.user {
-            let user = pages.users.get(of).filter(|user| !user.disabled)?;
-            caller.by = format!("{} ({name})", signature(of, user));
-            caller
-                .scopes
-                .retain(|scope| user.role.scopes().contains(scope));
-            caller.regions = caller.regions.and(&user.regions);
-        }
-        Some(caller)
+        found.filter(|found| found.made == caller.made)
     }
 
     /// Whether anybody can log in.
@@ -601,7 +588,10 @@ impl Book {
         let gone: Vec<String> = {
             let pages = self.read();
             let over = pages.sessions.iter().filter(|(_, one)| !one.holds(now));
-            let mut gone: Vec<String> = over.map(|(key, _)| key.clone()).take(1_000).collect();
+            let mut gone: Vec<String> = over
+                .map(|(key, _)| key.clone())
+                .take(OVER_AT_ONCE)
+                .collect();
             let mut own = pages.sessions_of(user);
             own.sort_by_key(|key| pages.sessions.get(key).map(|one| one.seen));
             let most = own.len().saturating_sub(SESSIONS_MOST - 1);
@@ -694,9 +684,14 @@ impl Book {
         }
         let _changing = self.changing();
         within(&regions, by)?;
-        let (taken, count) = {
+        let (taken, count, own) = {
             let pages = self.read();
-            (pages.tokens.contains_key(&new.name), pages.tokens.len())
+            let own = pages.tokens.values().filter(|token| token.user == by.user);
+            (
+                pages.tokens.contains_key(&new.name),
+                pages.tokens.len(),
+                own.count(),
+            )
         };
         if taken {
             return Err(Refused::Taken {
@@ -706,6 +701,9 @@ impl Book {
         }
         if count >= TOKENS_MOST {
             return Err(Refused::TooMany(TOKENS_MOST));
+        }
+        if by.user.is_some() && own >= TOKENS_EACH {
+            return Err(Refused::TooMany(TOKENS_EACH));
         }
         let secret = format!("{TOKEN_PREFIX}{}", secret()?);
         let kept = Token {
@@ -745,6 +743,43 @@ impl Book {
 }
 
 impl Pages {
+    fn caller_of_session(&self, key: String, now: UnixMillis) -> Option<Caller> {
+        let session = self.sessions.get(&key).filter(|one| one.holds(now))?;
+        let user = self
+            .users
+            .get(&session.user)
+            .filter(|user| !user.disabled)?;
+        Some(Caller {
+            user: Some(session.user.clone()),
+            by: signature(&session.user, user),
+            via: Via::Session(key),
+            made: user.created,
+            scopes: user.role.scopes().to_vec(),
+            regions: user.regions.clone(),
+        })
+    }
+
+    fn caller_of_token(&self, name: &str, now: UnixMillis) -> Option<Caller> {
+        let token = self.tokens.get(name).filter(|one| now < one.expires)?;
+        let mut caller = Caller {
+            user: token.user.clone(),
+            by: name.to_owned(),
+            via: Via::Token(name.to_owned()),
+            made: token.created,
+            scopes: token.scopes.clone(),
+            regions: token.regions.clone(),
+        };
+        if let Some(of) = &token.user {
+            let user = self.users.get(of).filter(|user| !user.disabled)?;
+            caller.by = format!("{} ({name})", signature(of, user));
+            caller
+                .scopes
+                .retain(|scope| user.role.scopes().contains(scope));
+            caller.regions = caller.regions.and(&user.regions);
+        }
+        Some(caller)
+    }
+
     fn sessions_of(&self, user: &str) -> Vec<String> {
         let own = self.sessions.iter().filter(|(_, one)| one.user == user);
         own.map(|(key, _)| key.clone()).collect()
@@ -809,4 +844,118 @@ fn read<T: serde::de::DeserializeOwned>(
     let all = scan_json::<T>(state, prefix)?;
     let named = |(key, one): (String, T)| (key[prefix.len()..].to_owned(), one);
     Ok(all.into_iter().map(named).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use denyut_store::Store;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn admin() -> Caller {
+        Caller::of_socket("root".to_owned())
+    }
+
+    fn new_user(name: &str) -> NewUser {
+        NewUser {
+            name: name.to_owned(),
+            full_name: None,
+            role: Role::Viewer,
+            regions: Regions::everywhere(),
+        }
+    }
+
+    #[test]
+    fn after_a_long_holiday_people_come_in_again() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let store = Store::open(dir.path(), UnixMillis(0)).expect("opens");
+        let state = Arc::clone(&store.state) as Arc<dyn State>;
+        // More sessions than one change may end.
+        for part in 0..3 {
+            let mut change = Change::default();
+            for i in 0..400 {
+                let session = Session {
+                    user: format!("u-{part}-{i}"),
+                    made: UnixMillis(0),
+                    seen: UnixMillis(0),
+                };
+                let key = digest(&format!("{part} {i}"));
+                change
+                    .put_json(keys::session(&key), &session)
+                    .expect("JSON");
+            }
+            state.apply(change).expect("applies");
+        }
+        let book = Book::open(Arc::clone(&state)).expect("opens");
+        let now = UnixMillis(0) + 10 * DAY;
+        let (_, link) = book
+            .add_user(&new_user("siti"), &admin(), now)
+            .expect("is new");
+        let password = "kuda terbang di serang";
+        book.choose(&link, password, now).expect("comes in");
+        for _ in 0..10 {
+            book.log_in("siti", password, now).expect("comes in");
+        }
+        assert!(book.choose(&link, password, now).is_err(), "once");
+        let left = state.count(keys::SESSIONS).expect("counts");
+        assert_eq!(left, 11, "what is over goes, a part at a time");
+        assert!(book.log_in("siti", "kuda terbang di Serang", now).is_err());
+        assert!(book.log_in("budi", password, now).is_err());
+    }
+
+    #[test]
+    fn a_user_has_a_bounded_number_of_sessions_and_tokens_and_goes_with_them() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let store = Store::open(dir.path(), UnixMillis(0)).expect("opens");
+        let state = Arc::clone(&store.state) as Arc<dyn State>;
+        let book = Book::open(Arc::clone(&state)).expect("opens");
+        let now = UnixMillis(1_000);
+        let (_, link) = book
+            .add_user(&new_user("siti"), &admin(), now)
+            .expect("is new");
+        let (_, first) = book
+            .choose(&link, "kuda terbang di serang", now)
+            .expect("comes in");
+        for i in 0..SESSIONS_MOST {
+            let seen = UnixMillis(2_000 + i64::try_from(i).expect("small"));
+            book.session("siti", seen).expect("a session");
+        }
+        assert!(book.of_session(&first, now).is_none(), "the oldest went");
+        assert_eq!(state.count(keys::SESSIONS).expect("counts"), SESSIONS_MOST);
+        let secret = book.session("siti", now).expect("a session");
+        let siti = book.of_session(&secret, now).expect("comes in");
+        let wish = |name: String| NewToken {
+            name,
+            scopes: vec![Scope::Read],
+            regions: None,
+            expires: None,
+        };
+        let mut last = None;
+        for i in 0..TOKENS_EACH {
+            last = book
+                .add_token(&wish(format!("t-{i}")), &siti, now)
+                .expect("a token")
+                .token;
+        }
+        let more = book.add_token(&wish("more".to_owned()), &siti, now);
+        assert!(matches!(more, Err(Refused::TooMany(TOKENS_EACH))));
+        let token = book
+            .of_token(&last.expect("a token"), now)
+            .expect("comes in");
+        book.remove_user("siti", &admin()).expect("is there");
+        assert_eq!(
+            state.count(keys::SESSIONS).expect("counts")
+                + state.count(keys::API_TOKENS).expect("counts"),
+            0
+        );
+        assert!(book.again(&siti, now).is_none() && book.again(&token, now).is_none());
+        // Another of that name is another.
+        let (_, link) = book
+            .add_user(&new_user("siti"), &admin(), UnixMillis(5_000))
+            .expect("is new");
+        book.choose(&link, "kuda terbang di serang", now)
+            .expect("comes in");
+        assert!(book.again(&siti, now).is_none());
+    }
 }

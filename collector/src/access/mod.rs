@@ -8,6 +8,7 @@ mod book;
 mod pace;
 mod password;
 mod regions;
+mod slots;
 
 pub(crate) use audit::{Audit, Entry};
 pub(crate) use book::{
@@ -15,7 +16,9 @@ pub(crate) use book::{
 };
 pub(crate) use pace::Pace;
 pub(crate) use regions::Regions;
+pub(crate) use slots::{Slot, Slots};
 
+use denyut_proto::UnixMillis;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use utoipa::ToSchema;
@@ -106,6 +109,8 @@ pub(crate) struct Caller {
     /// What is written under what it does.
     pub(crate) by: String,
     pub(crate) via: Via,
+    /// When the user was let in, or the token was made: another of that name is another.
+    pub(crate) made: UnixMillis,
     pub(crate) scopes: Vec<Scope>,
     pub(crate) regions: Regions,
 }
@@ -117,6 +122,7 @@ impl Caller {
             user: None,
             by,
             via: Via::Socket,
+            made: UnixMillis(0),
             scopes: Role::Admin.scopes().to_vec(),
             regions: Regions::everywhere(),
         }
@@ -124,5 +130,23 @@ impl Caller {
 
     pub(crate) fn may(&self, scope: Scope) -> bool {
         self.scopes.contains(&scope)
+    }
+
+    /// What tells it from all others, of now and of before.
+    pub(crate) fn identity(&self) -> String {
+        match (&self.via, &self.user) {
+            (Via::Token(name), _) => format!("token {name} {}", self.made.0),
+            (_, Some(user)) => format!("user {user} {}", self.made.0),
+            _ => "socket".to_owned(),
+        }
+    }
+
+    /// Who is behind it: a user with all tokens is one.
+    pub(crate) fn person(&self) -> String {
+        match (&self.user, &self.via) {
+            (Some(user), _) => format!("user {user}"),
+            (None, Via::Token(name)) => format!("token {name}"),
+            (None, _) => "socket".to_owned(),
+        }
     }
 }

@@ -7,7 +7,7 @@ use crate::join::Fingerprint;
 use crate::keys;
 use anyhow::Context;
 use axum::body::{Body, HttpBody};
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::response::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
@@ -26,10 +26,11 @@ const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const KEY_MOST: usize = 100;
 /// How long an answer is kept.
 const KEPT: Duration = Duration::from_secs(24 * 3_600);
-/// Answers kept, at most; with more nothing can be asked under a key until some are over.
-const ANSWERS_MOST: usize = 20_000;
-/// Bytes of a body of a request under a key, and of its answer.
+/// Answers kept of a caller, at most; with more nothing can be asked under a key until some are over.
+const ANSWERS_MOST: usize = 400;
+/// Bytes of a body of a request under a key; and of an answer that is kept, so that it fits in a value of the state.
 const BODY_MOST: usize = 256 * 1024;
+const ANSWER_MOST: usize = 32 * 1024;
 
 /// Says of JSON what it is known by, and does not send what is known.
 pub(super) async fn tag(request: Request, next: Next) -> Response {
@@ -108,7 +109,7 @@ impl Kept {
 
     /// What is kept of an answer; nothing of one that may be another the next time.
     fn of(parts: &Parts, body: &[u8]) -> Option<Self> {
-        if parts.status.is_server_error() || parts.status == StatusCode::TOO_MANY_REQUESTS {
+        if !parts.status.is_success() {
             return None;
         }
         let header = |name| {
@@ -117,7 +118,7 @@ impl Kept {
                 .get(name)
                 .and_then(|value: &HeaderValue| value.to_str().ok())
         };
-        if header(header::CACHE_CONTROL) == Some("no-store") || body.len() > BODY_MOST {
+        if header(header::CACHE_CONTROL) == Some("no-store") || body.len() > ANSWER_MOST {
             return Some(Self::done());
         }
         Some(Self {
@@ -147,26 +148,21 @@ impl Kept {
     }
 }
 
-/// Does a request under a key once, however often it comes.
-pub(super) async fn once(
-    State(shared): State<Arc<Shared>>,
-    request: Request,
-    next: Next,
-) -> Response {
+/// Does a request under a key once, however often it comes. Whoever asks may do it.
+pub(super) async fn once(request: Request, next: Next) -> Response {
     let changes = matches!(
         *request.method(),
         Method::POST | Method::PATCH | Method::DELETE
     );
-    let Some(key) = request.headers().get(KEY).filter(|_| changes).cloned() else {
-        return next.run(request).await;
-    };
-    // Whoever is nobody is refused behind this.
-    let Some(caller) = request.extensions().get::<Caller>().cloned() else {
-        return next.run(request).await;
-    };
-    match kept(shared, &caller, &key, request, next).await {
-        Ok(response) => response,
-        Err(problem) => problem.into_response(),
+    let key = request.headers().get(KEY).filter(|_| changes).cloned();
+    let shared = request.extensions().get::<Arc<Shared>>().cloned();
+    let caller = request.extensions().get::<Caller>().cloned();
+    match (key, shared, caller) {
+        (Some(key), Some(shared), Some(caller)) => {
+            let kept = kept(shared, &caller, &key, request, next).await;
+            kept.unwrap_or_else(IntoResponse::into_response)
+        }
+        _ => next.run(request).await,
     }
 }
 
@@ -192,34 +188,36 @@ async fn kept(
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, text)
     })?;
     // A key is one of a caller's for one route.
-    let whose = format!(
-        "{}\n{} {}\n{key}",
-        caller.id(),
-        parts.method,
-        parts.uri.path()
-    );
-    let name = format!("{}{}", keys::ANSWERS, Fingerprint::of(whose.as_bytes()));
+    let of_caller = Fingerprint::of(caller.identity().as_bytes()).to_string();
+    let route = Fingerprint::of(format!("{} {}\n{key}", parts.method, parts.uri.path()).as_bytes());
+    let folder = format!("{}{}/", keys::ANSWERS, &of_caller[..32]);
+    let name = format!("{folder}{route}");
     let asked = Asked {
         at: shared.gate.clock.read().now,
         digest: Fingerprint::of(&body).to_string(),
         answer: None,
     };
-    let (begins, digest) = ((name.clone(), asked.clone()), asked.digest.clone());
-    let begin = move |shared: &Shared| begin(shared, &begins.0, &begins.1);
-    if let Some(answer) = answered(blocking(Arc::clone(&shared), begin).await?, &digest)? {
+    let begins = (name.clone(), asked.clone());
+    let known = blocking(Arc::clone(&shared), move |shared| {
+        begin(shared, &folder, &begins.0, &begins.1)
+    })
+    .await?;
+    if let Some(answer) = answered(known, &asked.digest)? {
         return Ok(answer);
     }
-    let request = Request::from_parts(parts, Body::from(body));
-    // Whoever asks may go away meanwhile, and ask again.
-    let done = tokio::spawn(async move {
-        let (parts, body) = next.run(request).await.into_parts();
-        let body = axum::body::to_bytes(body, usize::MAX).await;
-        let body = body.context("an answer broke off")?;
-        let answer = Kept::of(&parts, &body);
-        blocking(shared, move |shared| keep(shared, name, asked, answer)).await?;
-        Ok::<_, Problem>(Response::from_parts(parts, Body::from(body)))
-    });
-    done.await.context("a request panicked")?
+    let (parts, body) = next
+        .run(Request::from_parts(parts, Body::from(body)))
+        .await
+        .into_parts();
+    let body = axum::body::to_bytes(body, usize::MAX)
+        .await
+        .context("an answer broke off")?;
+    let answer = Kept::of(&parts, &body);
+    // It was done, and says so, also where that cannot be kept (the log tells); who asks again is told that nobody knows.
+    blocking(shared, move |shared| keep(shared, name, asked, answer))
+        .await
+        .ok();
+    Ok(Response::from_parts(parts, Body::from(body)))
 }
 
 /// What is to be answered of what came before; none if the request is to be done now.
@@ -240,7 +238,7 @@ fn answered(known: Begun, digest: &str) -> Result<Option<Response>, Problem> {
         ),
         Begun::TooMany => (
             StatusCode::SERVICE_UNAVAILABLE,
-            format!("{ANSWERS_MOST} answers are kept already; ask without `Idempotency-Key`, or later"),
+            format!("{ANSWERS_MOST} answers are kept for you already; ask without `Idempotency-Key`, or later"),
         ),
     };
     Err(Problem::new(status, text))
@@ -266,8 +264,8 @@ enum Begun {
     TooMany,
 }
 
-/// Writes down that a request under this key is done from now on; what is over goes.
-fn begin(shared: &Shared, name: &str, asked: &Asked) -> anyhow::Result<Begun> {
+/// Writes down that a request under this key is done from now on; what of this caller is over goes.
+fn begin(shared: &Shared, folder: &str, name: &str, asked: &Asked) -> anyhow::Result<Begun> {
     let state = &shared.query.state;
     let is_over = |before: &Asked| before.at + KEPT <= asked.at;
     let before = state.get(name)?;
@@ -278,9 +276,9 @@ fn begin(shared: &Shared, name: &str, asked: &Asked) -> anyhow::Result<Begun> {
         }
     }
     let mut change = Change::default();
-    if state.count(keys::ANSWERS)? >= ANSWERS_MOST {
-        for (key, value) in state.scan(keys::ANSWERS)? {
-            if change.delete.len() < 1_000 && is_over(&parse(&key, &value)?) && key != name {
+    if state.count(folder)? >= ANSWERS_MOST {
+        for (key, value) in state.scan(folder)? {
+            if is_over(&parse(&key, &value)?) && key != name {
                 change.delete.push(key);
             }
         }

@@ -7,11 +7,10 @@ use super::problem::Problem;
 use super::{Parameters, Shared, State};
 use crate::access::Caller;
 use crate::availability::{Calendar, Counted, Times, of_office};
-use axum::http::{StatusCode, Uri};
+use axum::http::Uri;
 use axum::response::Response;
 use denyut_proto::{Invalid, OfficeCode, UnixMillis};
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
 
 /// The longest time that can be asked for, in ms: two years, as far as opening hours are looked at.
@@ -152,15 +151,14 @@ pub(super) async fn list(
         return Err(Invalid::new("from_ms", range.start.0, "too long before `to_ms`", fix).into());
     }
     let region = region_of(region, &caller.regions)?;
-    let asked = Asked::new(uri, format, limit, after)?;
-    // A page of it may take as long as a stream.
-    let permit = (format.unwrap_or_default() == Format::Json)
-        .then(|| Arc::clone(&shared.readers).try_acquire_owned());
-    let permit = permit.transpose().map_err(|_| {
-        let text = "too many long answers are read at once; ask again when one of them is done";
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, text)
-    })?;
+    let asked = Asked::new(&caller, uri, format, limit, after)?;
+    // A page of it may take as long as a stream. It is free again when the work is done, and not when nobody waits for it any more.
+    let is_page = format.unwrap_or_default() == Format::Json;
+    let slot = is_page
+        .then(|| super::list::slot(&shared, &caller.person()))
+        .transpose()?;
     let read = move |shared: &Shared, after: Option<&str>, most: usize| {
+        let _reading = &slot;
         let now = shared.gate.clock.read().now;
         let counted = range.start.min(now)..range.end.min(now);
         let calendar = Calendar {
@@ -209,7 +207,5 @@ pub(super) async fn list(
         }
         Ok(found)
     };
-    let answer = asked.answer(shared, read).await;
-    drop(permit);
-    answer
+    asked.answer(shared, read).await
 }

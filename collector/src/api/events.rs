@@ -2,10 +2,10 @@
 
 use super::problem::Problem;
 use super::{Parameters, Shared, State, office_parameter};
-use crate::access::{Caller, Regions};
+use crate::access::{Caller, Regions, Scope, Slot};
 use crate::events::{Happening, Published};
 use crate::query::{SampleView, seen_in};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
 use futures_util::{Stream, StreamExt, stream};
@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::json;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::broadcast::error::RecvError;
 use utoipa::IntoParams;
 
@@ -38,7 +38,7 @@ pub(super) struct StreamParameters {
     get,
     path = "/api/v1/events",
     params(StreamParameters, ("Last-Event-ID" = Option<String>, Header, description = "The id of the event heard last")),
-    responses((status = 200, content_type = "text/event-stream", body = String), (status = 400, body = Problem, content_type = "application/problem+json"))
+    responses((status = 200, content_type = "text/event-stream", body = String), (status = 503, body = Problem, content_type = "application/problem+json", description = "too many listen at once"), (status = 400, body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn stream(
     axum::extract::State(shared): State,
@@ -54,27 +54,25 @@ pub(super) async fn stream(
         .and_then(|value| value.to_str().ok());
     // Of another process: nobody knows what happened since.
     let last = last.map(|text| number_of(run, text).unwrap_or(u64::MAX));
-    let (before, listener) = Listener::new(shared, last);
-    let before = before.map_or_else(|| vec![Err(0)], |all| all.into_iter().map(Ok).collect());
+    let slot = shared.listeners.take(&caller.person()).ok_or_else(|| {
+        let text = "too many listen at once; ask again when one of them is gone";
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, text)
+    })?;
+    let (before, listener) = Listener::new(shared, caller.clone(), slot, last);
+    let before: Vec<_> =
+        before.map_or_else(|| vec![Err(0)], |all| all.into_iter().map(Ok).collect());
+    let sees = caller.regions;
+    let before = before.into_iter().map(move |one| (one, sees.clone()));
     let live = stream::unfold((listener, stop), |(mut listener, stop)| async move {
-        let received = tokio::select! {
-            received = listener.receiver.recv() => received,
-            () = stop.cancelled() => return None,
-        };
-        match received {
-            Ok(happening) => Some((Ok(happening), (listener, stop))),
-            Err(RecvError::Lagged(missed)) => {
-                listener.shared.metrics.missed_events.inc_by(missed);
-                Some((Err(missed), (listener, stop)))
-            }
-            Err(RecvError::Closed) => None,
+        tokio::select! {
+            heard = listener.hear() => heard.map(|heard| (heard, (listener, stop))),
+            () = stop.cancelled() => None,
         }
     });
     let samples = parameters.samples;
-    let sees = caller.regions;
     let events = stream::iter(before)
         .chain(live)
-        .filter_map(move |received| {
+        .filter_map(move |(received, sees)| {
             let event = match received {
                 Err(missed) => Some(Event::default().event("missed").data(missed.to_string())),
                 Ok(published) => {
@@ -107,18 +105,67 @@ fn number_of(run: u64, id: &str) -> Option<u64> {
     number.parse().ok().filter(|_| is_ours)
 }
 
+/// How often it is asked whether a listener may still hear.
+const ASKED_EVERY: Duration = Duration::from_secs(5);
+
+/// Something that happened, or how much was missed.
+type Heard = Result<Arc<Published>, u64>;
+
 /// Counts itself among the listeners while it lives.
 struct Listener {
     shared: Arc<Shared>,
+    caller: Caller,
+    /// When it was last asked whether they may.
+    asked: Instant,
     receiver: tokio::sync::broadcast::Receiver<Arc<Published>>,
+    _slot: Slot,
 }
 
 impl Listener {
     /// Listens, and hears what happened since `last`.
-    fn new(shared: Arc<Shared>, last: Option<u64>) -> (Option<Vec<Arc<Published>>>, Self) {
+    fn new(
+        shared: Arc<Shared>,
+        caller: Caller,
+        slot: Slot,
+        last: Option<u64>,
+    ) -> (Option<Vec<Arc<Published>>>, Self) {
         shared.metrics.listeners.inc();
         let (before, receiver) = shared.bus.listen_since(last);
-        (before, Self { shared, receiver })
+        let listener = Self {
+            shared,
+            caller,
+            asked: Instant::now(),
+            receiver,
+            _slot: slot,
+        };
+        (before, listener)
+    }
+
+    /// The next thing, and where the listener may look; `None` at the end: also of their being let in.
+    async fn hear(&mut self) -> Option<(Heard, Regions)> {
+        loop {
+            let left = ASKED_EVERY.saturating_sub(self.asked.elapsed());
+            if left.is_zero() {
+                let now = self.shared.gate.clock.read().now;
+                self.caller = self
+                    .shared
+                    .book
+                    .again(&self.caller, now)
+                    .filter(|caller| caller.may(Scope::Read))?;
+                self.asked = Instant::now();
+                continue;
+            }
+            let heard = match tokio::time::timeout(left, self.receiver.recv()).await {
+                Err(_) => continue,
+                Ok(Ok(happening)) => Ok(happening),
+                Ok(Err(RecvError::Lagged(missed))) => {
+                    self.shared.metrics.missed_events.inc_by(missed);
+                    Err(missed)
+                }
+                Ok(Err(RecvError::Closed)) => return None,
+            };
+            return Some((heard, self.caller.regions.clone()));
+        }
     }
 }
 

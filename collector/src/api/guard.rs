@@ -116,7 +116,7 @@ pub(super) fn guarded(
                 return Problem::new(StatusCode::UNAUTHORIZED, text).into_response();
             }
             match need.check(caller) {
-                Ok(()) => next.run(request).await,
+                Ok(()) => super::answers::once(request, next).await,
                 Err(problem) => problem.into_response(),
             }
         },
@@ -150,13 +150,32 @@ impl Source {
     fn of(request: &Request) -> Self {
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
         let peer = peer.map(|ConnectInfo(peer)| peer.ip());
-        let forwarded = request.headers().get("x-forwarded-for");
+        // A proxy adds what it saw behind what it was told.
+        let forwarded = request
+            .headers()
+            .get_all("x-forwarded-for")
+            .into_iter()
+            .next_back();
         let forwarded = forwarded.and_then(|value| value.to_str().ok());
         let last = forwarded.and_then(|text| text.rsplit(',').next()?.trim().parse().ok());
         Self(match peer {
             Some(peer) if peer.is_loopback() => last.or(Some(peer)),
             peer => peer,
         })
+    }
+}
+
+impl Source {
+    /// What logins are counted by: the address, or the network that one house has of the new kind.
+    pub(crate) fn network(self) -> String {
+        match self.0 {
+            Some(IpAddr::V6(address)) => {
+                let [a, b, c, d, ..] = address.segments();
+                format!("{a:x}:{b:x}:{c:x}:{d:x}::")
+            }
+            Some(address) => address.to_string(),
+            None => String::new(),
+        }
     }
 }
 
@@ -259,7 +278,7 @@ pub(super) async fn identify(
         Err(problem) => return problem.into_response(),
     };
     if let Some(caller) = &caller {
-        if !by_socket && let Err(wait) = shared.pace.ask(&caller.id()) {
+        if !by_socket && let Err(wait) = shared.pace.ask(&caller.person()) {
             return Problem::too_often(wait).into_response();
         }
         if let Via::Session(key) = &caller.via
@@ -272,32 +291,50 @@ pub(super) async fn identify(
         request.extensions_mut().insert(caller.clone());
     }
     request.extensions_mut().insert(from);
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let response = next.run(request).await;
-    if let Some(caller) = caller.filter(|_| !is_safe(&method)) {
+    request.extensions_mut().insert(Arc::clone(&shared));
+    let caller = caller.filter(|_| !is_safe(request.method()));
+    let Some(caller) = caller else {
+        return next.run(request).await;
+    };
+    // Whoever asks may go away meanwhile: what was done is written down all the same.
+    let done = tokio::spawn(async move {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let response = next.run(request).await;
         let entry = Entry {
             number: 0,
             at_ms: now,
-            by: caller.user.unwrap_or(caller.by),
+            by: caller.user.clone().unwrap_or_else(|| caller.by.clone()),
             via: caller.via.to_string(),
             from: from.0.map(|from| from.to_string()),
             method: method.to_string(),
-            path,
+            // What stands behind it is a secret.
+            path: if path.starts_with("/masuk/") {
+                "/masuk/…".to_owned()
+            } else {
+                path
+            },
             status: response.status().as_u16(),
         };
-        write_down(&shared, entry);
-    }
-    response
+        let is_refused = response.status().is_client_error();
+        // Who is refused again and again does not push out what was done.
+        if is_refused && shared.refusals.ask(&caller.person()).is_err() {
+            shared.metrics.unaudited.inc();
+        } else {
+            write_down(&shared, entry).await;
+        }
+        response
+    });
+    done.await
+        .unwrap_or_else(|error| Problem::from(anyhow::Error::from(error)).into_response())
 }
 
-/// Keeps an entry of the audit.
-pub(crate) fn write_down(shared: &Arc<Shared>, entry: Entry) {
+/// Keeps an entry of the audit; what cannot be kept is in the log.
+pub(crate) async fn write_down(shared: &Arc<Shared>, entry: Entry) {
     let audit = Arc::clone(&shared.audit);
-    tokio::task::spawn_blocking(move || {
-        if let Err(error) = audit.add(entry) {
-            error!(error = %format!("{error:#}"), "what was done cannot be written down");
-        }
-    });
+    let kept = tokio::task::spawn_blocking(move || audit.add(entry)).await;
+    if let Err(error) = kept.map_err(anyhow::Error::from).flatten() {
+        error!(error = %format!("{error:#}"), "what was done cannot be written down");
+    }
 }
 
 fn who(
@@ -325,17 +362,6 @@ fn who(
     let caller = secret.and_then(|secret| shared.book.of_session(secret, now));
     check_site(request.method(), headers, caller.is_some())?;
     Ok(caller)
-}
-
-impl Caller {
-    /// What tells it from others.
-    pub(super) fn id(&self) -> String {
-        match (&self.via, &self.user) {
-            (Via::Token(name), _) => format!("token {name}"),
-            (_, Some(user)) => format!("user {user}"),
-            _ => "socket".to_owned(),
-        }
-    }
 }
 
 impl Problem {

@@ -91,7 +91,7 @@ pub(super) async fn stream(
     let format = parameters.format.unwrap_or(Format::Ndjson);
     let columns = if step_ms.is_some() { BUCKETS } else { SAMPLES };
     let reading = Arc::clone(&shared);
-    super::list::stream(&shared, format, columns, move |lines| {
+    super::list::stream(&shared, &caller.person(), format, columns, move |lines| {
         write(&reading, &caller.regions, &selector, &range, step_ms, lines);
         Ok(())
     })

@@ -120,7 +120,13 @@ pub(super) async fn list(
             .transpose()?,
         to: parameters.to_ms.map(|ms| time("to_ms", ms)).transpose()?,
     };
-    let asked = Asked::new(uri, parameters.format, parameters.limit, parameters.after)?;
+    let asked = Asked::new(
+        &caller,
+        uri,
+        parameters.format,
+        parameters.limit,
+        parameters.after,
+    )?;
     let read = move |shared: &Shared, after: Option<&str>, most| {
         let below = after.and_then(|text| text.parse().ok());
         let now = shared.gate.clock.read().now;
@@ -153,8 +159,7 @@ pub(super) async fn show(
 }
 
 fn number_of(text: &str) -> Result<u64, Invalid> {
-    text.parse()
-        .map_err(|_| Invalid::new("number", text, "not a number", "write it like `12`"))
+    super::list::number("number", Some(text)).map(Option::unwrap_or_default)
 }
 
 /// Who acknowledges, why, and for how long.

@@ -2,6 +2,7 @@
 
 use super::problem::Problem;
 use super::{Shared, blocking};
+use crate::access::{Caller, Slot};
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -54,6 +55,7 @@ pub(super) trait Row: Serialize {
 
 /// Which part of a list is asked for, and how.
 pub(super) struct Asked {
+    caller: String,
     uri: Uri,
     format: Format,
     limit: Option<usize>,
@@ -62,6 +64,7 @@ pub(super) struct Asked {
 
 impl Asked {
     pub(super) fn new(
+        caller: &Caller,
         uri: Uri,
         format: Option<Format>,
         limit: Option<usize>,
@@ -73,6 +76,7 @@ impl Asked {
             return Err(Invalid::new("limit", 0, "nothing would come", fix));
         }
         Ok(Self {
+            caller: caller.person(),
             uri,
             format,
             limit,
@@ -114,31 +118,48 @@ impl Asked {
         read: impl Fn(&Shared, Option<&str>, usize) -> anyhow::Result<Vec<T>> + Send + 'static,
     ) -> Result<Response, Problem> {
         let Self {
+            caller,
             format,
             limit,
             mut after,
             ..
         } = self;
-        stream(&Arc::clone(&shared), format, T::COLUMNS, move |lines| {
-            let mut left = limit.unwrap_or(usize::MAX);
-            while left > 0 {
-                let most = left.min(STEP);
-                let found = read(&shared, after.as_deref(), most)?;
-                left -= found.len();
-                if !found.iter().all(|one| lines.add(one)) || found.len() < most {
-                    break;
+        stream(
+            &Arc::clone(&shared),
+            &caller,
+            format,
+            T::COLUMNS,
+            move |lines| {
+                let mut left = limit.unwrap_or(usize::MAX);
+                while left > 0 {
+                    let most = left.min(STEP);
+                    let found = read(&shared, after.as_deref(), most)?;
+                    left -= found.len();
+                    if !found.iter().all(|one| lines.add(one)) || found.len() < most {
+                        break;
+                    }
+                    after = found.last().map(Row::cursor);
                 }
-                after = found.last().map(Row::cursor);
-            }
-            Ok(())
-        })
+                Ok(())
+            },
+        )
     }
+}
+
+/// A slot for a long answer.
+pub(super) fn slot(shared: &Arc<Shared>, caller: &str) -> Result<Slot, Problem> {
+    shared.readers.take(caller).ok_or_else(|| {
+        let text = format!("too many long answers are read at once ({READERS} in all, a few for each caller); ask again when one of them is done");
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, text)
+    })
 }
 
 /// A cursor that is a number, checked.
 pub(super) fn number(field: &str, text: Option<&str>) -> Result<Option<u64>, Invalid> {
     let read = |text: &str| {
-        let number = text.parse().map_err(|_| {
+        // Nobody writes one in another way.
+        let is_plain = text.len() <= 20 && (text == "0" || !text.starts_with(['0', '+']));
+        let number = text.parse().ok().filter(|_| is_plain).ok_or_else(|| {
             Invalid::new(
                 field,
                 text.escape_debug(),
@@ -173,16 +194,12 @@ fn next(uri: &Uri, after: &str) -> String {
 /// takes a part for the whole.
 pub(super) fn stream(
     shared: &Arc<Shared>,
+    caller: &str,
     format: Format,
     columns: &'static [&'static str],
     write: impl FnOnce(&mut Lines) -> anyhow::Result<()> + Send + 'static,
 ) -> Result<Response, Problem> {
-    let Ok(reading) = Arc::clone(&shared.readers).try_acquire_owned() else {
-        return Err(Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("{READERS} are reading long answers; ask again when one of them is done"),
-        ));
-    };
+    let reading = slot(shared, caller)?;
     let (send, receive) = mpsc::channel::<io::Result<Bytes>>(PARTS);
     let runtime = Handle::current();
     let metrics = Arc::clone(&shared.metrics);

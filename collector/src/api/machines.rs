@@ -170,7 +170,7 @@ pub(super) async fn invitations(
     } = parameters;
     let sees = region_of(region, &caller.regions)?;
     shared.members()?;
-    let asked = Asked::new(uri, format, limit, after)?;
+    let asked = Asked::new(&caller, uri, format, limit, after)?;
     asked
         .answer(shared, move |shared, after, most| {
             let Some(members) = &shared.query.members else {
@@ -350,7 +350,7 @@ pub(super) async fn agents(
     } = parameters;
     let sees = region_of(region, &caller.regions)?;
     shared.members()?;
-    let asked = Asked::new(uri, format, limit, after)?;
+    let asked = Asked::new(&caller, uri, format, limit, after)?;
     asked
         .answer(shared, move |shared, after, most| {
             let Some(members) = &shared.query.members else {

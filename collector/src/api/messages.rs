@@ -5,7 +5,6 @@ use super::{Path, State, blocking};
 use crate::alert::Message;
 use axum::Json;
 use axum::http::StatusCode;
-use denyut_proto::Invalid;
 
 /// Messages that wait to be delivered, and those that cannot be; oldest first
 #[utoipa::path(
@@ -30,9 +29,7 @@ pub(super) async fn resend(
     axum::extract::State(shared): State,
     Path(number): Path<String>,
 ) -> Result<(StatusCode, Json<Message>), Problem> {
-    let number: u64 = number
-        .parse()
-        .map_err(|_| Invalid::new("number", &number, "not a number", "write it like `12`"))?;
+    let number = super::list::number("number", Some(&number))?.unwrap_or_default();
     let sent = blocking(shared, move |shared| {
         shared.outbox.resend(number, shared.gate.clock.read().now)
     });

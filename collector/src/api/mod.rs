@@ -22,7 +22,7 @@ pub(crate) use guard::{Socket, Source, cookie_name, session_secret, write_down};
 pub(crate) use machines::Copied;
 pub(crate) use problem::Problem;
 
-use crate::access::{Audit, Book, Pace};
+use crate::access::{Audit, Book, Pace, Slots};
 use crate::alert::{Alerts, Outbox, Silences};
 use crate::case::Cases;
 use crate::config::Address;
@@ -55,8 +55,10 @@ use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-/// Long answers that may be read at once.
-pub(crate) const READERS: usize = list::READERS;
+/// Long answers that may be read at once, in all and for each caller.
+pub(crate) const READERS: (usize, usize) = (list::READERS, 4);
+/// Those who may listen at once.
+pub(crate) const LISTENERS: (usize, usize) = (10_000, 5_000);
 
 /// What the handlers share.
 pub(crate) struct Shared {
@@ -69,8 +71,11 @@ pub(crate) struct Shared {
     pub(crate) audit: Arc<Audit>,
     /// How often each caller may ask.
     pub(crate) pace: Pace,
-    /// How often somebody may try to log in, by address and by user.
+    /// How often somebody may try to log in: from an address as a user, and as a user from anywhere.
     pub(crate) logins: Pace,
+    pub(crate) logins_of_user: Pace,
+    /// How often what is refused of a caller is written down.
+    pub(crate) refusals: Pace,
     /// One permit for each password that is tried at once: each takes 19 MiB and a tenth of a second.
     pub(crate) passwords: Semaphore,
     /// What people open.
@@ -89,8 +94,9 @@ pub(crate) struct Shared {
     /// Where the log ended when the collector started: past it, the replay is done.
     pub(crate) replay_to: Position,
     pub(crate) store: Arc<Store>,
-    /// One permit for each long answer that may be read at once.
-    pub(crate) readers: Arc<Semaphore>,
+    /// Long answers that may be read at once, and those who listen to what happens.
+    pub(crate) readers: Arc<Slots>,
+    pub(crate) listeners: Arc<Slots>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -209,7 +215,6 @@ fn app(shared: &Arc<Shared>) -> anyhow::Result<Router> {
             )
         })
         .layer(from_fn(answers::tag))
-        .layer(from_fn_with_state(Arc::clone(shared), answers::once))
         .layer(from_fn_with_state(Arc::clone(shared), guard::identify))
         .with_state(Arc::clone(shared));
     Ok(router

@@ -106,6 +106,7 @@ pub(super) async fn list(
 ) -> Result<Response, Problem> {
     let region = region_of(parameters.region.take(), &caller.regions)?;
     let asked = Asked::new(
+        &caller,
         uri,
         parameters.format,
         parameters.limit,

@@ -85,7 +85,7 @@ pub(super) async fn list(
     if let Some(after) = &after {
         place_of(after)?;
     }
-    let asked = Asked::new(uri, format, limit, after)?;
+    let asked = Asked::new(&caller, uri, format, limit, after)?;
     asked
         .answer(shared, move |shared, after, most| {
             let after = after.and_then(|after| place_of(after).ok());

@@ -7,7 +7,7 @@ use crate::alert::{NoSilence, Silence, Wish};
 use anyhow::Context;
 use axum::Json;
 use axum::http::StatusCode;
-use denyut_proto::{Invalid, UnixMillis};
+use denyut_proto::UnixMillis;
 use std::sync::Arc;
 
 /// Silences that hold and touch your regions, and those that are over since a while; oldest first
@@ -68,9 +68,7 @@ pub(super) async fn end(
     caller: Caller,
     Path(number): Path<String>,
 ) -> Result<Json<Silence>, Problem> {
-    let number: u64 = number
-        .parse()
-        .map_err(|_| Invalid::new("number", &number, "not a number", "write it like `12`"))?;
+    let number = super::list::number("number", Some(&number))?.unwrap_or_default();
     let all = blocking(Arc::clone(&shared), |shared| shared.silences.list()).await?;
     let found = all.iter().find(|one| one.number == number);
     if let Some(one) = found.filter(|one| {

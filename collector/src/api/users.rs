@@ -164,7 +164,7 @@ pub(super) async fn list(
         format,
     }): Parameters<ListParameters>,
 ) -> Result<Response, Problem> {
-    let asked = Asked::new(uri, format, limit, after)?;
+    let asked = Asked::new(&caller, uri, format, limit, after)?;
     asked
         .answer(shared, move |shared, after, most| {
             let now = shared.gate.clock.read().now;
@@ -297,7 +297,7 @@ pub(super) async fn tokens(
         format,
     }): Parameters<ListParameters>,
 ) -> Result<Response, Problem> {
-    let asked = Asked::new(uri, format, limit, after)?;
+    let asked = Asked::new(&caller, uri, format, limit, after)?;
     let read = move |shared: &Shared, after: Option<&str>, most| {
         Ok(behind(shared.book.tokens(&caller), after, most))
     };
@@ -360,6 +360,7 @@ pub(super) async fn remove_token(
 )]
 pub(super) async fn audit(
     axum::extract::State(shared): State,
+    caller: Caller,
     uri: Uri,
     Parameters(AuditParameters {
         limit,
@@ -368,7 +369,7 @@ pub(super) async fn audit(
     }): Parameters<AuditParameters>,
 ) -> Result<Response, Problem> {
     super::list::number("after", after.as_deref())?;
-    let asked = Asked::new(uri, format, limit, after)?;
+    let asked = Asked::new(&caller, uri, format, limit, after)?;
     let read = |shared: &Shared, after: Option<&str>, most| {
         shared
             .audit

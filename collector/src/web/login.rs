@@ -14,6 +14,10 @@ use denyut_proto::UnixMillis;
 use maud::{DOCTYPE, Markup, html};
 use serde::Deserialize;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long somebody waits for their password to be tried, while many are.
+const TURN_WITHIN: Duration = Duration::from_secs(5);
 
 /// A page of its own, with one form in it.
 fn page(language: Language, title: &str, body: &Markup) -> Markup {
@@ -152,7 +156,7 @@ pub(super) struct Login {
 /// Why somebody did not come in.
 enum Out {
     Wrong,
-    TooOften(std::time::Duration),
+    TooOften(Duration),
 }
 
 /// Logs somebody in.
@@ -198,24 +202,19 @@ async fn log_in(
     password: String,
     from: Source,
 ) -> Result<Result<String, Out>, Problem> {
-    let address = from
-        .0
-        .map_or_else(String::new, |from| format!("from {from}"));
-    let by_name = if shared.book.knows(name) {
-        format!("user {name}")
-    } else {
-        address.clone()
-    };
-    for who in [address, by_name] {
-        if let Err(wait) = shared.logins.ask(&who) {
-            return Ok(Err(Out::TooOften(wait)));
-        }
+    // Names that are nobody's are counted, too: nobody learns which are somebody's.
+    let user = name.get(..40).unwrap_or(name);
+    let pace = shared.logins.ask(&format!("{} {user}", from.network()));
+    let pace = pace.and_then(|()| shared.logins_of_user.ask(user));
+    let pace = pace.and_then(|()| shared.logins_of_user.ask(&from.network()));
+    if let Err(wait) = pace {
+        return Ok(Err(Out::TooOften(wait)));
     }
-    let _turn = shared
-        .passwords
-        .acquire()
-        .await
-        .context("the collector stops")?;
+    let turn = tokio::time::timeout(TURN_WITHIN, shared.passwords.acquire()).await;
+    let Ok(turn) = turn else {
+        return Ok(Err(Out::TooOften(TURN_WITHIN)));
+    };
+    let _turn = turn.context("the collector stops")?;
     let (working, user) = (Arc::clone(shared), name.to_owned());
     let work = move || {
         let now = working.gate.clock.read().now;
@@ -227,7 +226,7 @@ async fn log_in(
     let status = if tried.is_ok() { 200 } else { 401 };
     // Names that are nobody's are not kept: somebody may have written a password there.
     if shared.book.knows(name) {
-        note(shared, name, from, status, now);
+        note(shared, name, from, status, now).await;
     }
     match tried {
         Ok(secret) => Ok(Ok(secret)),
@@ -236,7 +235,7 @@ async fn log_in(
     }
 }
 
-fn note(shared: &Arc<Shared>, name: &str, from: Source, status: u16, now: UnixMillis) {
+async fn note(shared: &Arc<Shared>, name: &str, from: Source, status: u16, now: UnixMillis) {
     let entry = Entry {
         number: 0,
         at_ms: now,
@@ -247,7 +246,7 @@ fn note(shared: &Arc<Shared>, name: &str, from: Source, status: u16, now: UnixMi
         path: "/masuk".to_owned(),
         status,
     };
-    write_down(shared, entry);
+    write_down(shared, entry).await;
 }
 
 /// Gives the browser its session, and sends it on.
@@ -375,7 +374,7 @@ pub(super) async fn choose(
     let chosen = tokio::task::spawn_blocking(move || book.choose(&link, &password, now)).await;
     match chosen.context("a choice panicked")? {
         Ok((name, session)) => {
-            note(&shared, &name, from, 201, now);
+            note(&shared, &name, from, 201, now).await;
             Ok(let_in(&shared, &session, "/"))
         }
         Err(Refused::Invalid(_)) => again_form(&language.say("welcome.weak", &[])),
