@@ -1,13 +1,12 @@
 //! `denyut-collector message …` and `route …`: what its configuration makes of messages, and to whom they go.
 
-use crate::alert::{self, About, Language, Severity, Silences, Template, To, Writer, samples};
+use crate::alert::{self, Language, Rehearsal, Silences, Supposed, Template, Writer, samples};
 use crate::clock::Clock;
 use crate::config::{Config, Tls};
 use crate::join::Name;
 use crate::{ConfigFile, claim_data_dir, control};
 use anyhow::{Context, bail};
 use clap::Subcommand;
-use denyut_detect::calendar::{Holidays, Opening, Zone};
 use denyut_detect::{Cause, PatternKind};
 use denyut_proto::{Invalid, OfficeCode, UnixMillis};
 use denyut_store::Store;
@@ -136,38 +135,6 @@ fn preview(file: &ConfigFile, name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Says what keeps an incident from everybody, whatever the routes say.
-fn hindrances(config: &Config, about: &About, now: UnixMillis) -> anyhow::Result<()> {
-    for office in &about.offices {
-        if !config.registry.offices.contains_key(office) {
-            println!("There is no office {office}; it is asked for all the same.");
-        }
-        let opening = config.setup.opening(office);
-        if !opening.is_working(now) {
-            let next = opening.next_working(now);
-            let next = next.map_or("never".to_owned(), |at| format!("not before {at}"));
-            println!("The office is closed then: somebody is called for it {next}.");
-        }
-        let works = config.setup.maintenance.iter();
-        for work in works.filter(|work| work.is_of(office)) {
-            if let Some((_, until)) = work.when.holding(now, Zone::of(office)) {
-                let why = &work.reason;
-                println!("Work is announced until {until} ({why}): trouble in it is no incident.");
-            }
-        }
-    }
-    if config.data_dir.is_dir() {
-        let all = silences(config)?;
-        for one in all.iter().filter(|one| one.covers(about, now)) {
-            println!(
-                "Silence {} holds until {}: nobody is told before ({}: {}).",
-                one.number, one.until_ms, one.by, one.why
-            );
-        }
-    }
-    Ok(())
-}
-
 /// Does what the command line says about routes.
 pub(crate) fn route(route: Route) -> anyhow::Result<()> {
     let Route::Test {
@@ -203,64 +170,29 @@ pub(crate) fn route(route: Route) -> anyhow::Result<()> {
             )
         })?);
     }
-    if relapse {
-        patterns.push(PatternKind::Relapse);
-    }
-    let about = About {
-        offices: vec![office.clone()],
+    let supposed = Supposed {
         cause: cause_of(&cause)?,
-        severity: if relapse {
-            Severity::Critical
-        } else {
-            Severity::Warning
-        },
+        relapse,
         patterns,
+        at: now,
+        office,
     };
-    let (opening, every_day) = (config.setup.opening(&office), Holidays::none());
-    hindrances(&config, &about, now)?;
-    for route in &config.alerts.routes {
-        let what = route.describe();
-        let whom = match &route.to {
-            To::Receiver(name) => name.clone(),
-            To::Role(role) => format!("every {role}"),
-        };
-        if let Err(why) = route.takes(&about) {
-            println!("{whom} is not told by this route, for its `{why}`: {what}.");
-            continue;
-        }
-        let after = match opening.after(now, route.after) {
-            _ if route.after.is_zero() => String::new(),
-            Some(at) => format!(" at {at}, if nobody cares for it until then"),
-            None => " never: the office is never open".to_owned(),
-        };
-        let hours = route.hours.as_ref().map(|hours| Opening {
-            hours,
-            holidays: &every_day,
-            ..opening
-        });
-        let hours = match hours.filter(|hours| !hours.is_open(now)) {
-            None => String::new(),
-            Some(hours) => hours.next_open(now).map_or_else(
-                || " never: it has no hours".to_owned(),
-                |at| format!(" at {at}, when its hours begin"),
-            ),
-        };
-        let when = after + &hours;
-        let led = config.alerts.receivers.iter();
-        let led: Vec<_> = led.filter(|one| route.leads_to(one, &about)).collect();
-        for one in &led {
-            println!(
-                "{} ({}) is told{when}: {what}.",
-                one.name,
-                one.channel.describe()
-            );
-        }
-        if led.is_empty() {
-            println!("{whom} would be told of {what}, but none of them has this region.");
-        }
-    }
-    if config.alerts.routes.is_empty() {
-        println!("Nobody is told: there is no route.");
+    let silences = if config.data_dir.is_dir() {
+        silences(&config)?
+    } else {
+        Vec::new()
+    };
+    let office = supposed.office.clone();
+    let rehearsal = Rehearsal {
+        alerts: &config.alerts,
+        registry: &config.registry,
+        opening: config.setup.opening(&office),
+        maintenance: &config.setup.maintenance,
+        silences: &silences,
+        all_routes: true,
+    };
+    for line in rehearsal.play(supposed) {
+        println!("{line}");
     }
     Ok(())
 }

@@ -912,4 +912,63 @@ mod tests {
             .expect("reads");
         assert_eq!((all.len(), more), (22, false));
     }
+
+    /// A common cause that hit two provinces, with all that names an office, an agent or a person in it.
+    fn common(listed: &[&str], failed: u32, kind: &str, code: &str) -> Incident {
+        serde_json::from_value(serde_json::json!({
+            "number": 7, "office": null, "opened_ms": 0, "resolved_ms": null, "cause": "regional", "confidence": 90,
+            "evidence": [{"what": "together", "failed": failed, "watched": 40, "within_ms": 5000}, {"what": "gap", "agent": "agen-jakarta", "why": "power"}],
+            "troubles": [{"kind": "down", "agent": "agen-jakarta", "target": "server-jakarta", "role": null, "failure": "timeout", "since_ms": 0, "until_ms": null}],
+            "scope": {"kind": kind, "code": code, "watched": 40, "offices": listed, "failed": failed},
+            "revisions": [{"number": 1, "kind": "open", "reason": "members", "agent": "agen-jakarta", "target": "server-jakarta", "at_ms": 0, "recorded_ms": 0}],
+            "revisions_omitted": 0
+        }))
+        .expect("an incident")
+    }
+
+    #[test]
+    fn of_a_common_cause_each_region_sees_its_own_offices() {
+        let sees = |region: &str| Regions::one(region.to_owned());
+        let both = || common(&["31.71.01", "36.73.02"], 2, "isp", "telkom");
+        let banten = seen_in(both(), &sees("36")).expect("it hit an office there");
+        let text = serde_json::to_string(&banten).expect("JSON");
+        assert!(
+            !text.contains("jakarta") && !text.contains("31.71"),
+            "{text}"
+        );
+        let scope = banten.facts.scope.as_ref().expect("its scope");
+        assert_eq!(
+            (
+                scope.failed,
+                scope.offices.len(),
+                banten.facts.evidence.len()
+            ),
+            (2, 1, 1)
+        );
+        assert!(
+            !lies_in(&banten, &sees("36")),
+            "who may not act on all of it still may not"
+        );
+        assert!(seen_in(both(), &sees("32")).is_none());
+        assert_eq!(seen_in(both(), &Regions::everywhere()), Some(both()));
+        // Of more than are listed the code tells whether some were hit.
+        let cut = |kind, code| common(&["31.71.01"], 300, kind, code);
+        for (kind, code, region, is_seen) in [
+            ("province", "36", "36.73", true),
+            ("regency", "36.73", "36.72", false),
+            ("regency", "36.73", "36", true),
+            ("nation", "", "91", true),
+            ("isp", "telkom", "36", false),
+        ] {
+            assert_eq!(
+                seen_in(cut(kind, code), &sees(region)).is_some(),
+                is_seen,
+                "{kind} {code} {region}"
+            );
+        }
+        assert!(
+            !lies_in(&cut("province", "31"), &sees("31")),
+            "nobody knows which the others are"
+        );
+    }
 }

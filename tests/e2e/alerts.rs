@@ -314,6 +314,12 @@ async fn what_a_receiver_refuses_is_kept_and_shown_and_sent_again_when_asked() {
         let ran =
             collector.operate(&[&["route", "test", "--office", "36.73.02"], arguments].concat());
         assert!(said(&ran).contains(text), "{}", said(&ran));
+        // The running collector says the same.
+        if !arguments.contains(&"rain") {
+            let asked =
+                collector.ctl(&[&["route", "test", "--office", "36.73.02"], arguments].concat());
+            assert_eq!(asked.stdout, ran.stdout, "{}", said(&asked));
+        }
     }
 }
 

@@ -93,6 +93,9 @@ pub(crate) enum Command {
     /// Receivers: who is told
     #[command(subcommand)]
     Receiver(Receiver),
+    /// Routes: who would be told of what
+    #[command(subcommand)]
+    Route(Route),
     /// Messages to receivers: what waits, and what could not be delivered
     #[command(subcommand)]
     Message(Message),
@@ -343,6 +346,25 @@ pub(crate) enum Receiver {
     Test {
         /// Its name
         name: String,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Route {
+    /// Say who would be told of an incident, when, and what keeps it from the others
+    Test {
+        /// Where it would be
+        #[arg(long, value_name = "CODE")]
+        office: String,
+        /// What would be broken (uplink, server, lan, power, …)
+        #[arg(long, value_name = "CAUSE")]
+        cause: String,
+        /// It came back after a repair
+        #[arg(long)]
+        relapse: bool,
+        /// A pattern of the office (flapping, roaming, …)
+        #[arg(long, value_name = "PATTERN")]
+        pattern: Option<String>,
     },
 }
 

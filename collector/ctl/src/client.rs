@@ -187,7 +187,9 @@ impl Client {
         pairs: &[(&str, Option<&str>)],
         most: usize,
     ) -> anyhow::Result<Vec<Value>> {
-        let mut next = Some(path_with(path, pairs, most.min(1_000)));
+        let limit = most.min(1_000).to_string();
+        let pairs = [pairs, &[("limit", Some(limit.as_str()))]].concat();
+        let mut next = Some(path_of(path, &pairs));
         let mut all = Vec::new();
         while let Some(path) = next.take() {
             let answer = self.ask(Method::GET, &path, None, &[]).await?;
@@ -227,16 +229,15 @@ fn is_starting(error: &reqwest::Error) -> bool {
 }
 
 /// A path with the parameters that are there.
-pub(crate) fn path_with(path: &str, pairs: &[(&str, Option<&str>)], limit: usize) -> String {
+pub(crate) fn path_of(path: &str, pairs: &[(&str, Option<&str>)]) -> String {
     let mut url = reqwest::Url::parse("http://x/").expect("an address");
     for (name, value) in pairs {
         if let Some(value) = value {
             url.query_pairs_mut().append_pair(name, value);
         }
     }
-    url.query_pairs_mut()
-        .append_pair("limit", &limit.to_string());
-    format!("{path}?{}", url.query().unwrap_or_default())
+    url.query()
+        .map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"))
 }
 
 /// A part of a path.

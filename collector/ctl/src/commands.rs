@@ -1,10 +1,10 @@
 //! What each command asks, and how it shows the answer.
 
 use crate::arguments::{
-    Agent, Command, Incident, Invitation, Link, Message, Office, Pattern, Receiver, Silence, Token,
-    User,
+    Agent, Command, Incident, Invitation, Link, Message, Office, Pattern, Per, Receiver, Route,
+    Silence, Token, User,
 };
-use crate::client::{Client, part};
+use crate::client::{Client, part, path_of};
 use crate::plot;
 use crate::show::{Column, Kind, Show, length, line, now, plain, region, time};
 use crate::watch;
@@ -151,11 +151,69 @@ pub(crate) async fn run(client: &Client, show: &Show, command: Command) -> anyho
             show.list(&all, PATTERNS, "There are no patterns.")
         }
         Command::Silence(command) => silence(client, show, command).await,
-        Command::Receiver(Receiver::List) => {
+        Command::Receiver(command) => receiver(client, show, command).await,
+        Command::Route(Route::Test {
+            office,
+            cause,
+            relapse,
+            pattern,
+        }) => {
+            let relapse = relapse.then_some("true");
+            let pairs = [
+                ("office", Some(office.as_str())),
+                ("cause", Some(cause.as_str())),
+                ("relapse", relapse),
+                ("pattern", pattern.as_deref()),
+            ];
+            let said = client.get(&path_of("/api/v1/routes/test", &pairs)).await?;
+            show.one(&said, |_| {
+                rows(said.clone())
+                    .iter()
+                    .filter_map(Value::as_str)
+                    .try_for_each(|text| line(&plain(text)))
+            })
+        }
+        Command::Message(command) => message(client, show, command).await,
+        Command::Agent(command) => agent(client, show, command).await,
+        Command::Invitation(command) => invitation(client, show, command).await,
+        Command::User(command) => user(client, show, command).await,
+        Command::Token(command) => token(client, show, command).await,
+        Command::Report {
+            month,
+            per,
+            region,
+            all_hours,
+        } => {
+            report(
+                client,
+                show,
+                month.as_deref(),
+                per,
+                region.as_deref(),
+                all_hours,
+            )
+            .await
+        }
+        Command::Audit { limit } => {
+            let all = client.list("/api/v1/audit", &[], limit).await?;
+            show.list(&all, AUDIT, "Nothing was done.")
+        }
+        Command::Watch { office, samples } => {
+            watch::watch(client, show, office.as_deref(), samples).await
+        }
+        Command::Check(_) | Command::Completions { .. } | Command::Man { .. } => {
+            unreachable!("done before a collector is asked")
+        }
+    }
+}
+
+async fn receiver(client: &Client, show: &Show, command: Receiver) -> anyhow::Result<()> {
+    match command {
+        Receiver::List => {
             let all = rows(client.get("/api/v1/receivers").await?);
             show.list(&all, RECEIVERS, "There are no receivers: nobody is told.")
         }
-        Command::Receiver(Receiver::Test { name }) => {
+        Receiver::Test { name } => {
             let tested = post(
                 client,
                 &format!("/api/v1/receivers/{}/test", part(&name)),
@@ -170,7 +228,12 @@ pub(crate) async fn run(client: &Client, show: &Show, command: Command) -> anyho
             }
             line(&format!("{name} took it."))
         }
-        Command::Message(Message::List) => {
+    }
+}
+
+async fn message(client: &Client, show: &Show, command: Message) -> anyhow::Result<()> {
+    match command {
+        Message::List => {
             let mut all = rows(client.get("/api/v1/messages").await?);
             for one in all
                 .iter_mut()
@@ -181,7 +244,7 @@ pub(crate) async fn run(client: &Client, show: &Show, command: Command) -> anyho
             }
             show.list(&all, MESSAGES, "No message waits, and none is dead.")
         }
-        Command::Message(Message::Resend { number }) => {
+        Message::Resend { number } => {
             let sent = post(
                 client,
                 &format!("/api/v1/messages/{number}/resend"),
@@ -190,39 +253,28 @@ pub(crate) async fn run(client: &Client, show: &Show, command: Command) -> anyho
             .await?;
             show.list(&[sent], MESSAGES, "")
         }
-        Command::Agent(command) => agent(client, show, command).await,
-        Command::Invitation(command) => invitation(client, show, command).await,
-        Command::User(command) => user(client, show, command).await,
-        Command::Token(command) => token(client, show, command).await,
-        Command::Report {
-            month,
-            per,
-            region,
-            all_hours,
-        } => {
-            let (from, to) = crate::show::month(month.as_deref(), region.as_deref())?;
-            let (from, to) = (from.to_string(), to.to_string());
-            let pairs = [
-                ("by", Some(per.as_str())),
-                ("region", region.as_deref()),
-                ("hours", Some(if all_hours { "all" } else { "opening" })),
-                ("from_ms", Some(from.as_str())),
-                ("to_ms", Some(to.as_str())),
-            ];
-            let all = client.list("/api/v1/availability", &pairs, ALL).await?;
-            show.list(&all, AVAILABILITY, "There is no such office.")
-        }
-        Command::Audit { limit } => {
-            let all = client.list("/api/v1/audit", &[], limit).await?;
-            show.list(&all, AUDIT, "Nothing was done.")
-        }
-        Command::Watch { office, samples } => {
-            watch::watch(client, show, office.as_deref(), samples).await
-        }
-        Command::Check(_) | Command::Completions { .. } | Command::Man { .. } => {
-            unreachable!("done before a collector is asked")
-        }
     }
+}
+
+async fn report(
+    client: &Client,
+    show: &Show,
+    month: Option<&str>,
+    per: Per,
+    region: Option<&str>,
+    all_hours: bool,
+) -> anyhow::Result<()> {
+    let (from, to) = crate::show::month(month, region)?;
+    let (from, to) = (from.to_string(), to.to_string());
+    let pairs = [
+        ("by", Some(per.as_str())),
+        ("region", region),
+        ("hours", Some(if all_hours { "all" } else { "opening" })),
+        ("from_ms", Some(from.as_str())),
+        ("to_ms", Some(to.as_str())),
+    ];
+    let all = client.list("/api/v1/availability", &pairs, ALL).await?;
+    show.list(&all, AVAILABILITY, "There is no such office.")
 }
 
 fn rows(value: Value) -> Vec<Value> {

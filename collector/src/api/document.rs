@@ -16,7 +16,8 @@ const PATTERNS: [(&str, &str); 6] = [
     ("role", r"^(gateway|server|uplink|dns|central|collector)$"),
     ("Idempotency-Key", r"^[!-~]{1,100}$"),
 ];
-const BOUNDS: [(&str, i64, i64); 5] = [
+const BOUNDS: [(&str, i64, i64); 6] = [
+    ("at_ms", -FAR, FAR),
     ("limit", 1, i64::MAX),
     ("from_ms", -FAR, FAR),
     ("to_ms", -FAR, FAR),

@@ -155,6 +155,7 @@ fn routes() -> (Router<Arc<Shared>>, utoipa::openapi::OpenApi) {
         .routes(routes!(silences::list))
         .routes(routes!(setup::maintenance))
         .routes(routes!(setup::receivers))
+        .routes(routes!(setup::route))
         .routes(routes!(events::stream))
         .routes(routes!(history::stream));
     let operate = OpenApiRouter::new()

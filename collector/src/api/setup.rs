@@ -1,14 +1,16 @@
 //! What the collector was told: who is told of what, and announced work.
 
+use super::offices::time;
 use super::problem::Problem;
-use super::{Path, Shared, State};
+use super::{Parameters, Path, Shared, State, blocking};
 use crate::access::Caller;
-use crate::alert::{Language, Receiver};
+use crate::alert::{Language, Receiver, Rehearsal, Supposed};
 use axum::Json;
-use denyut_detect::calendar::{Maintenance, When, Zone};
-use denyut_proto::UnixMillis;
-use serde::Serialize;
-use utoipa::ToSchema;
+use denyut_detect::calendar::{Maintenance, Opening, When, Zone};
+use denyut_detect::{Cause, PatternKind};
+use denyut_proto::{OfficeCode, UnixMillis};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 /// Somebody who is told.
 #[derive(Debug, Serialize, ToSchema)]
@@ -103,6 +105,81 @@ pub(super) async fn test(
         taken: error.is_none(),
         error,
     }))
+}
+
+/// An incident that might be.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct RouteParameters {
+    /// Where it would be.
+    #[param(example = "36.73.02")]
+    office: String,
+    /// What would be broken.
+    #[param(inline)]
+    cause: Cause,
+    /// It came back after a repair.
+    #[serde(default)]
+    relapse: bool,
+    /// A pattern of the office.
+    #[param(inline)]
+    pattern: Option<PatternKind>,
+    /// When it would be told of (Unix ms); now when left out.
+    at_ms: Option<i64>,
+}
+
+/// What would become of an incident at an office of yours, a sentence each: who would be told, when, and what keeps it from others
+#[utoipa::path(
+    get,
+    path = "/api/v1/routes/test",
+    params(RouteParameters),
+    responses((status = 200, body = Vec<String>), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 404, body = Problem, content_type = "application/problem+json"))
+)]
+pub(super) async fn route(
+    axum::extract::State(shared): State,
+    caller: Caller,
+    Parameters(parameters): Parameters<RouteParameters>,
+) -> Result<Json<Vec<String>>, Problem> {
+    let office: OfficeCode = parameters.office.parse()?;
+    let at = match parameters.at_ms {
+        Some(ms) => time("at_ms", ms)?,
+        None => shared.gate.clock.read().now,
+    };
+    let known = shared
+        .query
+        .registry
+        .offices
+        .get(&office)
+        .filter(|_| caller.regions.has(&office));
+    if known.is_none() {
+        return Err(Problem::not_found(format!("there is no office {office}")));
+    }
+    let said = blocking(shared, move |shared| {
+        let own = shared.query.registry.offices.get(&office);
+        let rehearsal = Rehearsal {
+            alerts: &shared.alerts,
+            registry: &shared.query.registry,
+            opening: Opening {
+                zone: Zone::of(&office),
+                hours: own
+                    .and_then(|own| own.site.hours.as_deref())
+                    .unwrap_or(&shared.gate.hours),
+                holidays: &shared.gate.holidays,
+            },
+            maintenance: &shared.query.maintenance,
+            silences: &shared.silences.list()?,
+            // Whom they tell of other regions is not for everybody.
+            all_routes: caller.regions.is_everywhere(),
+        };
+        Ok(rehearsal.play(Supposed {
+            office: office.clone(),
+            cause: parameters.cause,
+            relapse: parameters.relapse,
+            patterns: parameters.pattern.into_iter().collect(),
+            at,
+        }))
+    });
+    Ok(Json(said.await?))
 }
 
 /// Announced work.
