@@ -59,6 +59,15 @@ impl Times {
     }
 }
 
+impl Times {
+    /// How much of the time that counts was seen, in per cent, to a thousandth; none if none counts.
+    pub(crate) fn observed_percent(&self) -> Option<f64> {
+        let seen = self.up_ms + self.down_ms;
+        (self.counted_ms > 0)
+            .then(|| (100_000.0 * seen as f64 / self.counted_ms as f64).round() / 1_000.0)
+    }
+}
+
 impl AddAssign for Times {
     fn add_assign(&mut self, other: Self) {
         self.counted_ms += other.counted_ms;

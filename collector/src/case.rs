@@ -86,7 +86,7 @@ impl fmt::Display for What {
                 until_ms,
             } => write!(f, "knows of it until {until_ms}{}", why(because)),
             Self::Withdraw { why: because } => {
-                write!(f, "does not care for it any more{}", why(because))
+                write!(f, "took the acknowledgement back{}", why(because))
             }
             Self::Note { text } => f.write_str(text),
             Self::Assign { to: Some(name) } => write!(f, "gave it to {name}"),

@@ -401,10 +401,7 @@ async fn look(collector: &Collector, newest: &Value) {
             };
             eventually("the incident is explained", Duration::from_secs(20), shown).await;
             assert_eq!(browser.complaints().await, Vec::<String>::new());
-            let wide = browser
-                .run("return document.documentElement.scrollWidth > window.innerWidth")
-                .await;
-            assert_eq!(wide, Value::Bool(false), "the page is too wide on a {name}");
+            assert!(browser.fits().await, "the page is too wide on a {name}");
             let path = format!(
                 "{}/incident-{name}-{language}.png",
                 env!("CARGO_TARGET_TMPDIR")

@@ -278,7 +278,7 @@ async fn who_is_shut_out_is_out_at_once() {
     );
     let unknown = collector.ctl(&["agent", "revoke", "nobody"]);
     assert!(
-        said(&unknown).contains("agent nobody is unknown"),
+        said(&unknown).contains("no agent nobody has joined here"),
         "{}",
         said(&unknown)
     );

@@ -257,10 +257,7 @@ async fn the_page_fits_a_phone() {
     phone.visit(&format!("http://{}/", collector.api)).await;
     shows(&phone, &["Cipocok Jaya", "Kantor", "Langsung"]).await;
     see_the_day(&phone).await;
-    let width = phone
-        .run("return [document.documentElement.scrollWidth, window.innerWidth]")
-        .await;
-    assert_eq!(width[0], width[1], "the page is wider than the phone");
+    assert!(phone.fits().await, "the page is wider than the phone");
     let small = "return [...document.querySelectorAll('button')].filter((b) => b.getBoundingClientRect().height < 32).length";
     assert_eq!(phone.run(small).await, 0, "buttons too small for a finger");
     phone.screenshot(&picture("page-phone-id.png")).await;
@@ -330,15 +327,12 @@ async fn an_incident_is_cared_for_on_the_page() {
             &["Ditugaskan kepada Budi", "Siti menugaskan Budi"],
         )
         .await;
-        let width = browser
-            .run("return [document.documentElement.scrollWidth, window.innerWidth]")
-            .await;
-        assert_eq!(width[0], width[1], "the page is wider than the screen");
+        assert!(browser.fits().await, "the page is wider than the screen");
         browser
             .screenshot(&picture(&format!("page-case-{name}.png")))
             .await;
-        press(&browser, "Tarik pengakuan").await;
-        shows(&browser, &["Siti menarik pengakuannya"]).await;
+        press(&browser, "Batalkan pengakuan").await;
+        shows(&browser, &["Siti membatalkan pengakuannya"]).await;
         assert_eq!(browser.complaints().await, Vec::<String>::new());
     }
 }
@@ -391,10 +385,7 @@ async fn the_login_is_a_plain_page() {
         assert_eq!(browser.run("return document.scripts.length").await, 0);
         let small = "return [...document.querySelectorAll('button, input:not([type=hidden])')].filter((b) => b.getBoundingClientRect().height < 32).length";
         assert_eq!(browser.run(small).await, 0, "too small for a finger");
-        let wide = browser
-            .run("return document.documentElement.scrollWidth > window.innerWidth")
-            .await;
-        assert_eq!(wide, false);
+        assert!(browser.fits().await);
         browser
             .screenshot(&picture(&format!("login-{name}-{language}.png")))
             .await;
@@ -466,10 +457,7 @@ async fn the_api_is_shown_to_people() {
         // Every link leads somewhere.
         let lost = "return [...document.querySelectorAll('a[href^=\"#\"]')].filter((a) => !document.getElementById(a.hash.slice(1))).map((a) => a.hash)";
         assert_eq!(browser.run(lost).await, serde_json::json!([]));
-        let wide = browser
-            .run("return document.documentElement.scrollWidth > window.innerWidth")
-            .await;
-        assert_eq!(wide, false, "{name}");
+        assert!(browser.fits().await, "{name}");
         browser
             .screenshot(&picture(&format!("docs-{name}.png")))
             .await;

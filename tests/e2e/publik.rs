@@ -192,10 +192,7 @@ async fn see(collector: &Collector) {
                 .await,
             !scripts
         );
-        let wide = browser
-            .run("return document.documentElement.scrollWidth > window.innerWidth")
-            .await;
-        assert_eq!(wide, false, "{name}");
+        assert!(browser.fits().await, "{name}");
         assert_eq!(browser.complaints().await, Vec::<String>::new());
     }
     see_the_way(collector).await;

@@ -13,6 +13,8 @@ use tempfile::TempDir;
 pub struct Browser {
     driver: Child,
     session: String,
+    /// Points across.
+    width: u64,
     _profile: TempDir,
 }
 
@@ -72,6 +74,11 @@ impl Browser {
         let mut browser = Self {
             driver,
             session: base,
+            width: if matches!(screen, Screen::Phone) {
+                390
+            } else {
+                1366
+            },
             _profile: profile,
         };
         let made = browser
@@ -171,6 +178,15 @@ impl Browser {
     pub async fn text(&self) -> String {
         let text = self.run("return document.body.innerText").await;
         text.as_str().expect("text").to_owned()
+    }
+
+    /// Whether the page is no wider than the screen. (On a phone what is too wide makes the window wider, too.)
+    pub async fn fits(&self) -> bool {
+        let wide = "return Math.max(document.documentElement.scrollWidth, window.innerWidth)";
+        self.run(wide)
+            .await
+            .as_u64()
+            .is_some_and(|wide| wide <= self.width)
     }
 
     /// What the page wrote to the console as errors or warnings.

@@ -141,7 +141,7 @@ pub(crate) enum Command {
         #[arg(long)]
         samples: bool,
     },
-    /// Say how an office is, for Nagios and its like: exit code 0 (up), 1 (not sure, or work is announced), 2 (down), 3 (nobody can tell)
+    /// Say how an office is, for Nagios and its like: exit code 0 (up, or its machines were shut down properly), 1 (not sure, or work is announced), 2 (down, or an incident is open), 3 (nobody can tell)
     Check(Check),
     /// Print what a shell completes commands by
     Completions {
@@ -153,6 +153,8 @@ pub(crate) enum Command {
         /// To this folder
         to: PathBuf,
     },
+    /// Print the version
+    Version,
 }
 
 /// What a line of a report is about.

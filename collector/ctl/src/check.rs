@@ -71,6 +71,12 @@ fn judge(view: &Value, target: Option<&str>) -> (Verdict, String) {
         view
     };
     let state = subject["state"].as_str().unwrap_or("unknown");
+    // Nobody looks there, but something was wrong when somebody did.
+    let is_open = target.is_none() && view["incident"].is_u64();
+    let verdict = match Verdict::of(state) {
+        Verdict::Ok | Verdict::Unknown if is_open => Verdict::Critical,
+        verdict => verdict,
+    };
     let since = subject["since_ms"].as_i64();
     let since = since.map_or_else(String::new, |at| format!(" for {}", length(now() - at)));
     let incident = view["incident"].as_u64().filter(|_| target.is_none());
@@ -93,7 +99,7 @@ fn judge(view: &Value, target: Option<&str>) -> (Verdict, String) {
         format!(" | {}", figures.join(" "))
     };
     (
-        Verdict::of(state),
+        verdict,
         format!("{name}{of} is {state}{since}{incident}{figures}"),
     )
 }
@@ -129,6 +135,12 @@ mod tests {
         );
         assert_eq!(judge(&view, Some("uplink")).0, Verdict::Critical);
         assert_eq!(judge(&view, Some("nothing")).0, Verdict::Unknown);
+        let closed = json!({"name": "Serang", "state": "closed", "since_ms": null, "incident": 3, "links": []});
+        assert_eq!(
+            judge(&closed, None).0,
+            Verdict::Critical,
+            "it was down when somebody looked last"
+        );
         for (state, code) in [
             ("up", 0),
             ("closed", 0),

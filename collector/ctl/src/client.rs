@@ -138,7 +138,7 @@ impl Client {
             }
         };
         let answer = answer.with_context(|| match &self.socket {
-            Some(socket) => format!("no collector answers at {socket}: does it run, and may you open that (as root, or as its user)? For another machine's, name `--address`"),
+            Some(socket) => format!("no collector answers at {socket}: does it run, and may you open that (as root, or as its user)? If its data folder is another, name `--socket`; for another machine's, `--address`"),
             None => format!("no collector answers at {}", self.base),
         })?;
         let status = answer.status();
@@ -167,13 +167,12 @@ impl Client {
         body: Option<&Value>,
     ) -> anyhow::Result<Value> {
         let answer = self.ask(method, path, body, &[]).await?;
-        if answer.status() == StatusCode::NO_CONTENT {
+        let text = answer.text().await;
+        let text = text.context("the collector broke its answer off")?;
+        if text.is_empty() {
             return Ok(Value::Null);
         }
-        answer
-            .json()
-            .await
-            .context("the collector broke its answer off")
+        serde_json::from_str(&text).context("the collector answered no JSON")
     }
 
     pub(crate) async fn get(&self, path: &str) -> anyhow::Result<Value> {

@@ -113,6 +113,7 @@ const AVAILABILITY: &[Column] = &[
     ("name", "name", Kind::Text),
     ("offices", "offices", Kind::Text),
     ("available %", "percent", Kind::Text),
+    ("of what was seen: %", "observed_percent", Kind::Text),
     ("down", "down_ms", Kind::Length),
     ("unobserved", "unobserved_ms", Kind::Length),
     ("announced work", "announced_ms", Kind::Length),
@@ -201,7 +202,10 @@ pub(crate) async fn run(client: &Client, show: &Show, command: Command) -> anyho
         Command::Watch { office, samples } => {
             watch::watch(client, show, office.as_deref(), samples).await
         }
-        Command::Check(_) | Command::Completions { .. } | Command::Man { .. } => {
+        Command::Check(_)
+        | Command::Completions { .. }
+        | Command::Man { .. }
+        | Command::Version => {
             unreachable!("done before a collector is asked")
         }
     }
@@ -604,7 +608,7 @@ fn step_in_words(step: &Value, place: Option<&str>) -> String {
             "knows of it until {}{why}",
             time(step["until_ms"].as_i64().unwrap_or(0), place)
         ),
-        "withdraw" => format!("does not care for it any more{why}"),
+        "withdraw" => format!("took the acknowledgement back{why}"),
         "note" => format!("notes: {}", text("text").unwrap_or_default()),
         "assign" => format!(
             "gave it to {}",

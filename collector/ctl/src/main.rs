@@ -22,11 +22,12 @@ fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Arguments::command(), "denyutctl", &mut text);
             std::io::stdout().write_all(&text).map_err(Into::into)
         }
-        Command::Man { to } => {
-            clap_mangen::generate_to(Arguments::command(), &to).map_err(|error| {
+        Command::Version => show::line(concat!("denyutctl ", env!("CARGO_PKG_VERSION"))),
+        Command::Man { to } => std::fs::create_dir_all(&to)
+            .and_then(|()| clap_mangen::generate_to(Arguments::command(), &to))
+            .map_err(|error| {
                 anyhow::Error::from(error).context(format!("cannot write to {}", to.display()))
-            })
-        }
+            }),
         command => {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()

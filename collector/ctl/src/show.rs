@@ -265,12 +265,22 @@ pub(crate) fn time(ms: i64, region: Option<&str>) -> String {
 pub(crate) fn length(ms: i64) -> String {
     let seconds = ms.max(0) / 1_000;
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds} s"),
-        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
-        (0, ..) => format!("{hours} h {minutes} min"),
-        _ => format!("{days} d {hours} h"),
-    }
+    let units = [
+        (days, "d"),
+        (hours, "h"),
+        (minutes, "min"),
+        (seconds % 60, "s"),
+    ];
+    let first = units.iter().position(|(count, _)| *count > 0).unwrap_or(3);
+    let shown = units
+        .iter()
+        .skip(first)
+        .take(2)
+        .filter(|(count, _)| *count > 0 || first == 3);
+    let shown: Vec<String> = shown
+        .map(|(count, unit)| format!("{count} {unit}"))
+        .collect();
+    shown.join(" ")
 }
 
 /// The time now in Unix ms.
@@ -321,7 +331,8 @@ mod tests {
     fn lengths_have_two_units() {
         assert_eq!(length(5_400), "5 s");
         assert_eq!(length(65_000), "1 min 5 s");
-        assert_eq!(length(3_600_000 * 5), "5 h 0 min");
+        assert_eq!(length(3_600_000 * 5), "5 h");
+        assert_eq!(length(0), "0 s");
         assert_eq!(length(86_400_000 * 153 + 3_600_000), "153 d 1 h");
     }
 

@@ -55,6 +55,12 @@ impl Regions {
         matches!(&self.0[..], [one] if one == ALL)
     }
 
+    /// The codes; none for the whole country.
+    pub(crate) fn each(&self) -> impl Iterator<Item = &str> {
+        let codes = self.0.iter().map(String::as_str);
+        codes.filter(|code| *code != ALL)
+    }
+
     /// Whether an office lies in them.
     pub(crate) fn has(&self, office: &OfficeCode) -> bool {
         self.is_everywhere() || self.0.iter().any(|region| in_region(office, region))

@@ -91,6 +91,9 @@ pub(super) struct AvailabilityView {
     /// up ÷ (up + down), in per cent to a thousandth; none if nothing was seen.
     #[schema(example = 99.312)]
     percent: Option<f64>,
+    /// How much of the time that counts was seen, in per cent to a thousandth: what `percent` is worth.
+    #[schema(example = 97.5)]
+    observed_percent: Option<f64>,
 }
 
 impl Row for AvailabilityView {
@@ -108,6 +111,7 @@ impl Row for AvailabilityView {
         "unobserved_ms",
         "announced_ms",
         "percent",
+        "observed_percent",
     ];
 
     fn cursor(&self) -> String {
@@ -200,10 +204,12 @@ pub(super) async fn list(
                 to_ms: range.end,
                 times,
                 percent: None,
+                observed_percent: None,
             });
         }
         for one in &mut found {
             one.percent = one.times.percent();
+            one.observed_percent = one.times.observed_percent();
         }
         Ok(found)
     };

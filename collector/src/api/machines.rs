@@ -28,7 +28,10 @@ impl From<Refused> for Problem {
     fn from(refused: Refused) -> Self {
         let text = refused.to_string();
         match refused {
-            Refused::NoSuchInvitation(_) | Refused::UnknownAgent(_) => Self::not_found(text),
+            Refused::NoSuchInvitation(_) => Self::not_found(text),
+            Refused::UnknownAgent(agent) => Self::not_found(format!(
+                "no agent {agent} has joined here; `denyutctl agent list` shows those that have"
+            )),
             Refused::Broken(error) => error.into(),
             _ => Self::new(StatusCode::CONFLICT, text),
         }

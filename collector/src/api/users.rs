@@ -11,7 +11,8 @@ use anyhow::Context;
 use axum::Json;
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
-use denyut_proto::UnixMillis;
+use denyut_detect::calendar::in_region;
+use denyut_proto::{Invalid, UnixMillis};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
@@ -191,6 +192,24 @@ pub(super) async fn show(
         .ok_or_else(|| Problem::not_found(format!("there is no user `{name}`")))
 }
 
+/// An error if a region has no office: whoever were given it would see nothing.
+fn has_offices(shared: &Shared, regions: &Regions) -> Result<(), Invalid> {
+    regions.check()?;
+    let empty = regions.each().find(|region| {
+        let mut offices = shared.query.registry.offices.keys();
+        !offices.any(|office| in_region(office, region))
+    });
+    empty.map_or(Ok(()), |region| {
+        let fix = "name a region that has some, such as `36.73`, or `all`";
+        Err(Invalid::new(
+            "regions",
+            region,
+            "there is no office in it",
+            fix,
+        ))
+    })
+}
+
 /// The link that a secret makes.
 fn link(shared: &Shared, user: UserView, secret: &str) -> Welcomed {
     let address = shared
@@ -215,6 +234,7 @@ pub(super) async fn add(
     caller: Caller,
     Body(new): Body<NewUser>,
 ) -> Result<Made<Welcomed>, Problem> {
+    has_offices(&shared, &new.regions)?;
     let (user, secret) = act(&shared, move |shared, now| {
         shared.book.add_user(&new, &caller, now)
     })
@@ -236,6 +256,9 @@ pub(super) async fn change(
     Path(name): Path<String>,
     Body(change): Body<UserChange>,
 ) -> Result<Json<UserView>, Problem> {
+    if let Some(regions) = &change.regions {
+        has_offices(&shared, regions)?;
+    }
     let changed = act(&shared, move |shared, now| {
         shared.book.change_user(&name, &change, &caller, now)
     });

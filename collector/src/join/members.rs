@@ -64,18 +64,20 @@ pub(crate) enum Refused {
         "the invitation is for office {0}, which is no longer in the collector's configuration; add it there, or make one for another"
     )]
     UnknownOffice(OfficeCode),
-    #[error("agent {0} is unknown here; join again with a new invitation (`denyut-agent join`)")]
+    #[error(
+        "agent {0} is unknown here; join again with a new invitation (`denyut-agent join --again`)"
+    )]
     UnknownAgent(AgentId),
     #[error(
-        "agent {0} was revoked at {1}; if that was a mistake, join again with a new invitation (`denyut-agent join`)"
+        "agent {0} was revoked at {1}; if that was a mistake, join again with a new invitation (`denyut-agent join --again`)"
     )]
     Revoked(AgentId, UnixMillis),
     #[error(
-        "agent {0} has joined with another key; join again with a new invitation (`denyut-agent join`)"
+        "agent {0} has joined with another key; join again with a new invitation (`denyut-agent join --again`)"
     )]
     OtherKey(AgentId),
     #[error(
-        "the certificate of agent {0} was over at {1}, too long ago to come back by itself; join again with a new invitation (`denyut-agent join`)"
+        "the certificate of agent {0} was over at {1}, too long ago to come back by itself; join again with a new invitation (`denyut-agent join --again`)"
     )]
     GoneTooLong(AgentId, UnixMillis),
     #[error("`certificate_request`: {0}; send a PKCS #10 request for a P-256 key, in DER")]

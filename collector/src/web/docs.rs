@@ -87,7 +87,7 @@ fn section(document: &Value, path: &str, method: &str, operation: &Value) -> Mar
                             tr {
                                 td { code { (text(one, "name")) } @if one["required"] == true { " (needed)" } }
                                 td { (text(one, "in")) }
-                                td { (kind(&one["schema"])) " " (code(text(one, "description"))) }
+                                td { em { (kind(&one["schema"])) } " " (code(text(one, "description"))) }
                             }
                         }
                     }

@@ -58,6 +58,23 @@ fn nothing() -> Problem {
     Problem::not_found("there is no such page; `/publik` leads to those that there are")
 }
 
+/// The same for who reads it.
+fn no_page(text: &str, language: Language) -> Response {
+    if [".json", ".atom", ".svg"]
+        .iter()
+        .any(|end| text.ends_with(end))
+    {
+        return nothing().into_response();
+    }
+    let body = html! {
+        h1 { (language.say("public.no_page", &[])) }
+        p { a href={ "/publik" (query_of(language)) } { (language.say("public.all", &[])) } }
+    };
+    let page = frame(language, &language.say("public.no_page", &[]), &body).into_string();
+    let kind = [(header::CONTENT_TYPE, HTML)];
+    (StatusCode::NOT_FOUND, kind, page).into_response()
+}
+
 /// Shows what there is of a regency or an office.
 pub(super) async fn show(
     State(shared): State<Arc<Shared>>,
@@ -66,7 +83,10 @@ pub(super) async fn show(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let publik = shared.public.as_ref().ok_or_else(nothing)?;
-    let asked = Asked::read(&text).ok_or_else(nothing)?;
+    let language = language(query.as_deref());
+    let Some(asked) = Asked::read(&text) else {
+        return Ok(no_page(&text, language));
+    };
     let known = &shared.query.registry.offices;
     let is_known = match asked.office {
         Some(office) => office.parse().is_ok_and(|code| known.contains_key(&code)),
@@ -75,9 +95,8 @@ pub(super) async fn show(
             .any(|code| code.as_str().starts_with(asked.regency)),
     };
     if !is_known {
-        return Err(nothing());
+        return Ok(no_page(&text, language));
     }
-    let language = language(query.as_deref());
     let key = format!("{text} {}", language.code());
     let make = || {
         let (shared, text) = (Arc::clone(&shared), text.clone());
