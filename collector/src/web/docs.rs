@@ -34,7 +34,7 @@ pub(super) fn page(document: &Value) -> String {
                     nav aria-label="Operations" {
                         ul {
                             @for (path, method, operation) in operations() {
-                                li { a href={ "#" (anchor(path, method)) } { span class={ "method " (method) } { (method.to_uppercase()) } " " code { (path) } } " " (text(operation, "summary")) }
+                                li { a href={ "#" (anchor(path, method)) } { span class={ "method " (method) } { (method.to_uppercase()) } " " code { (path) } } " " (code(text(operation, "summary"))) }
                             }
                         }
                     }
