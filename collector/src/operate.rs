@@ -209,7 +209,12 @@ fn cause_of(text: &str) -> Result<Cause, Invalid> {
 /// The silences of a collector, whether it runs or not.
 fn silences(config: &Config) -> anyhow::Result<Vec<alert::Silence>> {
     let Ok(_lock) = claim_data_dir(&config.data_dir) else {
-        let said = control::ask(&config.data_dir, &Method::GET, "/api/v1/silences", None)?;
+        let said = control::ask(
+            &config.data_dir,
+            &Method::GET,
+            "/api/v1/silences?limit=1000",
+            None,
+        )?;
         return serde_json::from_value(said).context("the collector is of another version");
     };
     let store = Store::open(&config.data_dir, Clock::start().read().now)?;

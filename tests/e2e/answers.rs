@@ -93,7 +93,10 @@ async fn a_list_comes_in_pages_or_whole() {
         ("state=dead", "unknown variant `dead`"),
         ("region=banten", "`region` = `banten`: not a region code"),
         ("format=xml", "unknown variant `xml`"),
-        ("colour=red", "unknown field `colour`"),
+        (
+            "colour=red",
+            "no such parameter; it has after, cause, format,",
+        ),
     ] {
         let answer = collector
             .request(Method::GET, &format!("/api/v1/offices?{query}"))

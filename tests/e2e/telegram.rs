@@ -167,7 +167,7 @@ async fn who_is_listed_acknowledges_notes_and_silences_and_nobody_else_does() {
         json!({"chat_id": -1, "message_id": 7, "reply_markup": {"inline_keyboard": []}})
     );
     assert_eq!(acknowledged().await.as_deref(), Some("Siti"));
-    answered(&hook, |text| text.ends_with("; ditangani Siti.")).await;
+    answered(&hook, |text| text.contains("; ditangani Siti.")).await;
     updates.say(5, -1, "/catat #1 modem\nsudah diganti");
     answered(&hook, |text| text == "Dicatat pada insiden #1.").await;
     updates.say(5, -1, "/senyap 36.73.02 8h server dipindah");

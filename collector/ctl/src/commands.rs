@@ -214,7 +214,7 @@ pub(crate) async fn run(client: &Client, show: &Show, command: Command) -> anyho
 async fn receiver(client: &Client, show: &Show, command: Receiver) -> anyhow::Result<()> {
     match command {
         Receiver::List => {
-            let all = rows(client.get("/api/v1/receivers").await?);
+            let all = client.list("/api/v1/receivers", &[], ALL).await?;
             show.list(&all, RECEIVERS, "There are no receivers: nobody is told.")
         }
         Receiver::Test { name } => {
@@ -238,7 +238,7 @@ async fn receiver(client: &Client, show: &Show, command: Receiver) -> anyhow::Re
 async fn message(client: &Client, show: &Show, command: Message) -> anyhow::Result<()> {
     match command {
         Message::List => {
-            let mut all = rows(client.get("/api/v1/messages").await?);
+            let mut all = client.list("/api/v1/messages", &[], ALL).await?;
             for one in all
                 .iter_mut()
                 .filter(|one| !show.is_json() && !one["dead_ms"].is_null())
@@ -621,7 +621,7 @@ fn step_in_words(step: &Value, place: Option<&str>) -> String {
 async fn silence(client: &Client, show: &Show, command: Silence) -> anyhow::Result<()> {
     let made = match command {
         Silence::List => {
-            let all = rows(client.get("/api/v1/silences").await?);
+            let all = client.list("/api/v1/silences", &[], ALL).await?;
             return show.list(&all, SILENCES, "There are no silences.");
         }
         Silence::Add {

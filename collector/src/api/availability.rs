@@ -1,13 +1,12 @@
 //! Availability: of offices, regencies, provinces or the nation.
 
-use super::list::{Asked, Format, Row};
+use super::list::{Asked, Page, Row};
 use super::machines::region_of;
 use super::offices::time_range;
 use super::problem::Problem;
 use super::{Parameters, Shared, State};
 use crate::access::Caller;
 use crate::availability::{Calendar, Counted, Times, of_office};
-use axum::http::Uri;
 use axum::response::Response;
 use denyut_proto::{Invalid, OfficeCode, UnixMillis};
 use serde::{Deserialize, Serialize};
@@ -42,7 +41,6 @@ impl By {
 
 /// Of what, and which time.
 #[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ListParameters {
     /// Of each office, or of the offices of each `regency`, `province` or the `nation` together.
@@ -60,13 +58,6 @@ pub(super) struct ListParameters {
     #[serde(default)]
     #[param(inline)]
     hours: Counted,
-    /// At most so many, in `json` up to 1,000 a page; 100 when left out.
-    limit: Option<usize>,
-    /// Where to go on: as the `Link` of the page before says.
-    after: Option<String>,
-    /// `json` (a page), or all of it as `ndjson` or `csv`.
-    #[param(inline)]
-    format: Option<Format>,
 }
 
 /// For how much of a time one or many offices could work.
@@ -126,7 +117,7 @@ impl Row for AvailabilityView {
 #[utoipa::path(
     get,
     path = "/api/v1/availability",
-    params(ListParameters),
+    params(ListParameters, Page),
     responses(
         (status = 200, body = Vec<AvailabilityView>),
         (status = 400, body = Problem, content_type = "application/problem+json"),
@@ -136,7 +127,7 @@ impl Row for AvailabilityView {
 pub(super) async fn list(
     axum::extract::State(shared): State,
     caller: Caller,
-    uri: Uri,
+    asked: Asked,
     Parameters(parameters): Parameters<ListParameters>,
 ) -> Result<Response, Problem> {
     let ListParameters {
@@ -145,9 +136,6 @@ pub(super) async fn list(
         from_ms,
         to_ms,
         hours,
-        limit,
-        after,
-        format,
     } = parameters;
     let range = time_range(from_ms, to_ms)?;
     if range.end.0 - range.start.0 > LONGEST_MS {
@@ -155,10 +143,9 @@ pub(super) async fn list(
         return Err(Invalid::new("from_ms", range.start.0, "too long before `to_ms`", fix).into());
     }
     let region = region_of(region, &caller.regions)?;
-    let asked = Asked::new(&caller, uri, format, limit, after)?;
     // A page of it may take as long as a stream. It is free again when the work is done, and not when nobody waits for it any more.
-    let is_page = format.unwrap_or_default() == Format::Json;
-    let slot = is_page
+    let slot = asked
+        .is_page()
         .then(|| super::list::slot(&shared, &caller.person()))
         .transpose()?;
     let read = move |shared: &Shared, after: Option<&str>, most: usize| {

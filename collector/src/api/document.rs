@@ -1,8 +1,16 @@
 //! What is true of all operations, said once in the document of the API: how parameters look, and what may be answered to any request.
 
+use super::problem::Problem;
+use axum::extract::{MatchedPath, Request};
+use axum::http::Method;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use denyut_proto::Invalid;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
-use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, Required, Response, ResponseBuilder};
+use utoipa::openapi::{self, ContentBuilder, OpenApi, Ref, RefOr, Required, ResponseBuilder};
 
 /// ±10,000 years in ms: see `time_range`.
 const FAR: i64 = 315_576_000_000_000;
@@ -26,7 +34,7 @@ const BOUNDS: [(&str, i64, i64); 6] = [
 ];
 
 /// A problem of this description.
-pub(super) fn problem(text: &str) -> Response {
+pub(super) fn problem(text: &str) -> openapi::Response {
     let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem")));
     ResponseBuilder::new()
         .description(text)
@@ -83,6 +91,64 @@ pub(super) fn complete(document: &mut OpenApi) {
     }
 }
 
+/// What a list goes on by, where that is no name.
+const CURSORS: [(&str, &str); 6] = [
+    ("/incidents", r"^(0|[1-9]\d{0,17})$"),
+    ("/audit", r"^(0|[1-9]\d{0,17})$"),
+    ("/silences", r"^(0|[1-9]\d{0,17})$"),
+    ("/messages", r"^(0|[1-9]\d{0,17})$"),
+    ("/maintenance", r"^(0|[1-9]\d{0,17})$"),
+    ("/patterns", r"^\d{2}\.\d{2}\.\d{2}(\.\d{4})?/\d{1,9}$"),
+];
+
+/// The names of the parameters of a query, by path and method.
+pub(super) fn names(document: &OpenApi) -> Names {
+    let mut names = Names::new();
+    for (path, item) in &document.paths.paths {
+        let all = [
+            (Method::GET, &item.get),
+            (Method::POST, &item.post),
+            (Method::PATCH, &item.patch),
+            (Method::DELETE, &item.delete),
+        ];
+        for (method, operation) in all {
+            let Some(operation) = operation else { continue };
+            let parameters = operation.parameters.iter().flatten();
+            let queried = parameters.filter(|one| matches!(one.parameter_in, ParameterIn::Query));
+            names.insert(
+                (path.clone(), method),
+                queried.map(|one| one.name.clone()).collect(),
+            );
+        }
+    }
+    names
+}
+
+/// Parameters that may be asked by, by path and method.
+pub(super) type Names = HashMap<(String, Method), BTreeSet<String>>;
+
+/// Refuses a request with a parameter that its operation does not know: a misspelt one must not be lost in silence.
+pub(super) async fn check(names: Arc<Names>, request: Request, next: Next) -> Response {
+    let path = request.extensions().get::<MatchedPath>();
+    let known =
+        path.and_then(|path| names.get(&(path.as_str().to_owned(), request.method().clone())));
+    if let (Some(known), Some(query)) = (known, request.uri().query()) {
+        let asked = query.split('&').filter_map(|pair| pair.split('=').next());
+        let mut unknown = asked.filter(|name| !name.is_empty() && !known.contains(*name));
+        if let Some(name) = unknown.next() {
+            let all: Vec<&str> = known.iter().map(String::as_str).collect();
+            let fix = match all[..] {
+                [] => "it has none".to_owned(),
+                _ => format!("it has {}", all.join(", ")),
+            };
+            let field = if name.len() > 100 { "…" } else { name };
+            return Problem::from(Invalid::new(field, "…", "no such parameter", fix))
+                .into_response();
+        }
+    }
+    next.run(request).await
+}
+
 fn parameters(operation: &mut Operation, path: &str) {
     let is_list = operation
         .parameters
@@ -106,10 +172,12 @@ fn parameters(operation: &mut Operation, path: &str) {
         } else {
             &parameter.name
         };
-        let pattern = PATTERNS
+        let is_cursor = parameter.name == "after";
+        let cursor = CURSORS
             .iter()
-            .find(|(known, _)| *known == name)
-            .map(|(_, pattern)| *pattern);
+            .find(|(of, _)| is_cursor && path.ends_with(of));
+        let pattern = cursor.or_else(|| PATTERNS.iter().find(|(known, _)| *known == name));
+        let pattern = pattern.map(|(_, pattern)| *pattern);
         let bounds = BOUNDS
             .iter()
             .find(|(known, ..)| *known == name)

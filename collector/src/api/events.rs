@@ -19,7 +19,6 @@ use utoipa::IntoParams;
 
 /// What to listen to.
 #[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct StreamParameters {
     /// Only this office.

@@ -16,7 +16,6 @@ use utoipa::{IntoParams, ToSchema};
 
 /// Which links, which time, in which steps.
 #[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct HistoryParameters {
     /// Only offices of this region: a region code or its first parts (`36`, `36.73`, `36.73.02`); a region without offices has no links.

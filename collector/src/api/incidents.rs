@@ -1,6 +1,6 @@
 //! Incidents.
 
-use super::list::{Asked, Format, Row};
+use super::list::{Asked, Page, Row};
 use super::machines::region_of;
 use super::offices::time;
 use super::problem::Problem;
@@ -10,7 +10,7 @@ use crate::case::{Deed, Refused};
 use crate::query::{IncidentView, ShownStatus, Wanted};
 use anyhow::Context;
 use axum::Json;
-use axum::http::{StatusCode, Uri};
+use axum::http::StatusCode;
 use axum::response::Response;
 use denyut_detect::Cause;
 use denyut_proto::Invalid;
@@ -20,7 +20,6 @@ use utoipa::{IntoParams, ToSchema};
 
 /// Which incidents.
 #[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ListParameters {
     /// Only the open ones.
@@ -47,14 +46,6 @@ pub(super) struct ListParameters {
     /// Also those that turned out to be none.
     #[serde(default)]
     retracted: bool,
-    /// At most so many, in `json` up to 1,000 a page; 100 when left out.
-    limit: Option<usize>,
-    /// Where to go on: as the `Link` of the page before says.
-    #[param(pattern = r"^\d{1,18}$")]
-    after: Option<String>,
-    /// `json` (a page), or all of it as `ndjson` or `csv`.
-    #[param(inline)]
-    format: Option<Format>,
 }
 
 impl Row for IncidentView {
@@ -89,16 +80,16 @@ impl Row for IncidentView {
 #[utoipa::path(
     get,
     path = "/api/v1/incidents",
-    params(ListParameters),
+    params(ListParameters, Page),
     responses((status = 200, body = Vec<IncidentView>), (status = 400, body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn list(
     axum::extract::State(shared): State,
     caller: Caller,
-    uri: Uri,
+    asked: Asked,
     Parameters(parameters): Parameters<ListParameters>,
 ) -> Result<Response, Problem> {
-    super::list::number("after", parameters.after.as_deref())?;
+    super::list::number("after", asked.after())?;
     if let Some(parent) = parameters
         .parent
         .filter(|parent| i64::try_from(*parent).is_err())
@@ -120,13 +111,6 @@ pub(super) async fn list(
             .transpose()?,
         to: parameters.to_ms.map(|ms| time("to_ms", ms)).transpose()?,
     };
-    let asked = Asked::new(
-        &caller,
-        uri,
-        parameters.format,
-        parameters.limit,
-        parameters.after,
-    )?;
     let read = move |shared: &Shared, after: Option<&str>, most| {
         let below = after.and_then(|text| text.parse().ok());
         let now = shared.gate.clock.read().now;

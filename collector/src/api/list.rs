@@ -1,9 +1,11 @@
 //! Lists: cut into pages, or whole as a stream of lines or a table.
 
 use super::problem::Problem;
-use super::{Shared, blocking};
+use super::{Parameters, Shared, blocking};
 use crate::access::{Caller, Slot};
 use axum::body::Body;
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -16,7 +18,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 /// Items of one page: at most, and when nothing is said.
 const LIMIT: (usize, usize) = (1_000, 100);
@@ -51,9 +53,27 @@ pub(super) trait Row: Serialize {
 
     /// Where the list goes on behind this one.
     fn cursor(&self) -> String;
+
+    /// Whether it comes behind a cursor.
+    fn is_behind(&self, cursor: &str) -> bool {
+        self.cursor().as_str() > cursor
+    }
 }
 
-/// Which part of a list is asked for, and how.
+/// Which part of a list, and how it is answered.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Page {
+    /// At most so many, in `json` up to 1,000 a page; 100 when left out.
+    limit: Option<usize>,
+    /// Where to go on: as the `Link` of the page before says.
+    after: Option<String>,
+    /// `json` (a page), or all of it as `ndjson` or `csv`.
+    #[param(inline)]
+    format: Option<Format>,
+}
+
+/// Which part of a list is asked for, by whom, and how.
 pub(super) struct Asked {
     caller: String,
     uri: Uri,
@@ -62,26 +82,53 @@ pub(super) struct Asked {
     after: Option<String>,
 }
 
-impl Asked {
-    pub(super) fn new(
-        caller: &Caller,
-        uri: Uri,
-        format: Option<Format>,
-        limit: Option<usize>,
-        after: Option<String>,
-    ) -> Result<Self, Invalid> {
-        let format = format.unwrap_or_default();
+impl<S: Send + Sync> FromRequestParts<S> for Asked {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let caller = Caller::from_request_parts(parts, state).await?;
+        let Parameters(Page {
+            limit,
+            after,
+            format,
+        }) = Parameters::from_request_parts(parts, state).await?;
         if limit == Some(0) {
             let fix = "write 1 or more; of more than 1000 the rest comes on the next pages";
-            return Err(Invalid::new("limit", 0, "nothing would come", fix));
+            return Err(Invalid::new("limit", 0, "nothing would come", fix).into());
         }
         Ok(Self {
             caller: caller.person(),
-            uri,
-            format,
+            uri: parts.uri.clone(),
+            format: format.unwrap_or_default(),
             limit,
             after,
         })
+    }
+}
+
+impl Asked {
+    /// Where to go on.
+    pub(super) fn after(&self) -> Option<&str> {
+        self.after.as_deref()
+    }
+
+    /// Whether a page is asked for, and not all of it.
+    pub(super) fn is_page(&self) -> bool {
+        self.format == Format::Json
+    }
+
+    /// Answers with a list that is not long: what `read` gives, in the order of its cursors.
+    pub(super) async fn answer_of<T: Row + Send + 'static>(
+        self,
+        shared: Arc<Shared>,
+        read: impl Fn(&Shared) -> anyhow::Result<Vec<T>> + Send + 'static,
+    ) -> Result<Response, Problem> {
+        let read = move |shared: &Shared, after: Option<&str>, most| {
+            let rest = read(shared)?.into_iter();
+            let behind = rest.filter(|one| after.is_none_or(|after| one.is_behind(after)));
+            Ok(behind.take(most).collect())
+        };
+        self.answer(shared, read).await
     }
 
     /// Answers with what `read` gives: those behind a cursor, at most so many.

@@ -1,13 +1,13 @@
 //! The machines of the offices, the invitations that they join by, and copies of what the collector knows.
 
-use super::list::{Asked, Format, Row};
+use super::list::{Asked, Page, Row};
 use super::problem::Problem;
 use super::{Body, Made, Parameters, Path, Shared, State, made};
 use crate::access::{Caller, Regions};
 use crate::join::{Member, Members, Offer, Refused};
 use anyhow::Context;
 use axum::Json;
-use axum::http::{StatusCode, Uri};
+use axum::http::StatusCode;
 use axum::response::Response;
 use denyut_proto::{AgentId, Invalid, Invitation, OfficeCode, UnixMillis, parse_duration};
 use serde::{Deserialize, Serialize};
@@ -61,21 +61,13 @@ async fn act<T: Send + 'static>(
         .context("a change panicked")?
 }
 
-/// Which part of a list, and how it is answered.
+/// Of which offices.
 #[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ListParameters {
     /// Only offices of this region: a region code or its first parts.
     #[param(example = "36.73")]
     region: Option<String>,
-    /// At most so many, in `json` up to 1,000 a page; 100 when left out.
-    limit: Option<usize>,
-    /// Where to go on: as the `Link` of the page before says.
-    after: Option<String>,
-    /// `json` (a page), or all of it as `ndjson` or `csv`.
-    #[param(inline)]
-    format: Option<Format>,
 }
 
 /// An invitation that machines may still join by.
@@ -156,39 +148,28 @@ pub(super) struct Invited {
 #[utoipa::path(
     get,
     path = "/api/v1/invitations",
-    params(ListParameters),
+    params(ListParameters, Page),
     responses((status = 200, body = Vec<InvitationView>), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 409, body = Problem, content_type = "application/problem+json", description = "nobody joins here: agents connect in plaintext"))
 )]
 pub(super) async fn invitations(
     axum::extract::State(shared): State,
     caller: Caller,
-    uri: Uri,
-    Parameters(parameters): Parameters<ListParameters>,
+    asked: Asked,
+    Parameters(ListParameters { region }): Parameters<ListParameters>,
 ) -> Result<Response, Problem> {
-    let ListParameters {
-        region,
-        limit,
-        after,
-        format,
-    } = parameters;
     let sees = region_of(region, &caller.regions)?;
     shared.members()?;
-    let asked = Asked::new(&caller, uri, format, limit, after)?;
-    asked
-        .answer(shared, move |shared, after, most| {
-            let Some(members) = &shared.query.members else {
-                return Ok(Vec::new());
-            };
-            let all = members.offers()?.into_iter();
-            let wanted = all.filter(|(name, offer)| {
-                sees.has(&offer.office) && after.is_none_or(|after| name.as_str() > after)
-            });
-            Ok(wanted
-                .take(most)
-                .map(|(name, offer)| InvitationView::of(name, offer))
-                .collect())
-        })
-        .await
+    let read = move |shared: &Shared| {
+        let Some(members) = &shared.query.members else {
+            return Ok(Vec::new());
+        };
+        let all = members.offers()?.into_iter();
+        let wanted = all.filter(|(_, offer)| sees.has(&offer.office));
+        Ok(wanted
+            .map(|(name, offer)| InvitationView::of(name, offer))
+            .collect())
+    };
+    asked.answer_of(shared, read).await
 }
 
 /// Invite machines to an office
@@ -336,39 +317,29 @@ impl Row for MachineView {
 #[utoipa::path(
     get,
     path = "/api/v1/agents",
-    params(ListParameters),
+    params(ListParameters, Page),
     responses((status = 200, body = Vec<MachineView>), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 409, body = Problem, content_type = "application/problem+json", description = "nobody joins here: agents connect in plaintext"))
 )]
 pub(super) async fn agents(
     axum::extract::State(shared): State,
     caller: Caller,
-    uri: Uri,
-    Parameters(parameters): Parameters<ListParameters>,
+    asked: Asked,
+    Parameters(ListParameters { region }): Parameters<ListParameters>,
 ) -> Result<Response, Problem> {
-    let ListParameters {
-        region,
-        limit,
-        after,
-        format,
-    } = parameters;
     let sees = region_of(region, &caller.regions)?;
     shared.members()?;
-    let asked = Asked::new(&caller, uri, format, limit, after)?;
-    asked
-        .answer(shared, move |shared, after, most| {
-            let Some(members) = &shared.query.members else {
-                return Ok(Vec::new());
-            };
-            let all = members.list().into_iter();
-            let wanted = all.filter(|(agent, member)| {
-                sees.has(&member.office) && after.is_none_or(|after| agent.as_str() > after)
-            });
-            Ok(wanted
-                .take(most)
-                .map(|(agent, member)| MachineView::of(agent, member))
-                .collect())
-        })
-        .await
+    let read = move |shared: &Shared| {
+        let all = shared
+            .query
+            .members
+            .iter()
+            .flat_map(|members| members.list());
+        let wanted = all.filter(|(_, member)| sees.has(&member.office));
+        Ok(wanted
+            .map(|(agent, member)| MachineView::of(agent, member))
+            .collect())
+    };
+    asked.answer_of(shared, read).await
 }
 
 /// Shut an agent out for good, and those that were it before: its stream ends at once, and its certificate is worth nothing any more

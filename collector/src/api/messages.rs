@@ -1,21 +1,52 @@
 //! Messages to receivers.
 
+use super::list::{Asked, Page, Row};
 use super::problem::Problem;
-use super::{Path, State, blocking};
+use super::{Path, Shared, State, blocking};
 use crate::alert::Message;
 use axum::Json;
 use axum::http::StatusCode;
+use axum::response::Response;
+
+impl Row for Message {
+    const COLUMNS: &'static [&'static str] = &[
+        "number",
+        "receiver",
+        "made_ms",
+        "attempts",
+        "next_ms",
+        "dead_ms",
+        "error",
+        "notice.title",
+    ];
+
+    fn cursor(&self) -> String {
+        self.number.to_string()
+    }
+
+    fn is_behind(&self, cursor: &str) -> bool {
+        cursor.parse().is_ok_and(|cursor: u64| self.number > cursor)
+    }
+}
 
 /// Messages that wait to be delivered, and those that cannot be; oldest first
 #[utoipa::path(
     get,
     path = "/api/v1/messages",
-    responses((status = 200, body = Vec<Message>))
+    params(Page),
+    responses((status = 200, body = Vec<Message>), (status = 400, body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn list(
     axum::extract::State(shared): State,
-) -> Result<Json<Vec<Message>>, Problem> {
-    Ok(Json(blocking(shared, |shared| shared.outbox.list()).await?))
+    asked: Asked,
+) -> Result<Response, Problem> {
+    super::list::number("after", asked.after())?;
+    let read = |shared: &Shared| {
+        let mut all = shared.outbox.list()?;
+        all.sort_by_key(|one| one.number);
+        Ok(all)
+    };
+    asked.answer_of(shared, read).await
 }
 
 /// Send a message again that could not be delivered

@@ -197,6 +197,7 @@ fn routes() -> (Router<Arc<Shared>>, utoipa::openapi::OpenApi) {
 /// All that is served, to whoever comes by a port.
 fn app(shared: &Arc<Shared>) -> anyhow::Result<Router> {
     let (router, document) = routes();
+    let names = Arc::new(document::names(&document));
     let document = serde_json::to_value(document).context("cannot write the OpenAPI document")?;
     let pages = web::routes(&document);
     let document = bytes::Bytes::from(serde_json::to_vec(&document)?);
@@ -215,6 +216,9 @@ fn app(shared: &Arc<Shared>) -> anyhow::Result<Router> {
                 "this resource does not know that method",
             )
         })
+        .layer(from_fn(move |request, next| {
+            document::check(Arc::clone(&names), request, next)
+        }))
         .layer(from_fn(answers::tag))
         .layer(from_fn_with_state(Arc::clone(shared), guard::identify))
         .with_state(Arc::clone(shared));

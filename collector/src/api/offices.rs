@@ -1,6 +1,6 @@
 //! Offices, their links, and what was measured on them.
 
-use super::list::{Asked, Format, Row};
+use super::list::{Asked, Page, Row};
 use super::machines::region_of;
 use super::problem::Problem;
 use super::{Parameters, Path, Shared, State, blocking};
@@ -9,7 +9,7 @@ use crate::ingest::CommandError;
 use crate::query::{BucketsView, LinkView, OfficeView, SampleView, ShownState};
 use crate::registry::Office;
 use axum::Json;
-use axum::http::{StatusCode, Uri};
+use axum::http::StatusCode;
 use axum::response::Response;
 use denyut_detect::Cause;
 use denyut_proto::{AgentId, Invalid, OfficeCode, TargetName, UnixMillis};
@@ -28,7 +28,6 @@ const DAY_MS: i64 = 86_400_000;
 
 /// Which offices.
 #[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ListParameters {
     /// Only those of this region: a region code or its first parts.
@@ -44,13 +43,6 @@ pub(super) struct ListParameters {
     cause: Option<Cause>,
     /// Only those whose code, name, regency or ISP has this in it, whatever its case.
     q: Option<String>,
-    /// At most so many, in `json` up to 1,000 a page; 100 when left out.
-    limit: Option<usize>,
-    /// Where to go on: as the `Link` of the page before says.
-    after: Option<String>,
-    /// `json` (a page), or all of it as `ndjson` or `csv`.
-    #[param(inline)]
-    format: Option<Format>,
 }
 
 impl ListParameters {
@@ -95,23 +87,16 @@ impl Row for OfficeView {
 #[utoipa::path(
     get,
     path = "/api/v1/offices",
-    params(ListParameters),
+    params(ListParameters, Page),
     responses((status = 200, body = Vec<OfficeView>), (status = 400, body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn list(
     axum::extract::State(shared): State,
     caller: Caller,
-    uri: Uri,
+    asked: Asked,
     Parameters(mut parameters): Parameters<ListParameters>,
 ) -> Result<Response, Problem> {
     let region = region_of(parameters.region.take(), &caller.regions)?;
-    let asked = Asked::new(
-        &caller,
-        uri,
-        parameters.format,
-        parameters.limit,
-        parameters.after.take(),
-    )?;
     let read = move |shared: &Shared, after: Option<&str>, most| {
         let now = shared.gate.clock.read().now;
         let mut found = Vec::new();
@@ -207,7 +192,6 @@ pub(super) async fn link(
 
 /// Which time.
 #[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct SamplesParameters {
     /// From this time on (Unix ms); a day before `to_ms` when left out.
@@ -218,7 +202,6 @@ pub(super) struct SamplesParameters {
 
 /// Which time, in which steps.
 #[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 #[allow(clippy::struct_field_names, reason = "the unit belongs to the name")]
 pub(super) struct BucketsParameters {

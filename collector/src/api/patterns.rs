@@ -1,11 +1,10 @@
 //! What goes beyond single incidents.
 
-use super::list::{Asked, Format, Row};
+use super::list::{Asked, Page, Row};
 use super::machines::region_of;
 use super::problem::Problem;
 use super::{Parameters, State};
 use crate::access::Caller;
-use axum::http::Uri;
 use axum::response::Response;
 use denyut_detect::PatternKind;
 use denyut_detect::office::Pattern;
@@ -15,7 +14,6 @@ use utoipa::{IntoParams, ToSchema};
 
 /// Which patterns.
 #[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ListParameters {
     /// Only offices of this region: a region code or its first parts.
@@ -27,14 +25,6 @@ pub(super) struct ListParameters {
     /// Only those that last.
     #[serde(default)]
     present: bool,
-    /// At most so many, in `json` up to 1,000 a page; 100 when left out.
-    limit: Option<usize>,
-    /// Where to go on: as the `Link` of the page before says.
-    #[param(pattern = r"^\d{2}\.\d{2}\.\d{2}(\.\d{4})?/\d{1,9}$")]
-    after: Option<String>,
-    /// `json` (a page), or all of it as `ndjson` or `csv`.
-    #[param(inline)]
-    format: Option<Format>,
 }
 
 /// A pattern of an office.
@@ -64,28 +54,24 @@ impl Row for PatternView {
 #[utoipa::path(
     get,
     path = "/api/v1/patterns",
-    params(ListParameters),
+    params(ListParameters, Page),
     responses((status = 200, body = Vec<PatternView>), (status = 400, body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn list(
     axum::extract::State(shared): State,
     caller: Caller,
-    uri: Uri,
+    asked: Asked,
     Parameters(parameters): Parameters<ListParameters>,
 ) -> Result<Response, Problem> {
     let ListParameters {
         region,
         kind,
         present,
-        limit,
-        after,
-        format,
     } = parameters;
     let region = region_of(region, &caller.regions)?;
-    if let Some(after) = &after {
+    if let Some(after) = asked.after() {
         place_of(after)?;
     }
-    let asked = Asked::new(&caller, uri, format, limit, after)?;
     asked
         .answer(shared, move |shared, after, most| {
             let after = after.and_then(|after| place_of(after).ok());

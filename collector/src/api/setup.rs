@@ -1,11 +1,13 @@
 //! What the collector was told: who is told of what, and announced work.
 
+use super::list::{Asked, Page, Row};
 use super::offices::time;
 use super::problem::Problem;
 use super::{Parameters, Path, Shared, State, blocking};
 use crate::access::Caller;
 use crate::alert::{Language, Receiver, Rehearsal, Supposed};
 use axum::Json;
+use axum::response::Response;
 use denyut_detect::calendar::{Maintenance, Opening, When, Zone};
 use denyut_detect::{Cause, PatternKind};
 use denyut_proto::{OfficeCode, UnixMillis};
@@ -54,18 +56,37 @@ fn sees(caller: &Caller, receiver: &Receiver) -> bool {
                 .all(|region| caller.regions.has_region(region)))
 }
 
-/// Receivers of your regions, in the order of the configuration
-#[utoipa::path(get, path = "/api/v1/receivers", responses((status = 200, body = Vec<ReceiverView>)))]
+impl Row for ReceiverView {
+    const COLUMNS: &'static [&'static str] = &["name", "kind", "language", "role", "regions"];
+
+    fn cursor(&self) -> String {
+        self.name.clone()
+    }
+}
+
+/// Receivers of your regions, by name
+#[utoipa::path(
+    get,
+    path = "/api/v1/receivers",
+    params(Page),
+    responses((status = 200, body = Vec<ReceiverView>), (status = 400, body = Problem, content_type = "application/problem+json"))
+)]
 pub(super) async fn receivers(
     axum::extract::State(shared): State,
     caller: Caller,
-) -> Json<Vec<ReceiverView>> {
-    let all = shared.alerts.receivers.iter();
-    Json(
-        all.filter(|one| sees(&caller, one))
-            .map(ReceiverView::of)
-            .collect(),
-    )
+    asked: Asked,
+) -> Result<Response, Problem> {
+    let read = move |shared: &Shared| {
+        let seen = shared
+            .alerts
+            .receivers
+            .iter()
+            .filter(|one| sees(&caller, one));
+        let mut all: Vec<ReceiverView> = seen.map(ReceiverView::of).collect();
+        all.sort_by(|one, two| one.name.cmp(&two.name));
+        Ok(all)
+    };
+    asked.answer_of(shared, read).await
 }
 
 fn find<'a>(shared: &'a Shared, caller: &Caller, name: &str) -> Result<&'a Receiver, Problem> {
@@ -109,7 +130,6 @@ pub(super) async fn test(
 
 /// An incident that might be.
 #[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct RouteParameters {
     /// Where it would be.
@@ -185,6 +205,8 @@ pub(super) async fn route(
 /// Announced work.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct WorkView {
+    /// Its place in the configuration, from 1.
+    number: usize,
     /// Whose: a region code or its beginning.
     #[schema(example = "36.73")]
     region: String,
@@ -212,13 +234,14 @@ pub(super) struct Span {
 }
 
 impl WorkView {
-    fn of(work: &Maintenance, now: UnixMillis) -> Self {
+    fn of(number: usize, work: &Maintenance, now: UnixMillis) -> Self {
         let (weekly, from_ms, until_ms) = match &work.when {
             When::Once { from, until } => (false, *from, Some(*until)),
             When::Weekly { from, until, .. } => (true, *from, *until),
         };
         let next = work.when.next(now, Zone::of_region(&work.region));
         Self {
+            number,
             region: work.region.clone(),
             reason: work.reason.clone(),
             weekly,
@@ -229,17 +252,49 @@ impl WorkView {
     }
 }
 
+impl Row for WorkView {
+    const COLUMNS: &'static [&'static str] = &[
+        "number",
+        "region",
+        "weekly",
+        "from_ms",
+        "until_ms",
+        "next.from_ms",
+        "next.until_ms",
+        "reason",
+    ];
+
+    fn cursor(&self) -> String {
+        self.number.to_string()
+    }
+
+    fn is_behind(&self, cursor: &str) -> bool {
+        cursor
+            .parse()
+            .is_ok_and(|cursor: usize| self.number > cursor)
+    }
+}
+
 /// Announced work that touches your regions, in the order of the configuration
-#[utoipa::path(get, path = "/api/v1/maintenance", responses((status = 200, body = Vec<WorkView>)))]
+#[utoipa::path(
+    get,
+    path = "/api/v1/maintenance",
+    params(Page),
+    responses((status = 200, body = Vec<WorkView>), (status = 400, body = Problem, content_type = "application/problem+json"))
+)]
 pub(super) async fn maintenance(
     axum::extract::State(shared): State,
     caller: Caller,
-) -> Json<Vec<WorkView>> {
-    let now = shared.gate.clock.read().now;
-    let all = shared.query.maintenance.iter();
-    Json(
-        all.filter(|work| caller.regions.touch(&work.region))
-            .map(|work| WorkView::of(work, now))
-            .collect(),
-    )
+    asked: Asked,
+) -> Result<Response, Problem> {
+    super::list::number("after", asked.after())?;
+    let read = move |shared: &Shared| {
+        let now = shared.gate.clock.read().now;
+        let all = (1..).zip(&shared.query.maintenance);
+        let seen = all.filter(|(_, work)| caller.regions.touch(&work.region));
+        Ok(seen
+            .map(|(number, work)| WorkView::of(number, work, now))
+            .collect())
+    };
+    asked.answer_of(shared, read).await
 }

@@ -1,5 +1,6 @@
 //! Silences.
 
+use super::list::{Asked, Page, Row};
 use super::problem::Problem;
 use super::{Body, Path, Shared, State, blocking};
 use crate::access::Caller;
@@ -7,26 +8,47 @@ use crate::alert::{NoSilence, Silence, Wish};
 use anyhow::Context;
 use axum::Json;
 use axum::http::StatusCode;
+use axum::response::Response;
 use denyut_proto::UnixMillis;
 use std::sync::Arc;
+
+impl Row for Silence {
+    const COLUMNS: &'static [&'static str] = &[
+        "number", "regions", "causes", "from_ms", "until_ms", "by", "why",
+    ];
+
+    fn cursor(&self) -> String {
+        self.number.to_string()
+    }
+
+    fn is_behind(&self, cursor: &str) -> bool {
+        cursor.parse().is_ok_and(|cursor: u64| self.number > cursor)
+    }
+}
 
 /// Silences that hold and touch your regions, and those that are over since a while; oldest first
 #[utoipa::path(
     get,
     path = "/api/v1/silences",
-    responses((status = 200, body = Vec<Silence>))
+    params(Page),
+    responses((status = 200, body = Vec<Silence>), (status = 400, body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn list(
     axum::extract::State(shared): State,
     caller: Caller,
-) -> Result<Json<Vec<Silence>>, Problem> {
-    let mut all = blocking(shared, |shared| shared.silences.list()).await?;
-    all.retain(|one| {
-        one.regions
-            .iter()
-            .any(|region| caller.regions.touch(region))
-    });
-    Ok(Json(all))
+    asked: Asked,
+) -> Result<Response, Problem> {
+    super::list::number("after", asked.after())?;
+    let read = move |shared: &Shared| {
+        let mut all = shared.silences.list()?;
+        all.retain(|one| {
+            one.regions
+                .iter()
+                .any(|region| caller.regions.touch(region))
+        });
+        Ok(all)
+    };
+    asked.answer_of(shared, read).await
 }
 
 /// Call nobody for what fits, for a while

@@ -1,21 +1,21 @@
 //! Users, tokens, and what was done.
 
-use super::list::{Asked, Format, Row};
+use super::list::{Asked, Page, Row};
 use super::problem::Problem;
-use super::{Body, Made, Parameters, Path, Shared, State, made};
+use super::{Body, Made, Path, Shared, State, made};
 use crate::access::{
     Caller, Entry, NewToken, NewUser, Refused, Regions, Scope, TokenView, UserChange, UserView,
     Via, Welcomed,
 };
 use anyhow::Context;
 use axum::Json;
-use axum::http::{StatusCode, Uri};
+use axum::http::StatusCode;
 use axum::response::Response;
 use denyut_detect::calendar::in_region;
 use denyut_proto::{Invalid, UnixMillis};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::sync::Arc;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
 impl From<Refused> for Problem {
     fn from(refused: Refused) -> Self {
@@ -69,20 +69,6 @@ pub(super) async fn me(caller: Caller) -> Json<Me> {
     })
 }
 
-/// How a list is answered.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct ListParameters {
-    /// At most so many, in `json` up to 1,000 a page; 100 when left out.
-    limit: Option<usize>,
-    /// Where to go on: as the `Link` of the page before says.
-    after: Option<String>,
-    /// `json` (a page), or all of it as `ndjson` or `csv`.
-    #[param(inline)]
-    format: Option<Format>,
-}
-
 impl Row for UserView {
     const COLUMNS: &'static [&'static str] = &[
         "name",
@@ -125,53 +111,24 @@ impl Row for Entry {
     }
 }
 
-/// Which part of what was done.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct AuditParameters {
-    /// At most so many, in `json` up to 1,000 a page; 100 when left out.
-    limit: Option<usize>,
-    /// Where to go on: as the `Link` of the page before says.
-    #[param(pattern = r"^\d{1,18}$")]
-    after: Option<String>,
-    /// `json` (a page), or all of it as `ndjson` or `csv`.
-    #[param(inline)]
-    format: Option<Format>,
-}
-
-/// Those behind a name, at most so many.
-fn behind<T: Row>(all: Vec<T>, after: Option<&str>, most: usize) -> Vec<T> {
-    let rest = all
-        .into_iter()
-        .filter(|one| after.is_none_or(|after| one.cursor().as_str() > after));
-    rest.take(most).collect()
-}
-
 /// Users whose regions lie in yours, by name
 #[utoipa::path(
     get,
     path = "/api/v1/users",
-    params(ListParameters),
+    params(Page),
     responses((status = 200, body = Vec<UserView>), (status = 400, body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn list(
     axum::extract::State(shared): State,
     caller: Caller,
-    uri: Uri,
-    Parameters(ListParameters {
-        limit,
-        after,
-        format,
-    }): Parameters<ListParameters>,
+    asked: Asked,
 ) -> Result<Response, Problem> {
-    let asked = Asked::new(&caller, uri, format, limit, after)?;
-    asked
-        .answer(shared, move |shared, after, most| {
-            let now = shared.gate.clock.read().now;
-            Ok(behind(shared.book.users(&caller.regions, now), after, most))
-        })
-        .await
+    let read = move |shared: &Shared| {
+        Ok(shared
+            .book
+            .users(&caller.regions, shared.gate.clock.read().now))
+    };
+    asked.answer_of(shared, read).await
 }
 
 /// One user
@@ -307,24 +264,17 @@ pub(super) async fn welcome(
 #[utoipa::path(
     get,
     path = "/api/v1/tokens",
-    params(ListParameters),
+    params(Page),
     responses((status = 200, body = Vec<TokenView>), (status = 400, body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn tokens(
     axum::extract::State(shared): State,
     caller: Caller,
-    uri: Uri,
-    Parameters(ListParameters {
-        limit,
-        after,
-        format,
-    }): Parameters<ListParameters>,
+    asked: Asked,
 ) -> Result<Response, Problem> {
-    let asked = Asked::new(&caller, uri, format, limit, after)?;
-    let read = move |shared: &Shared, after: Option<&str>, most| {
-        Ok(behind(shared.book.tokens(&caller), after, most))
-    };
-    asked.answer(shared, read).await
+    asked
+        .answer_of(shared, move |shared| Ok(shared.book.tokens(&caller)))
+        .await
 }
 
 /// Make a token for a program; it is shown in this answer only
@@ -378,25 +328,17 @@ pub(super) async fn remove_token(
 #[utoipa::path(
     get,
     path = "/api/v1/audit",
-    params(AuditParameters),
+    params(Page),
     responses((status = 200, body = Vec<Entry>), (status = 400, body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn audit(
     axum::extract::State(shared): State,
-    caller: Caller,
-    uri: Uri,
-    Parameters(AuditParameters {
-        limit,
-        after,
-        format,
-    }): Parameters<AuditParameters>,
+    asked: Asked,
 ) -> Result<Response, Problem> {
-    super::list::number("after", after.as_deref())?;
-    let asked = Asked::new(&caller, uri, format, limit, after)?;
+    super::list::number("after", asked.after())?;
     let read = |shared: &Shared, after: Option<&str>, most| {
-        shared
-            .audit
-            .list(after.and_then(|text| text.parse().ok()), most)
+        let before = after.and_then(|text| text.parse().ok());
+        shared.audit.list(before, most)
     };
     asked.answer(shared, read).await
 }
