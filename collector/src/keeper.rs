@@ -89,10 +89,11 @@ impl Keeper {
             if reading.doubted {
                 continue;
             }
-            match self
+            let upkeep = self
                 .store
                 .upkeep(reading.now, &self.retention, self.reserve)
-            {
+                .and_then(|()| crate::api::forget(&*self.store.state, reading.now));
+            match upkeep {
                 Ok(()) => {
                     self.metrics.upkeep_failing.set(0);
                 }

@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use denyut_proto::{Invalid, UnixMillis};
-use denyut_store::state::{Change, StateError, get_json, parse};
+use denyut_store::state::{Change, State, StateError, get_json, parse};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
@@ -99,11 +99,12 @@ struct Kept {
 impl Kept {
     /// In place of an answer with a secret, which is kept nowhere, or of one that is too long.
     fn done() -> Self {
-        let text = r#"{"type":"about:blank","title":"Conflict","status":409,"detail":"it was done; its answer holds a secret, or is too long, and was not kept: look at what was made, and if need be take it back and make another under a new `Idempotency-Key`"}"#;
+        let text = "it was done; its answer holds a secret, or is too long, and was not kept: look at what was made, and if need be take it back and make another under a new `Idempotency-Key`";
+        let problem = serde_json::to_vec(&Problem::new(StatusCode::CONFLICT, text));
         Self {
             status: StatusCode::CONFLICT.as_u16(),
             kind: Some("application/problem+json".to_owned()),
-            body: BASE64_STANDARD.encode(text),
+            body: BASE64_STANDARD.encode(problem.unwrap_or_default()),
         }
     }
 
@@ -256,6 +257,23 @@ fn keep(shared: &Shared, name: String, asked: Asked, answer: Option<Kept>) -> an
     shared.query.state.sync()
 }
 
+/// Forgets the answers that are over, of whoever they were. Blocks.
+pub(crate) fn forget(state: &dyn State, now: UnixMillis) -> anyhow::Result<()> {
+    let mut over = Vec::new();
+    for (key, value) in state.scan(keys::ANSWERS)? {
+        let asked: Asked = parse(&key, &value)?;
+        if asked.at + KEPT <= now {
+            over.push(key);
+        }
+    }
+    for part in over.chunks(ANSWERS_MOST) {
+        let mut change = Change::default();
+        change.delete = part.to_vec();
+        state.apply(change)?;
+    }
+    Ok(())
+}
+
 /// What is known of a key.
 enum Begun {
     /// It is new, and is written down.
@@ -264,7 +282,7 @@ enum Begun {
     TooMany,
 }
 
-/// Writes down that a request under this key is done from now on; what of this caller is over goes.
+/// Writes down that a request under this key is done from now on.
 fn begin(shared: &Shared, folder: &str, name: &str, asked: &Asked) -> anyhow::Result<Begun> {
     let state = &shared.query.state;
     let is_over = |before: &Asked| before.at + KEPT <= asked.at;
@@ -275,17 +293,11 @@ fn begin(shared: &Shared, folder: &str, name: &str, asked: &Asked) -> anyhow::Re
             return Ok(Begun::Before(before));
         }
     }
-    let mut change = Change::default();
-    if state.count(folder)? >= ANSWERS_MOST {
-        for (key, value) in state.scan(folder)? {
-            if is_over(&parse(&key, &value)?) && key != name {
-                change.delete.push(key);
-            }
-        }
-        if change.delete.is_empty() {
-            return Ok(Begun::TooMany);
-        }
+    // What is over goes every minute: see `forget`.
+    if before.is_none() && state.count(folder)? >= ANSWERS_MOST {
+        return Ok(Begun::TooMany);
     }
+    let mut change = Change::default();
     change.expect.push((name.to_owned(), before));
     change.put_json(name.to_owned(), asked)?;
     match state.apply(change) {
@@ -299,5 +311,34 @@ fn begin(shared: &Shared, folder: &str, name: &str, asked: &Asked) -> anyhow::Re
             Ok(asked.map_or(Begun::TooMany, Begun::Before))
         }
         Err(StateError::Store(error)) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use denyut_store::Store;
+
+    #[test]
+    fn answers_are_forgotten_when_they_are_over_however_many() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let store = Store::open(dir.path(), UnixMillis(0)).expect("opens");
+        let asked = |at| Asked {
+            at: UnixMillis(at),
+            digest: String::new(),
+            answer: Some(Kept::done()),
+        };
+        for part in 0..3 {
+            let mut change = Change::default();
+            for i in 0..300 {
+                let key = format!("{}{part}/{i}", keys::ANSWERS);
+                change.put_json(key, &asked(i % 2 * 1_000)).expect("JSON");
+            }
+            store.state.apply(change).expect("applies");
+        }
+        forget(&*store.state, UnixMillis(500) + KEPT).expect("forgets");
+        assert_eq!(store.state.count(keys::ANSWERS).expect("counts"), 450);
+        forget(&*store.state, UnixMillis(1_000) + KEPT).expect("forgets");
+        assert_eq!(store.state.count(keys::ANSWERS).expect("counts"), 0);
     }
 }

@@ -21,7 +21,7 @@ use utoipa_axum::router::OpenApiRouter;
 pub(crate) struct Socket;
 
 /// The name by which whoever comes through the socket signs.
-pub(crate) const BY: &str = "denyut-by";
+const BY: &str = "denyut-by";
 
 /// What a route asks of its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -18,6 +18,7 @@ mod setup;
 mod silences;
 mod users;
 
+pub(crate) use answers::forget;
 pub(crate) use guard::{Socket, Source, cookie_name, session_secret, write_down};
 pub(crate) use machines::Copied;
 pub(crate) use problem::Problem;
@@ -57,8 +58,8 @@ use utoipa_axum::routes;
 
 /// Long answers that may be read at once, in all and for each caller.
 pub(crate) const READERS: (usize, usize) = (list::READERS, 4);
-/// Those who may listen at once.
-pub(crate) const LISTENERS: (usize, usize) = (10_000, 5_000);
+/// Those who may listen at once, in all and of one person.
+pub(crate) const LISTENERS: (usize, usize) = (10_000, 200);
 
 /// What the handlers share.
 pub(crate) struct Shared {

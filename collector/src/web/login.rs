@@ -203,10 +203,12 @@ async fn log_in(
     from: Source,
 ) -> Result<Result<String, Out>, Problem> {
     // Names that are nobody's are counted, too: nobody learns which are somebody's.
-    let user = name.get(..40).unwrap_or(name);
-    let pace = shared.logins.ask(&format!("{} {user}", from.network()));
-    let pace = pace.and_then(|()| shared.logins_of_user.ask(user));
-    let pace = pace.and_then(|()| shared.logins_of_user.ask(&from.network()));
+    // No longer than a name can be: what is remembered of them is bounded.
+    let user: String = name.chars().take(40).collect();
+    let (user, network) = (format!("user {user}"), format!("from {}", from.network()));
+    let pace = shared.logins.ask(&format!("{user} {network}"));
+    let pace = pace.and_then(|()| shared.logins_of_user.ask(&user));
+    let pace = pace.and_then(|()| shared.logins_of_user.ask(&network));
     if let Err(wait) = pace {
         return Ok(Err(Out::TooOften(wait)));
     }
