@@ -11,7 +11,7 @@
 
 use crate::access::Regions;
 use crate::query::{Query, Selector};
-use denyut_detect::calendar::{Holidays, Hours, Opening, Zone};
+use denyut_detect::calendar::{Holidays, Hours};
 use denyut_proto::{OfficeCode, Role, UnixMillis};
 use denyut_store::history::{LinkId, RowsError};
 use serde::{Deserialize, Serialize};
@@ -99,14 +99,9 @@ fn stretches(
     range: &Range<UnixMillis>,
     calendar: &Calendar<'_>,
 ) -> (Vec<Range<i64>>, i64) {
-    let own = query.registry.offices.get(office);
-    let opening = Opening {
-        zone: Zone::of(office),
-        hours: own
-            .and_then(|own| own.site.hours.as_deref())
-            .unwrap_or(calendar.hours),
-        holidays: calendar.holidays,
-    };
+    let opening = query
+        .registry
+        .opening(office, calendar.hours, calendar.holidays);
     let all = match calendar.counted {
         Counted::Opening => opening.stretches(range.start, range.end),
         Counted::All => vec![(range.start, range.end)],

@@ -91,16 +91,11 @@ pub(crate) fn message(message: Message) -> anyhow::Result<()> {
             println!("{name} ({kind}) took it.");
         }
         Message::Template { language } => {
-            let language = match language.as_str() {
-                "id" => Language::Id,
-                "en" => Language::En,
-                _ => {
-                    let fix = "write `id` or `en`";
-                    let problem = "no such language";
-                    return Err(Invalid::new("--language", language, problem, fix).into());
-                }
-            };
-            println!("{}", Template::own(language).trim_end());
+            let known = Language::of_code(&language).ok_or_else(|| {
+                let fix = "write `id` or `en`";
+                Invalid::new("--language", language, "no such language", fix)
+            })?;
+            println!("{}", Template::own(known).trim_end());
         }
     }
     Ok(())

@@ -14,7 +14,7 @@ use crate::api::Shared;
 use crate::availability::of_stretches;
 use crate::query::{LinkView, OfficeView, ShownState};
 use crate::registry::Office;
-use denyut_detect::calendar::{Opening, Zone};
+use denyut_detect::calendar::{Opening, in_region};
 use denyut_proto::{OfficeCode, UnixMillis};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
@@ -136,9 +136,7 @@ pub(crate) fn regency(
     let mut offices = Vec::new();
     let mut name = None;
     let all = shared.query.registry.offices.iter();
-    for (office, known) in all.filter(|(office, _)| {
-        office.as_str().starts_with(code) && office.as_str().as_bytes().get(5) == Some(&b'.')
-    }) {
+    for (office, known) in all.filter(|(office, _)| in_region(office, code)) {
         let Some(view) = shared.query.office(office, &Regions::everywhere(), now)? else {
             continue;
         };
@@ -148,7 +146,7 @@ pub(crate) fn regency(
             one.can = Can::Unknown;
         }
         if one.can == Can::Yes {
-            one.chance = publik.chance(shared, office, known, now)?;
+            one.chance = publik.chance(shared, office, now)?;
         }
         offices.push(one);
     }
@@ -160,14 +158,6 @@ pub(crate) fn regency(
     }))
 }
 
-fn opening<'a>(shared: &'a Shared, code: &OfficeCode, office: &'a Office) -> Opening<'a> {
-    Opening {
-        zone: Zone::of(code),
-        hours: office.site.hours.as_deref().unwrap_or(&shared.gate.hours),
-        holidays: &shared.gate.holidays,
-    }
-}
-
 fn public_office(
     shared: &Shared,
     code: &OfficeCode,
@@ -175,7 +165,7 @@ fn public_office(
     view: &OfficeView,
     now: UnixMillis,
 ) -> PublicOffice {
-    let opening = opening(shared, code, office);
+    let opening = shared.gate.opening(code);
     let zone = opening.zone;
     let midnight =
         UnixMillis((now.0 + zone.offset_ms()).div_euclid(DAY_MS) * DAY_MS - zone.offset_ms());
@@ -303,7 +293,6 @@ impl Publik {
         &self,
         shared: &Shared,
         code: &OfficeCode,
-        office: &Office,
         now: UnixMillis,
     ) -> anyhow::Result<Option<Chance>> {
         let hour = now.0.div_euclid(HOUR_MS);
@@ -316,7 +305,7 @@ impl Publik {
                 return Ok(*chance);
             }
         }
-        let windows = windows(&opening(shared, code, office), now);
+        let windows = windows(&shared.gate.opening(code), now);
         let chance = chance(&of_stretches(&shared.query, code, &windows)?);
         let mut chances = self.chances.lock().unwrap_or_else(PoisonError::into_inner);
         chances.insert(code.clone(), (Instant::now(), hour, chance));
@@ -360,7 +349,7 @@ fn chance(days: &[crate::availability::Times]) -> Option<Chance> {
 mod tests {
     use super::*;
     use crate::availability::Times;
-    use denyut_detect::calendar::{Holidays, Hours};
+    use denyut_detect::calendar::{Holidays, Hours, Zone};
 
     #[test]
     fn the_chance_is_that_of_days_that_were_seen() {

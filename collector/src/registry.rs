@@ -1,6 +1,7 @@
 //! Who may speak, and for which office.
 
 use denyut_detect::Site;
+use denyut_detect::calendar::{Holidays, Hours, Opening, Zone};
 use denyut_proto::{AgentId, Invalid, OfficeCode, Target, UnixMillis, wire};
 use prost::Message;
 use serde::{Deserialize, Serialize};
@@ -78,6 +79,23 @@ impl Registry {
         let roster = self.read();
         let code = roster.offices.get(agent)?;
         Some((code.clone(), self.offices.get(code)?))
+    }
+
+    /// When an office is open: by its own hours, or else by these.
+    pub(crate) fn opening<'a>(
+        &'a self,
+        code: &OfficeCode,
+        hours: &'a Hours,
+        holidays: &'a Holidays,
+    ) -> Opening<'a> {
+        let own = self.offices.get(code);
+        Opening {
+            zone: Zone::of(code),
+            hours: own
+                .and_then(|own| own.site.hours.as_deref())
+                .unwrap_or(hours),
+            holidays,
+        }
     }
 
     /// The agents of an office, ascending.

@@ -480,14 +480,13 @@ const ADD: [&str; 9] = [
 #[allow(clippy::too_many_lines, reason = "the whole story of a user")]
 async fn a_user_chooses_a_password_logs_in_and_out_and_is_shut_out() {
     let mut collector = Collector::start(&config()).await;
-    let link_of = |collector: &Collector, arguments: &[&str]| link(collector, arguments);
     let mut nobody = Visitor::new(&collector);
     let (_, page) = nobody.get("/masuk").await;
     assert!(
         page.contains("denyutctl user add"),
         "the first is told how: {page}"
     );
-    let welcome = link_of(&collector, &ADD);
+    let welcome = link(&collector, &ADD);
     let (_, page) = nobody.get("/masuk").await;
     assert!(!page.contains("denyutctl user add"), "{page}");
 
@@ -614,7 +613,7 @@ async fn a_user_chooses_a_password_logs_in_and_out_and_is_shut_out() {
     let (_, text) = ask(&collector, Some(&token), "get", "/api/v1/offices", None).await;
     assert_eq!(text, "[]", "it was given 36, which she sees no more");
     // A new password ends every session.
-    let again = link_of(&collector, &["user", "welcome", "siti"]);
+    let again = link(&collector, &["user", "welcome", "siti"]);
     assert_eq!(other.post(&again, &chosen).await.0, 303);
     assert_eq!(siti.get("/api/v1/me").await.0, 401);
     assert!(collector.ctl(&["user", "remove", "siti"]).status.success());

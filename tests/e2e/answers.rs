@@ -289,7 +289,6 @@ async fn who_comes_back_hears_what_was_missed() {
     collector.launch().await;
     let all = events(&collector, Some(&first), "missed").await;
     assert_eq!(all[0].1, "missed", "another process knows nothing of it");
-    tokio::time::sleep(Duration::from_millis(10)).await;
 }
 
 #[tokio::test]

@@ -211,12 +211,13 @@ pub(crate) fn region(row: &Value) -> Option<&str> {
 
 /// The zone of a region, and its name; without a region UTC.
 fn zone(region: Option<&str>) -> (Offset, &'static str) {
-    match region.map(Zone::of_region) {
-        None => (Offset::UTC, "UTC"),
-        Some(Zone::Wib) => (Offset::constant(7), "WIB"),
-        Some(Zone::Wita) => (Offset::constant(8), "WITA"),
-        Some(Zone::Wit) => (Offset::constant(9), "WIT"),
-    }
+    region
+        .map(Zone::of_region)
+        .map_or((Offset::UTC, "UTC"), |zone| {
+            let seconds = i32::try_from(zone.offset_ms() / 1_000).ok();
+            let offset = seconds.and_then(|seconds| Offset::from_seconds(seconds).ok());
+            (offset.unwrap_or(Offset::UTC), zone.name())
+        })
 }
 
 /// A month (2026-11) by the clock of a region, or else of Jakarta, as Unix ms; this one if none is named.

@@ -36,6 +36,15 @@ impl Zone {
         }
     }
 
+    /// What people call it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Wib => "WIB",
+            Self::Wita => "WITA",
+            Self::Wit => "WIT",
+        }
+    }
+
     /// From UTC to local, in ms.
     pub fn offset_ms(self) -> i64 {
         let hours = match self {

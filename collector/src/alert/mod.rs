@@ -42,7 +42,7 @@ pub(crate) use route::{About, Route, Severity, To};
 pub(crate) use silence::{NoSilence, Silence, Silences, Wish};
 pub(crate) use telegram::{With, listeners, read_update};
 pub(crate) use template::Template;
-pub(crate) use text::Language;
+pub(crate) use text::{Catalogue, Language};
 
 use denyut_proto::UnixMillis;
 use std::time::Duration;

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// A receiver's language.
+/// A language of messages and pages: Bahasa Indonesia unless somebody asks for another.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Language {
@@ -20,12 +20,29 @@ pub(crate) enum Language {
     En,
 }
 
-/// The texts of one language: the page's, for causes and units, and those of messages.
+impl Language {
+    /// Its code, as configurations and addresses name it.
+    pub(crate) const fn code(self) -> &'static str {
+        match self {
+            Self::Id => "id",
+            Self::En => "en",
+        }
+    }
+
+    /// The one of a code.
+    pub(crate) fn of_code(code: &str) -> Option<Self> {
+        [Self::Id, Self::En]
+            .into_iter()
+            .find(|one| one.code() == code)
+    }
+}
+
+/// The texts of one language: the pages', and those of messages.
 #[derive(Debug)]
-pub(super) struct Catalogue(BTreeMap<String, String>);
+pub(crate) struct Catalogue(BTreeMap<String, String>);
 
 impl Catalogue {
-    pub(super) fn of(language: Language) -> anyhow::Result<Self> {
+    pub(crate) fn of(language: Language) -> anyhow::Result<Self> {
         let (page, messages) = match language {
             Language::Id => (
                 include_str!("../web/static/id.json"),
@@ -45,7 +62,7 @@ impl Catalogue {
     }
 
     /// The text of a key; `{name}` in it stands for a value.
-    pub(super) fn say(&self, key: &str, values: &[(&str, &str)]) -> String {
+    pub(crate) fn say(&self, key: &str, values: &[(&str, &str)]) -> String {
         let mut rest = self.0.get(key).map_or(key, String::as_str);
         let mut text = String::new();
         // Once from left to right: nothing in a value is taken for a place.
@@ -67,14 +84,9 @@ impl Catalogue {
     /// A moment on an office's clock.
     pub(super) fn time(at: UnixMillis, office: Option<&OfficeCode>) -> String {
         let zone = office.map_or(Zone::Wib, Zone::of);
-        let name = match zone {
-            Zone::Wib => "WIB",
-            Zone::Wita => "WITA",
-            Zone::Wit => "WIT",
-        };
         let local = at.0.saturating_add(zone.offset_ms());
         match jiff::Timestamp::from_millisecond(local) {
-            Ok(local) => format!("{} {name}", local.strftime("%d-%m-%Y %H:%M")),
+            Ok(local) => format!("{} {}", local.strftime("%d-%m-%Y %H:%M"), zone.name()),
             Err(_) => at.to_string(),
         }
     }

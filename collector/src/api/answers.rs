@@ -267,9 +267,10 @@ pub(crate) fn forget(state: &dyn State, now: UnixMillis) -> anyhow::Result<()> {
         }
     }
     for part in over.chunks(ANSWERS_MOST) {
-        let mut change = Change::default();
-        change.delete = part.to_vec();
-        state.apply(change)?;
+        state.apply(Change {
+            delete: part.to_vec(),
+            ..Change::default()
+        })?;
     }
     Ok(())
 }

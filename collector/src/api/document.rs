@@ -1,5 +1,6 @@
 //! What is true of all operations, said once in the document of the API: how parameters look, and what may be answered to any request.
 
+use super::offices::FAR;
 use super::problem::Problem;
 use axum::extract::{MatchedPath, Request};
 use axum::http::Method;
@@ -11,9 +12,6 @@ use std::sync::Arc;
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::openapi::{self, ContentBuilder, OpenApi, Ref, RefOr, Required, ResponseBuilder};
-
-/// ±10,000 years in ms: see `time_range`.
-const FAR: i64 = 315_576_000_000_000;
 
 /// How a parameter looks, wherever it stands: its pattern, or its least and greatest value.
 const PATTERNS: [(&str, &str); 6] = [
@@ -31,6 +29,16 @@ const BOUNDS: [(&str, i64, i64); 6] = [
     ("to_ms", -FAR, FAR),
     ("step_ms", 1_000, FAR),
     ("number", 0, i64::MAX),
+];
+
+/// What a list goes on by, where that is no name.
+const CURSORS: [(&str, &str); 6] = [
+    ("/incidents", r"^(0|[1-9]\d{0,17})$"),
+    ("/audit", r"^(0|[1-9]\d{0,17})$"),
+    ("/silences", r"^(0|[1-9]\d{0,17})$"),
+    ("/messages", r"^(0|[1-9]\d{0,17})$"),
+    ("/maintenance", r"^(0|[1-9]\d{0,17})$"),
+    ("/patterns", r"^\d{2}\.\d{2}\.\d{2}(\.\d{4})?/\d{1,9}$"),
 ];
 
 /// A problem of this description.
@@ -91,15 +99,8 @@ pub(super) fn complete(document: &mut OpenApi) {
     }
 }
 
-/// What a list goes on by, where that is no name.
-const CURSORS: [(&str, &str); 6] = [
-    ("/incidents", r"^(0|[1-9]\d{0,17})$"),
-    ("/audit", r"^(0|[1-9]\d{0,17})$"),
-    ("/silences", r"^(0|[1-9]\d{0,17})$"),
-    ("/messages", r"^(0|[1-9]\d{0,17})$"),
-    ("/maintenance", r"^(0|[1-9]\d{0,17})$"),
-    ("/patterns", r"^\d{2}\.\d{2}\.\d{2}(\.\d{4})?/\d{1,9}$"),
-];
+/// Parameters that may be asked by, by path and method.
+pub(super) type Names = HashMap<(String, Method), BTreeSet<String>>;
 
 /// The names of the parameters of a query, by path and method.
 pub(super) fn names(document: &OpenApi) -> Names {
@@ -123,9 +124,6 @@ pub(super) fn names(document: &OpenApi) -> Names {
     }
     names
 }
-
-/// Parameters that may be asked by, by path and method.
-pub(super) type Names = HashMap<(String, Method), BTreeSet<String>>;
 
 /// Refuses a request with a parameter that its operation does not know: a misspelt one must not be lost in silence.
 pub(super) async fn check(names: Arc<Names>, request: Request, next: Next) -> Response {

@@ -89,7 +89,7 @@ pub(super) async fn list(
     asked: Asked,
     Parameters(parameters): Parameters<ListParameters>,
 ) -> Result<Response, Problem> {
-    super::list::number("after", asked.after())?;
+    asked.after_number()?;
     if let Some(parent) = parameters
         .parent
         .filter(|parent| i64::try_from(*parent).is_err())
@@ -131,7 +131,7 @@ pub(super) async fn show(
     caller: Caller,
     Path(number): Path<String>,
 ) -> Result<Json<IncidentView>, Problem> {
-    let number = number_of(&number)?;
+    let number = super::list::number("number", &number)?;
     let found = blocking(shared, move |shared| {
         let now = shared.gate.clock.read().now;
         shared.query.incident(number, &caller.regions, now)
@@ -140,10 +140,6 @@ pub(super) async fn show(
     found
         .map(Json)
         .ok_or_else(|| Problem::not_found(format!("there is no incident {number}")))
-}
-
-fn number_of(text: &str) -> Result<u64, Invalid> {
-    super::list::number("number", Some(text)).map(Option::unwrap_or_default)
 }
 
 /// Who acknowledges, why, and for how long.
@@ -263,7 +259,7 @@ async fn act(
     number: &str,
     deed: Deed,
 ) -> Result<Json<IncidentView>, Problem> {
-    let number = number_of(number)?;
+    let number = super::list::number("number", number)?;
     let work = move || {
         let now = shared.gate.clock.read().now;
         let state = &*shared.query.state;

@@ -112,6 +112,12 @@ impl Asked {
         self.after.as_deref()
     }
 
+    /// Where to go on in a list that goes by numbers.
+    pub(super) fn after_number(&self) -> Result<Option<u64>, Invalid> {
+        let after = self.after.as_deref();
+        after.map(|text| number("after", text)).transpose()
+    }
+
     /// Whether a page is asked for, and not all of it.
     pub(super) fn is_page(&self) -> bool {
         self.format == Format::Json
@@ -201,22 +207,14 @@ pub(super) fn slot(shared: &Arc<Shared>, caller: &str) -> Result<Slot, Problem> 
     })
 }
 
-/// A cursor that is a number, checked.
-pub(super) fn number(field: &str, text: Option<&str>) -> Result<Option<u64>, Invalid> {
-    let read = |text: &str| {
-        // Nobody writes one in another way.
-        let is_plain = text.len() <= 20 && (text == "0" || !text.starts_with(['0', '+']));
-        let number = text.parse().ok().filter(|_| is_plain).ok_or_else(|| {
-            Invalid::new(
-                field,
-                text.escape_debug(),
-                "not a number",
-                "write it like `12`",
-            )
-        });
-        number.map(Some)
-    };
-    text.map_or(Ok(None), read)
+/// A number in a path, or as a cursor.
+pub(super) fn number(field: &str, text: &str) -> Result<u64, Invalid> {
+    // Nobody writes one in another way.
+    let is_plain = text.len() <= 20 && (text == "0" || !text.starts_with(['0', '+']));
+    text.parse().ok().filter(|_| is_plain).ok_or_else(|| {
+        let fix = "write it like `12`";
+        Invalid::new(field, text.escape_debug(), "not a number", fix)
+    })
 }
 
 /// The address of the next page.

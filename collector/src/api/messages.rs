@@ -40,7 +40,7 @@ pub(super) async fn list(
     axum::extract::State(shared): State,
     asked: Asked,
 ) -> Result<Response, Problem> {
-    super::list::number("after", asked.after())?;
+    asked.after_number()?;
     let read = |shared: &Shared| {
         let mut all = shared.outbox.list()?;
         all.sort_by_key(|one| one.number);
@@ -60,7 +60,7 @@ pub(super) async fn resend(
     axum::extract::State(shared): State,
     Path(number): Path<String>,
 ) -> Result<(StatusCode, Json<Message>), Problem> {
-    let number = super::list::number("number", Some(&number))?.unwrap_or_default();
+    let number = super::list::number("number", &number)?;
     let sent = blocking(shared, move |shared| {
         shared.outbox.resend(number, shared.gate.clock.read().now)
     });

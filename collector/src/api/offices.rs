@@ -372,8 +372,8 @@ async fn known_link(
     }
 }
 
-/// ±10,000 years: every sum of times and lengths fits.
-const FAR: i64 = 315_576_000_000_000;
+/// ±10,000 years in ms: every sum of times and lengths fits.
+pub(super) const FAR: i64 = 315_576_000_000_000;
 
 /// A time that is asked for.
 pub(super) fn time(field: &str, ms: i64) -> Result<UnixMillis, Invalid> {

@@ -5,10 +5,10 @@ use super::offices::time;
 use super::problem::Problem;
 use super::{Parameters, Path, Shared, State, blocking};
 use crate::access::Caller;
-use crate::alert::{Language, Receiver, Rehearsal, Supposed};
+use crate::alert::{Receiver, Rehearsal, Supposed};
 use axum::Json;
 use axum::response::Response;
-use denyut_detect::calendar::{Maintenance, Opening, When, Zone};
+use denyut_detect::calendar::{Maintenance, When, Zone};
 use denyut_detect::{Cause, PatternKind};
 use denyut_proto::{OfficeCode, UnixMillis};
 use serde::{Deserialize, Serialize};
@@ -36,10 +36,7 @@ impl ReceiverView {
         Self {
             name: receiver.name.clone(),
             kind: receiver.channel.describe(),
-            language: match receiver.language {
-                Language::Id => "id",
-                Language::En => "en",
-            },
+            language: receiver.language.code(),
             role: receiver.role.clone(),
             regions: receiver.regions.clone(),
         }
@@ -175,17 +172,10 @@ pub(super) async fn route(
         return Err(Problem::not_found(format!("there is no office {office}")));
     }
     let said = blocking(shared, move |shared| {
-        let own = shared.query.registry.offices.get(&office);
         let rehearsal = Rehearsal {
             alerts: &shared.alerts,
             registry: &shared.query.registry,
-            opening: Opening {
-                zone: Zone::of(&office),
-                hours: own
-                    .and_then(|own| own.site.hours.as_deref())
-                    .unwrap_or(&shared.gate.hours),
-                holidays: &shared.gate.holidays,
-            },
+            opening: shared.gate.opening(&office),
             maintenance: &shared.query.maintenance,
             silences: &shared.silences.list()?,
             // Whom they tell of other regions is not for everybody.
@@ -287,7 +277,7 @@ pub(super) async fn maintenance(
     caller: Caller,
     asked: Asked,
 ) -> Result<Response, Problem> {
-    super::list::number("after", asked.after())?;
+    asked.after_number()?;
     let read = move |shared: &Shared| {
         let now = shared.gate.clock.read().now;
         let all = (1..).zip(&shared.query.maintenance);

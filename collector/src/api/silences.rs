@@ -38,7 +38,7 @@ pub(super) async fn list(
     caller: Caller,
     asked: Asked,
 ) -> Result<Response, Problem> {
-    super::list::number("after", asked.after())?;
+    asked.after_number()?;
     let read = move |shared: &Shared| {
         let mut all = shared.silences.list()?;
         all.retain(|one| {
@@ -90,7 +90,7 @@ pub(super) async fn end(
     caller: Caller,
     Path(number): Path<String>,
 ) -> Result<Json<Silence>, Problem> {
-    let number = super::list::number("number", Some(&number))?.unwrap_or_default();
+    let number = super::list::number("number", &number)?;
     let all = blocking(Arc::clone(&shared), |shared| shared.silences.list()).await?;
     let found = all.iter().find(|one| one.number == number);
     if let Some(one) = found.filter(|one| {

@@ -335,7 +335,7 @@ pub(super) async fn audit(
     axum::extract::State(shared): State,
     asked: Asked,
 ) -> Result<Response, Problem> {
-    super::list::number("after", asked.after())?;
+    asked.after_number()?;
     let read = |shared: &Shared, after: Option<&str>, most| {
         let before = after.and_then(|text| text.parse().ok());
         shared.audit.list(before, most)

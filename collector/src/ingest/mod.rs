@@ -16,7 +16,7 @@ use crate::keys;
 use crate::metrics::{Field, Metrics};
 use crate::registry::{Introduction, Office, Registry};
 use anyhow::{Context, anyhow};
-use denyut_detect::calendar::{Holidays, Hours, Opening, Zone};
+use denyut_detect::calendar::{Holidays, Hours, Opening};
 use denyut_proto::wire::{
     self, AgentMessage, CollectorMessage, agent_message, collector_message, ingest_server::Ingest,
 };
@@ -234,13 +234,14 @@ impl Gate {
         }
     }
 
+    /// When an office is open.
+    pub(crate) fn opening(&self, code: &OfficeCode) -> Opening<'_> {
+        self.registry.opening(code, &self.hours, &self.holidays)
+    }
+
     /// How long the office stays closed, in seconds; 0 while it is open.
     fn closed_for(&self, speaker: &Speaker<'_>) -> u32 {
-        let opening = Opening {
-            zone: Zone::of(&speaker.code),
-            hours: speaker.office.site.hours.as_deref().unwrap_or(&self.hours),
-            holidays: &self.holidays,
-        };
+        let opening = self.opening(&speaker.code);
         let now = self.clock.read().now;
         // One that never opens is asked about again.
         let opens = opening.next_working(now).map(|opens| opens.since(now));

@@ -1,5 +1,6 @@
 //! `/docs`: the document of the API for people, written from the same source as the document itself. No script is needed.
 
+use super::text::head;
 use maud::{DOCTYPE, Markup, html};
 use serde_json::Value;
 
@@ -20,11 +21,7 @@ pub(super) fn page(document: &Value) -> String {
         (DOCTYPE)
         html lang="en" {
             head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { "API – denyut" }
-                link rel="icon" href="/icon.svg" type="image/svg+xml";
-                link rel="stylesheet" href="/style.css";
+                (head("API – denyut", "/style.css"))
             }
             body class="docs" {
                 main {

@@ -1,6 +1,6 @@
 //! How somebody comes in: the login, and the first choice of a password. Plain forms; no script is needed.
 
-use super::text::Language;
+use super::text::{Language, head, language_of, languages, say};
 use crate::access::{Caller, Entry, Refused, Via};
 use crate::api::{Problem, Shared, Source, cookie_name, session_secret, write_down};
 use anyhow::Context;
@@ -25,22 +25,14 @@ fn page(language: Language, title: &str, body: &Markup) -> Markup {
         (DOCTYPE)
         html lang=(language.code()) {
             head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { (title) " – denyut" }
-                link rel="icon" href="/icon.svg" type="image/svg+xml";
-                link rel="stylesheet" href="/style.css";
+                (head(&format!("{title} – denyut"), "/style.css"))
             }
             body class="door" {
                 main {
                     h1 { img src="/icon.svg" alt="" width="28" height="28"; " denyut" }
                     h2 { (title) }
                     (body)
-                    p class="languages" {
-                        a href="?lang=id" lang="id" hreflang="id" { "Bahasa Indonesia" }
-                        " · "
-                        a href="?lang=en" lang="en" hreflang="en" { "English" }
-                    }
+                    p class="languages" { (languages()) }
                 }
             }
         }
@@ -108,10 +100,10 @@ fn login_form(
     problem: Option<&str>,
     nobody: bool,
 ) -> Markup {
-    let say = |key| language.say(key, &[]);
+    let text = |key| say(language, key, &[]);
     let body = html! {
         @if nobody {
-            p class="hint" { (say("login.nobody")) }
+            p class="hint" { (text("login.nobody")) }
             pre { "sudo denyutctl user add NAMA --role admin --region all" }
         }
         @if let Some(problem) = problem {
@@ -119,13 +111,13 @@ fn login_form(
         }
         form method="post" action="/masuk" {
             input type="hidden" name="to" value=(to);
-            label { span { (say("login.name")) } input name="name" value=(name) autocomplete="username" autocapitalize="none" spellcheck="false" required autofocus; }
-            label { span { (say("login.password")) } input name="password" type="password" autocomplete="current-password" required; }
-            button { (say("login.enter")) }
+            label { span { (text("login.name")) } input name="name" value=(name) autocomplete="username" autocapitalize="none" spellcheck="false" required autofocus; }
+            label { span { (text("login.password")) } input name="password" type="password" autocomplete="current-password" required; }
+            button { (text("login.enter")) }
         }
-        p class="hint" { (say("login.forgotten")) }
+        p class="hint" { (text("login.forgotten")) }
     };
-    page(language, &say("login.title"), &body)
+    page(language, &text("login.title"), &body)
 }
 
 /// The login.
@@ -135,7 +127,7 @@ pub(super) async fn show(
     headers: HeaderMap,
     caller: Option<Extension<Caller>>,
 ) -> Response {
-    let language = Language::of(query.as_deref(), &headers);
+    let language = language_of(query.as_deref(), &headers);
     let to = wanted(query.as_deref());
     let to = next_of(to.as_deref());
     if caller.is_some() {
@@ -167,7 +159,7 @@ pub(super) async fn enter(
     headers: HeaderMap,
     form: Result<Form<Login>, FormRejection>,
 ) -> Response {
-    let language = Language::of(query.as_deref(), &headers);
+    let language = language_of(query.as_deref(), &headers);
     let Form(Login { name, password, to }) = match form {
         Ok(form) => form,
         Err(rejection) => {
@@ -179,12 +171,12 @@ pub(super) async fn enter(
     let to = next_of(to.as_deref());
     let (status, text) = match tried {
         Ok(Ok(secret)) => return let_in(&shared, &secret, to),
-        Ok(Err(Out::Wrong)) => (StatusCode::UNAUTHORIZED, language.say("login.wrong", &[])),
+        Ok(Err(Out::Wrong)) => (StatusCode::UNAUTHORIZED, say(language, "login.wrong", &[])),
         Ok(Err(Out::TooOften(wait))) => {
             let seconds = (wait.as_secs() + 1).to_string();
             (
                 StatusCode::TOO_MANY_REQUESTS,
-                language.say("login.too_often", &[("seconds", &seconds)]),
+                say(language, "login.too_often", &[("seconds", &seconds)]),
             )
         }
         Err(problem) => return problem.into_response(),
@@ -293,29 +285,29 @@ pub(super) async fn leave(
 }
 
 fn choose_form(language: Language, secret: &str, name: &str, problem: Option<&str>) -> Markup {
-    let say = |key| language.say(key, &[]);
+    let text = |key| say(language, key, &[]);
     let body = html! {
-        p { (language.say("welcome.hello", &[("name", name)])) }
+        p { (say(language, "welcome.hello", &[("name", name)])) }
         @if let Some(problem) = problem {
             p class="problem" role="alert" { (problem) }
         }
         form method="post" action={ "/masuk/" (secret) } {
-            label { span { (say("login.name")) } input name="name" value=(name) autocomplete="username" readonly; }
-            label { span { (say("welcome.password")) } input name="password" type="password" autocomplete="new-password" minlength="12" maxlength="200" required autofocus; }
-            label { span { (say("welcome.again")) } input name="again" type="password" autocomplete="new-password" required; }
-            button { (say("welcome.choose")) }
+            label { span { (text("login.name")) } input name="name" value=(name) autocomplete="username" readonly; }
+            label { span { (text("welcome.password")) } input name="password" type="password" autocomplete="new-password" minlength="12" maxlength="200" required autofocus; }
+            label { span { (text("welcome.again")) } input name="again" type="password" autocomplete="new-password" required; }
+            button { (text("welcome.choose")) }
         }
-        p class="hint" { (say("welcome.hint")) }
+        p class="hint" { (text("welcome.hint")) }
     };
-    page(language, &say("welcome.title"), &body)
+    page(language, &text("welcome.title"), &body)
 }
 
 fn over(language: Language) -> Response {
-    let body = html! { p class="problem" role="alert" { (language.say("welcome.over", &[])) } p { a href="/masuk" { (language.say("login.title", &[])) } } };
+    let body = html! { p class="problem" role="alert" { (say(language, "welcome.over", &[])) } p { a href="/masuk" { (say(language, "login.title", &[])) } } };
     answer(
         StatusCode::NOT_FOUND,
         language,
-        page(language, &language.say("welcome.title", &[]), &body),
+        page(language, &say(language, "welcome.title", &[]), &body),
     )
 }
 
@@ -326,7 +318,7 @@ pub(super) async fn welcome(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
-    let language = Language::of(query.as_deref(), &headers);
+    let language = language_of(query.as_deref(), &headers);
     match shared.book.welcomed(&secret, shared.gate.clock.read().now) {
         Ok(name) => answer(
             StatusCode::OK,
@@ -353,7 +345,7 @@ pub(super) async fn choose(
     headers: HeaderMap,
     form: Result<Form<Choice>, FormRejection>,
 ) -> Result<Response, Problem> {
-    let language = Language::of(query.as_deref(), &headers);
+    let language = language_of(query.as_deref(), &headers);
     let Form(Choice { password, again }) =
         form.map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))?;
     let now = shared.gate.clock.read().now;
@@ -365,7 +357,7 @@ pub(super) async fn choose(
         Ok(answer(StatusCode::BAD_REQUEST, language, form))
     };
     if password != again {
-        return again_form(&language.say("welcome.differ", &[]));
+        return again_form(&say(language, "welcome.differ", &[]));
     }
     let _turn = shared
         .passwords
@@ -379,7 +371,7 @@ pub(super) async fn choose(
             note(&shared, &name, from, 201, now).await;
             Ok(let_in(&shared, &session, "/"))
         }
-        Err(Refused::Invalid(_)) => again_form(&language.say("welcome.weak", &[])),
+        Err(Refused::Invalid(_)) => again_form(&say(language, "welcome.weak", &[])),
         Err(Refused::Failed(error)) => Err(error.into()),
         Err(_) => Ok(over(language)),
     }

@@ -1,13 +1,13 @@
 //! `/publik`: the page for citizens, its JSON, its feed and its badges. No script is needed; one sorts by distance from where the device is, on the device.
 
-use super::text::Language;
+use super::text::{Language, head, language_of, languages, say};
 use crate::api::{Problem, Shared};
 use crate::publik::{Can, Made, PublicOffice, PublicRegency, regencies, regency};
 use anyhow::Context;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use denyut_detect::calendar::Zone;
+use denyut_detect::calendar::{Zone, in_region};
 use denyut_proto::UnixMillis;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -67,10 +67,10 @@ fn no_page(text: &str, language: Language) -> Response {
         return nothing().into_response();
     }
     let body = html! {
-        h1 { (language.say("public.no_page", &[])) }
-        p { a href={ "/publik" (query_of(language)) } { (language.say("public.all", &[])) } }
+        h1 { (say(language, "public.no_page", &[])) }
+        p { a href={ "/publik" (query_of(language)) } { (say(language, "public.all", &[])) } }
     };
-    let page = frame(language, &language.say("public.no_page", &[]), &body).into_string();
+    let page = frame(language, &say(language, "public.no_page", &[]), &body).into_string();
     let kind = [(header::CONTENT_TYPE, HTML)];
     (StatusCode::NOT_FOUND, kind, page).into_response()
 }
@@ -90,9 +90,7 @@ pub(super) async fn show(
     let known = &shared.query.registry.offices;
     let is_known = match asked.office {
         Some(office) => office.parse().is_ok_and(|code| known.contains_key(&code)),
-        None => known
-            .keys()
-            .any(|code| code.as_str().starts_with(asked.regency)),
+        None => known.keys().any(|code| in_region(code, asked.regency)),
     };
     if !is_known {
         return Ok(no_page(&text, language));
@@ -135,7 +133,7 @@ pub(super) async fn index(
 
 /// Only the address says it: whoever keeps a page for others does not keep it by cookies.
 fn language(query: Option<&str>) -> Language {
-    Language::of(query, &HeaderMap::new())
+    language_of(query, &HeaderMap::new())
 }
 
 fn made(kind: &'static str, text: String) -> anyhow::Result<Made> {
@@ -203,12 +201,8 @@ fn write(
 
 /// A time of day by the clock of a place, with the name of its zone; with the day if that is not the present one.
 fn clock(at: UnixMillis, now: UnixMillis, region: &str, language: Language) -> String {
-    let (hours, name) = match Zone::of_region(region) {
-        Zone::Wib => (7, "WIB"),
-        Zone::Wita => (8, "WITA"),
-        Zone::Wit => (9, "WIT"),
-    };
-    let zone = TimeZone::fixed(Offset::constant(hours));
+    let place = Zone::of_region(region);
+    let (zone, name) = (TimeZone::fixed(offset(place)), place.name());
     let local = |at: UnixMillis| {
         Timestamp::from_millisecond(at.0)
             .unwrap_or_default()
@@ -223,8 +217,16 @@ fn clock(at: UnixMillis, now: UnixMillis, region: &str, language: Language) -> S
     if there.date() == here.date() {
         return format!("{time} {name}");
     }
-    let month = language.say(&format!("month.{}", there.month()), &[]);
+    let month = say(language, &format!("month.{}", there.month()), &[]);
     format!("{} {month} {time} {name}", there.day())
+}
+
+fn offset(zone: Zone) -> Offset {
+    let seconds = i32::try_from(zone.offset_ms() / 1_000);
+    seconds
+        .ok()
+        .and_then(|seconds| Offset::from_seconds(seconds).ok())
+        .unwrap_or(Offset::UTC)
 }
 
 /// Kilometres between two places on a sphere (the haversine formula).
@@ -250,18 +252,14 @@ fn frame(language: Language, title: &str, body: &Markup) -> Markup {
         (DOCTYPE)
         html lang=(language.code()) {
             head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
+                (head(title, "/publik.css"))
                 meta http-equiv="refresh" content="60";
-                title { (title) }
-                link rel="icon" href="/icon.svg" type="image/svg+xml";
-                link rel="stylesheet" href="/publik.css";
                 script type="module" src="/publik.js" {}
             }
             body {
                 main { (body) }
                 footer {
-                    p { a href="?lang=id" lang="id" hreflang="id" { "Bahasa Indonesia" } " · " a href="?lang=en" lang="en" hreflang="en" { "English" } }
+                    p { (languages()) }
                 }
             }
         }
@@ -269,18 +267,18 @@ fn frame(language: Language, title: &str, body: &Markup) -> Markup {
 }
 
 fn regencies_page(shared: &Shared, language: Language) -> Markup {
-    let say = |key| language.say(key, &[]);
+    let text = |key| say(language, key, &[]);
     let query = query_of(language);
     let body = html! {
-        h1 { (say("public.title")) }
-        p { (say("public.choose")) }
+        h1 { (text("public.title")) }
+        p { (text("public.choose")) }
         ul class="regencies" {
             @for (code, (name, count)) in regencies(shared) {
-                li { a href={ "/publik/" (code) (query) } { (name.unwrap_or(code)) } " " small { (language.say("public.offices", &[("count", &count.to_string())])) } }
+                li { a href={ "/publik/" (code) (query) } { (name.unwrap_or(code)) } " " small { (say(language, "public.offices", &[("count", &count.to_string())])) } }
             }
         }
     };
-    frame(language, &say("public.title"), &body)
+    frame(language, &text("public.title"), &body)
 }
 
 /// What keeps the language in links.
@@ -292,7 +290,7 @@ fn query_of(language: Language) -> &'static str {
 }
 
 fn page(found: &PublicRegency, from: Option<&PublicOffice>, language: Language) -> Markup {
-    let say = |key| language.say(key, &[]);
+    let text = |key| say(language, key, &[]);
     let query = query_of(language);
     let place = from.and_then(|from| from.place);
     let away = |one: &PublicOffice| Some(distance(place?, one.place?));
@@ -317,29 +315,27 @@ fn page(found: &PublicRegency, from: Option<&PublicOffice>, language: Language) 
         .map(|(can, count)| {
             format!(
                 "{count} {}",
-                language
-                    .say(&format!("public.{}", can.as_str()), &[])
-                    .to_lowercase()
+                say(language, &format!("public.{}", can.as_str()), &[]).to_lowercase()
             )
         })
         .collect();
     let body = html! {
-        p { a href={ "/publik" (query) } { (say("public.all")) } }
-        h1 { (say("public.title")) }
+        p { a href={ "/publik" (query) } { (text("public.all")) } }
+        h1 { (text("public.title")) }
         h2 { (name) @if let Some(from) = from { ": " (from.name) } }
-        p class="at" { (language.say("public.at", &[("time", &at)])) " " (counts.join(", ")) "." }
-        p class="old" role="status" { (say("public.old")) }
-        @if from.is_some() { p { a href={ "/publik/" (found.code) (query) } { (language.say("public.whole", &[("name", name)])) } } }
-        p { button id="near" type="button" hidden data-km=(say("public.km")) data-none=(say("public.no_place")) { (say("public.near")) } " " span id="told" role="status" {} }
+        p class="at" { (say(language, "public.at", &[("time", &at)])) " " (counts.join(", ")) "." }
+        p class="old" role="status" { (text("public.old")) }
+        @if from.is_some() { p { a href={ "/publik/" (found.code) (query) } { (say(language, "public.whole", &[("name", name)])) } } }
+        p { button id="near" type="button" hidden data-km=(text("public.km")) data-none=(text("public.no_place")) { (text("public.near")) } " " span id="told" role="status" {} }
         ul class="offices" {
             @for one in offices { (item(found, one, away(one), language)) }
         }
-        p class="more" { (say("public.method")) }
+        p class="more" { (text("public.method")) }
         p class="more" { a href={ "/publik/" (found.code) ".json" } { "JSON" } " · " a href={ "/publik/" (found.code) ".atom" (query) } { "Atom" } }
     };
     frame(
         language,
-        &format!("{} – {name}", say("public.title")),
+        &format!("{} – {name}", text("public.title")),
         &body,
     )
 }
@@ -372,15 +368,15 @@ fn item(
     html! {
         li class=(can) id=(one.code) data-at=[place] {
             a href={ "/publik/" (one.code) (query_of(language)) } { (one.name) } " "
-            strong class="can" { (language.say(&format!("public.{can}"), &[])) }
-            span class="far" { @if let Some(away) = away.filter(|away| *away > 0.05) { " " (number(away, language)) " " (language.say("public.km", &[])) } }
+            strong class="can" { (say(language, &format!("public.{can}"), &[])) }
+            span class="far" { @if let Some(away) = away.filter(|away| *away > 0.05) { " " (number(away, language)) " " (say(language, "public.km", &[])) } }
             p {
-                @if let Some(since) = one.since_ms { (language.say("public.since", &[("time", &time(since))])) " " }
-                @if one.hours.is_empty() { (language.say("public.no_hours", &[])) } @else { (language.say("public.hours", &[("hours", &hours)])) }
-                @if let Some(opens) = one.opens_ms { " " (language.say("public.opens", &[("time", &time(opens))])) }
+                @if let Some(since) = one.since_ms { (say(language, "public.since", &[("time", &time(since))])) " " }
+                @if one.hours.is_empty() { (say(language, "public.no_hours", &[])) } @else { (say(language, "public.hours", &[("hours", &hours)])) }
+                @if let Some(opens) = one.opens_ms { " " (say(language, "public.opens", &[("time", &time(opens))])) }
                 @if one.can != Can::Closed {
-                    @if let Some(heard) = one.heard_ms { " " (language.say("public.heard", &[("time", &time(heard))])) }
-                    @if let Some(chance) = one.chance { " " (language.say("public.chance", &[("percent", &chance.percent.to_string()), ("days", &chance.days.to_string())])) }
+                    @if let Some(heard) = one.heard_ms { " " (say(language, "public.heard", &[("time", &time(heard))])) }
+                    @if let Some(chance) = one.chance { " " (say(language, "public.chance", &[("percent", &chance.percent.to_string()), ("days", &chance.days.to_string())])) }
                 }
             }
         }
@@ -409,7 +405,7 @@ fn feed(found: &PublicRegency, language: Language, address: &str) -> String {
         let title = format!(
             "{}: {}",
             one.name,
-            language.say(&format!("public.{can}"), &[])
+            say(language, &format!("public.{can}"), &[])
         );
         html! {
             entry {
@@ -424,7 +420,7 @@ fn feed(found: &PublicRegency, language: Language, address: &str) -> String {
     let feed = html! {
         feed xmlns="http://www.w3.org/2005/Atom" xml:lang=(language.code()) {
             id { (id(&found.code)) }
-            title { (language.say("public.title", &[])) " – " (name) }
+            title { (say(language, "public.title", &[])) " – " (name) }
             updated { (when(found.at_ms)) }
             author { name { "denyut" } }
             link rel="self" href={ (address) "/publik/" (found.code) ".atom" (query) } {}
@@ -439,7 +435,7 @@ fn feed(found: &PublicRegency, language: Language, address: &str) -> String {
 
 /// A badge for other sites.
 fn badge(one: &PublicOffice, language: Language) -> String {
-    let text = language.say(&format!("public.{}", one.can.as_str()), &[]);
+    let text = say(language, &format!("public.{}", one.can.as_str()), &[]);
     let left = format!("e-KTP {}", one.name);
     let colour = match one.can {
         Can::Yes => "#14704a",
