@@ -12,7 +12,7 @@
 use crate::access::Regions;
 use crate::query::{Query, Selector};
 use denyut_detect::calendar::{Holidays, Hours};
-use denyut_proto::{OfficeCode, Role, UnixMillis};
+use denyut_proto::{Invalid, OfficeCode, Role, UnixMillis};
 use denyut_store::history::{LinkId, RowsError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -21,6 +21,8 @@ use utoipa::ToSchema;
 
 const MINUTE_MS: i64 = 60_000;
 const HOUR_MS: i64 = 3_600_000;
+/// The longest time that can be asked for, in ms: two years, as far as opening hours are looked at.
+const LONGEST_MS: i64 = 731 * 24 * HOUR_MS;
 /// What an office needs.
 const NEEDED: [Role; 2] = [Role::Server, Role::Uplink];
 
@@ -76,6 +78,158 @@ impl AddAssign for Times {
         self.unobserved_ms += other.unobserved_ms;
         self.announced_ms += other.announced_ms;
     }
+}
+
+/// Of what.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum By {
+    #[default]
+    Office,
+    Regency,
+    Province,
+    Nation,
+}
+
+impl By {
+    pub(crate) const ALL: [Self; 4] = [Self::Office, Self::Regency, Self::Province, Self::Nation];
+
+    /// The name that API and catalogues use.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Office => "office",
+            Self::Regency => "regency",
+            Self::Province => "province",
+            Self::Nation => "nation",
+        }
+    }
+
+    /// The code of what an office belongs to.
+    fn of(self, office: &OfficeCode) -> &str {
+        let length = match self {
+            Self::Office => office.as_str().len(),
+            Self::Regency => 5,
+            Self::Province => 2,
+            Self::Nation => 0,
+        };
+        office.as_str().get(..length).unwrap_or_default()
+    }
+}
+
+/// For how much of a time one or many offices could work.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct AvailabilityView {
+    pub(crate) by: By,
+    /// The code of the office or region; empty for the nation.
+    #[schema(example = "36.73")]
+    pub(crate) code: String,
+    /// Its name, where it is known.
+    #[schema(example = "Kota Serang")]
+    pub(crate) name: Option<String>,
+    /// How many offices are counted together.
+    pub(crate) offices: u32,
+    pub(crate) hours: Counted,
+    #[schema(value_type = i64)]
+    pub(crate) from_ms: UnixMillis,
+    #[schema(value_type = i64)]
+    pub(crate) to_ms: UnixMillis,
+    #[serde(flatten)]
+    pub(crate) times: Times,
+    /// up ÷ (up + down), in per cent to a thousandth; none if nothing was seen.
+    #[schema(example = 99.312)]
+    pub(crate) percent: Option<f64>,
+    /// How much of the time that counts was seen, in per cent to a thousandth: what `percent` is worth.
+    #[schema(example = 97.5)]
+    pub(crate) observed_percent: Option<f64>,
+}
+
+/// Counted time of an office of which nothing was seen, an hour of it or more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Gap {
+    pub(crate) office: OfficeCode,
+    pub(crate) from_ms: UnixMillis,
+    pub(crate) to_ms: UnixMillis,
+    /// How much of it counts.
+    pub(crate) counted_ms: i64,
+}
+
+/// What is asked for.
+pub(crate) struct Asked<'a> {
+    pub(crate) by: By,
+    /// Which offices.
+    pub(crate) region: &'a Regions,
+    pub(crate) range: Range<UnixMillis>,
+    pub(crate) calendar: Calendar<'a>,
+}
+
+/// An error if the time is too long.
+pub(crate) fn check(range: &Range<UnixMillis>) -> Result<(), Invalid> {
+    if range.end.0 - range.start.0 > LONGEST_MS {
+        let fix = "ask for two years at most";
+        return Err(Invalid::new(
+            "from_ms",
+            range.start.0,
+            "too long before `to_ms`",
+            fix,
+        ));
+    }
+    Ok(())
+}
+
+/// The availability up to `now` of those behind `after`, at most so many, by code; and what nobody saw. Blocks.
+pub(crate) fn read(
+    query: &Query,
+    asked: &Asked<'_>,
+    after: Option<&str>,
+    most: usize,
+    now: UnixMillis,
+) -> anyhow::Result<(Vec<AvailabilityView>, Vec<Gap>)> {
+    let range = &asked.range;
+    let counted = range.start.min(now)..range.end.min(now);
+    let mut found: Vec<AvailabilityView> = Vec::new();
+    let mut gaps = Vec::new();
+    let offices = query.registry.offices.iter();
+    for (code, office) in offices.filter(|(code, _)| asked.region.has(code)) {
+        let of = asked.by.of(code);
+        if after.is_some_and(|after| of <= after) {
+            continue;
+        }
+        let goes_on = found.last().is_some_and(|last| last.code == of);
+        if !goes_on && found.len() >= most {
+            break;
+        }
+        let (times, missing) = of_office(query, code, &counted, &asked.calendar)?;
+        gaps.extend(missing);
+        if let Some(last) = found.last_mut().filter(|_| goes_on) {
+            last.times += times;
+            last.offices += 1;
+            continue;
+        }
+        let name = match asked.by {
+            By::Office => Some(office.name.clone()),
+            By::Regency => office.regency.clone(),
+            By::Province | By::Nation => None,
+        };
+        found.push(AvailabilityView {
+            by: asked.by,
+            code: of.to_owned(),
+            name,
+            offices: 1,
+            hours: asked.calendar.counted,
+            from_ms: range.start,
+            to_ms: range.end,
+            times,
+            percent: None,
+            observed_percent: None,
+        });
+    }
+    for one in &mut found {
+        one.percent = one.times.percent();
+        one.observed_percent = one.times.observed_percent();
+    }
+    Ok((found, gaps))
 }
 
 /// By what it is counted.
@@ -199,28 +353,41 @@ fn seen(query: &Query, link: &LinkId, pieces: &[Range<i64>]) -> anyhow::Result<V
     pieces.iter().map(of_piece).collect()
 }
 
-/// What became of an office's time; `None` if it is not registered, or not theirs who look.
-pub(crate) fn of_office(
+/// What became of an office's time, and what nobody saw of it.
+fn of_office(
     query: &Query,
     office: &OfficeCode,
-    sees: &Regions,
     range: &Range<UnixMillis>,
     calendar: &Calendar<'_>,
-) -> anyhow::Result<Option<Times>> {
-    if !sees.has(office) || !query.registry.offices.contains_key(office) {
-        return Ok(None);
-    }
+) -> anyhow::Result<(Times, Vec<Gap>)> {
     let (stretches, announced_ms) = stretches(query, office, range, calendar);
     let pieces = pieces(&stretches);
-    let all = of_pieces(query, office, &pieces)?;
     let mut times = Times {
         announced_ms,
         ..Times::default()
     };
-    for one in all {
+    let mut gaps: Vec<Gap> = Vec::new();
+    let mut goes_on = false;
+    for (piece, one) in pieces.iter().zip(of_pieces(query, office, &pieces)?) {
+        let is_gap = one.unobserved_ms == one.counted_ms;
+        match gaps.last_mut().filter(|_| goes_on && is_gap) {
+            Some(gap) => {
+                gap.to_ms = UnixMillis(piece.end);
+                gap.counted_ms += one.counted_ms;
+            }
+            None if is_gap => gaps.push(Gap {
+                office: office.clone(),
+                from_ms: UnixMillis(piece.start),
+                to_ms: UnixMillis(piece.end),
+                counted_ms: one.counted_ms,
+            }),
+            None => {}
+        }
+        goes_on = is_gap;
         times += one;
     }
-    Ok(Some(times))
+    gaps.retain(|gap| gap.counted_ms >= HOUR_MS);
+    Ok((times, gaps))
 }
 
 /// What became of an office in each of these stretches of whole minutes, which are ascending and do not touch.
@@ -409,14 +576,10 @@ mod tests {
                 counted,
             };
             let range = UnixMillis(DAY)..UnixMillis(DAY + 24 * HOUR_MS);
-            let times = of_office(
-                &self.query,
-                &self.office,
-                &Regions::everywhere(),
-                &range,
-                &calendar,
-            );
-            let times = times.expect("reads").expect("is there");
+            let found = of_office(&self.query, &self.office, &range, &calendar);
+            let (times, gaps) = found.expect("reads");
+            let unseen: i64 = gaps.iter().map(|gap| gap.counted_ms).sum();
+            assert!(unseen <= times.unobserved_ms, "{gaps:?}");
             [
                 times.counted_ms,
                 times.up_ms,
@@ -444,6 +607,42 @@ mod tests {
             world.minutes(Counted::All),
             [1_440, 1_440 - 130 - 60, 130, 60, 0]
         );
+    }
+
+    #[test]
+    fn what_nobody_saw_is_told_apart() {
+        // A quarter of an hour is no gap.
+        let server = samples(&[], &[at(9, 0)..at(9, 15), at(12, 0)..at(14, 0)]);
+        let world = World::new(&[("server", Role::Server, server)], Vec::new());
+        let hours = Hours::parse("hours", "Mon-Fri 08:00-16:30").expect("hours");
+        let region = Regions::one("36".to_owned());
+        let asked = Asked {
+            by: By::Regency,
+            region: &region,
+            range: UnixMillis(DAY)..UnixMillis(DAY + 48 * HOUR_MS),
+            calendar: Calendar {
+                hours: &hours,
+                holidays: &Holidays::default(),
+                counted: Counted::Opening,
+            },
+        };
+        let now = UnixMillis(at(48, 0));
+        let (lines, gaps) = read(&world.query, &asked, None, 10, now).expect("reads");
+        assert_eq!(
+            (lines.len(), &*lines[0].code, lines[0].offices),
+            (1, "36.73", 1)
+        );
+        let told: Vec<_> = gaps
+            .iter()
+            .map(|gap| (gap.from_ms.0, gap.to_ms.0, gap.counted_ms / MINUTE_MS))
+            .collect();
+        // The answer at 11:59 speaks for a minute; the day after that was never seen.
+        assert_eq!(
+            told,
+            [(at(12, 0), at(14, 0), 120), (at(32, 0), at(40, 30), 510)]
+        );
+        let (none, _) = read(&world.query, &asked, Some("36.73"), 10, now).expect("reads");
+        assert!(none.is_empty());
     }
 
     #[test]

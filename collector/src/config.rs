@@ -27,6 +27,8 @@ struct File {
     #[serde(default)]
     public: PublicSection,
     #[serde(default)]
+    report: ReportSection,
+    #[serde(default)]
     retention: RetentionSection,
     #[serde(default)]
     disk: DiskSection,
@@ -97,6 +99,13 @@ struct PublicSection {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct ReportSection {
+    #[serde(default)]
+    letterhead: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct RetentionSection {
     raw: Option<String>,
     minute: Option<String>,
@@ -144,6 +153,8 @@ pub(crate) struct Config {
     pub(crate) address: Address,
     /// Citizens may ask which office can record.
     pub(crate) public: bool,
+    /// What stands above a report on paper, line by line.
+    pub(crate) letterhead: Vec<String>,
     /// How long what is kept. Samples older than `raw` are deleted, and refused when they arrive.
     pub(crate) retention: Retention,
     /// Below this many free bytes nothing is taken.
@@ -381,6 +392,7 @@ impl Config {
             )?,
             address,
             public: file.public.page,
+            letterhead: letterhead(file.report.letterhead)?,
         })
     }
 }
@@ -420,6 +432,34 @@ pub(crate) fn region_of(field: &str, region: &str) -> Result<(), Invalid> {
         ));
     }
     Ok(())
+}
+
+/// Lines of a letterhead, and characters of each, at most.
+const LETTERHEAD_MOST: (usize, usize) = (6, 120);
+
+fn letterhead(lines: Vec<String>) -> Result<Vec<String>, Invalid> {
+    let (most, length) = LETTERHEAD_MOST;
+    if lines.len() > most {
+        let fix = format!("write at most {most}");
+        return Err(Invalid::new(
+            "report.letterhead",
+            lines.len(),
+            "too many lines",
+            fix,
+        ));
+    }
+    for line in &lines {
+        if line.chars().count() > length || line.chars().any(char::is_control) {
+            let fix = format!("write at most {length} characters in one line");
+            return Err(Invalid::new(
+                "report.letterhead",
+                line.escape_debug(),
+                "not a line",
+                fix,
+            ));
+        }
+    }
+    Ok(lines)
 }
 
 fn retention(section: &RetentionSection) -> Result<Retention, Invalid> {

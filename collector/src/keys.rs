@@ -58,6 +58,8 @@ pub(crate) const SESSIONS: &str = "session/";
 pub(crate) const API_TOKENS: &str = "api_token/";
 /// What was done, by its number: [`crate::access::Entry`].
 pub(crate) const AUDIT: &str = "audit/";
+/// Numbers of reports, by month and what they are of.
+pub(crate) const REPORTS: &str = "report/";
 /// Answers to requests that may come again, by the digest of who and which.
 pub(crate) const ANSWERS: &str = "answer/";
 /// The highest number of a message.

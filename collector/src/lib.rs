@@ -9,6 +9,7 @@ mod access;
 mod alert;
 mod api;
 mod availability;
+mod board;
 mod calendar;
 mod care;
 mod case;
@@ -27,6 +28,7 @@ mod operate;
 mod publik;
 mod query;
 mod registry;
+mod report;
 mod rerun;
 mod sites;
 pub mod tried;
@@ -36,6 +38,7 @@ mod worker;
 use access::{Audit, Book, Pace, Slots};
 use alert::{Channel, Courier, Notifier, Outbox, Push, Silences, To, With};
 use anyhow::{Context, bail};
+use board::Board;
 use case::Cases;
 use clap::{Parser, Subcommand};
 use commit::Room;
@@ -335,6 +338,7 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
             state: Arc::clone(&state),
             maintenance,
         },
+        board: Board::default(),
         cases: Arc::clone(&cases),
         silences: Arc::clone(&silences),
         outbox: Arc::clone(&outbox),
@@ -347,6 +351,7 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         refusals: Pace::new(REFUSALS.0, REFUSALS.1),
         passwords: Semaphore::new(PASSWORDS),
         address: config.address,
+        letterhead: config.letterhead,
         public: config.public.then(Publik::default),
         listening: api_address,
         agents_find: address,

@@ -239,18 +239,6 @@ pub(crate) struct RttView {
 }
 
 impl Query {
-    /// The state of every office.
-    pub(crate) fn states(&self, now: UnixMillis) -> anyhow::Result<Vec<ShownState>> {
-        let everywhere = Regions::everywhere();
-        let codes = self.registry.offices.keys();
-        let state = |code| {
-            Ok(self
-                .office(code, &everywhere, now)?
-                .map(|office| office.state))
-        };
-        codes.map(state).filter_map(Result::transpose).collect()
-    }
-
     /// One office, as who looks there sees it; `None` if it is not registered, or not theirs.
     pub(crate) fn office(
         &self,
@@ -490,7 +478,7 @@ impl Wanted {
 }
 
 /// An incident, where it stands now, and who cares for it.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct IncidentView {
     #[serde(flatten)]
     pub(crate) incident: Incident,
@@ -603,7 +591,7 @@ impl IncidentView {
     }
 
     /// As who looks there sees it; `None` if nothing of it lies there.
-    fn seen_in(mut self, sees: &Regions) -> Option<Self> {
+    pub(crate) fn seen_in(mut self, sees: &Regions) -> Option<Self> {
         if !self.lies_in(sees) {
             // Who was told elsewhere, and what they wrote, is theirs; that somebody knows of it is not.
             self.told.clear();

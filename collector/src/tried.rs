@@ -3,7 +3,7 @@
 use crate::ingest::Proof;
 use crate::join::{Authority, Member, Offer, Request};
 use crate::registry::Introduction;
-use crate::{access, calendar, config, keys, sites};
+use crate::{access, calendar, config, keys, report, sites};
 use denyut_detect::{Agent, Incident, Link};
 use denyut_detect::{
     detector::Sight, link::Fold, link::Past, presence::Runs, recorded, thing::Sightings,
@@ -64,6 +64,7 @@ pub fn state(bytes: &[u8]) {
     serde_json::from_slice::<Offer>(bytes).ok();
     serde_json::from_slice::<Member>(bytes).ok();
     access::read(bytes);
+    report::read(bytes);
     serde_json::from_slice::<crate::case::Step>(bytes).ok();
     serde_json::from_slice::<crate::alert::Message>(bytes).ok();
     serde_json::from_slice::<crate::alert::Silence>(bytes).ok();

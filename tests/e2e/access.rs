@@ -148,6 +148,35 @@ async fn operations(
     all
 }
 
+/// Every page, about these.
+fn pages(side: &Side, number: u64) -> Vec<String> {
+    let office = side.office;
+    let mut all: Vec<String> = [
+        "/",
+        "/?q=a",
+        "/insiden",
+        "/insiden?which=all",
+        "/pola",
+        "/pola?which=all",
+        "/laporan?by=office",
+        "/laporan.csv?by=office",
+        "/laporan.pdf?by=office",
+        "/pengaturan",
+    ]
+    .map(str::to_owned)
+    .into();
+    all.extend([
+        format!("/?region={}", side.region),
+        format!("/?region={}", &office[..5]),
+        format!("/insiden?which=all&region={}", side.region),
+        format!("/laporan?by=office&region={}", side.region),
+        format!("/kantor/{office}"),
+        format!("/kantor/{office}/{}/{}", side.agent, side.target),
+        format!("/insiden/{number}"),
+    ]);
+    all
+}
+
 /// The collector with both sides in trouble, each with an incident, a note, a silence, a user and a token; the numbers of the incidents, and what an administrator of
 /// each side asks by.
 async fn both_sides() -> (Collector, Vec<Agent>, [u64; 2], [String; 2]) {
@@ -231,8 +260,8 @@ async fn nobody_comes_in_without_being_let_in() {
     for path in [
         "/masuk",
         "/style.css",
-        "/app.js",
-        "/text/id.json",
+        "/live.js",
+        "/plot.js",
         "/api/v1/openapi.json",
         "/masuk/x",
     ] {
@@ -281,6 +310,7 @@ async fn nobody_comes_in_without_being_let_in() {
 }
 
 #[tokio::test]
+#[allow(clippy::too_many_lines, reason = "every route and every page")]
 async fn two_regions_see_and_change_nothing_of_each_other() {
     let (collector, _agents, numbers, tokens) = both_sides().await;
     let sides = [&BANTEN, &JAKARTA];
@@ -312,6 +342,65 @@ async fn two_regions_see_and_change_nothing_of_each_other() {
         // … and is there: else nothing was looked at.
         for mark in sides[own].marks {
             assert!(seen.contains(mark), "{mark}");
+        }
+        // The same of every page.
+        for path in pages(sides[own], numbers[own])
+            .into_iter()
+            .chain(pages(foreign, numbers[other]))
+        {
+            let (status, text) = ask(&collector, Some(token), "get", &path, None).await;
+            assert!(!status.is_server_error(), "{path}: {text}");
+            let names_it =
+                path.contains(foreign.office) || path == format!("/insiden/{}", numbers[other]);
+            assert_eq!(status == 404, names_it, "{path}: {status}");
+            for mark in foreign.marks {
+                // What was asked for is said again.
+                let said = text.replace(&format!("there is no office {mark}"), "");
+                assert!(
+                    names_it || !said.contains(mark),
+                    "{path} tells of {mark}: {text}"
+                );
+                assert!(!names_it || !said.contains("<main"), "{path}: {text}");
+            }
+        }
+        for (path, deed) in [
+            (format!("/insiden/{}", numbers[other]), "deed=note&text=x"),
+            (
+                format!("/insiden/{}", numbers[other]),
+                "deed=silence&text=x",
+            ),
+            ("/insiden/senyap".to_owned(), "region={}&why=x"),
+            ("/pengaturan/pengguna".to_owned(), "name=x&regions={}"),
+            (
+                format!("/pengaturan/pengguna/{}/ubah", foreign.marks[5]),
+                "disabled=yes",
+            ),
+            (
+                format!("/pengaturan/pengguna/{}/tautan", foreign.marks[5]),
+                "",
+            ),
+            (
+                format!("/pengaturan/pengguna/{}/hapus", foreign.marks[5]),
+                "",
+            ),
+            (format!("/pengaturan/token/{}/hapus", foreign.marks[5]), ""),
+            (format!("/pengaturan/penerima/{}/uji", foreign.marks[4]), ""),
+            (
+                format!(
+                    "/kantor/{}/{}/{}/periksa",
+                    foreign.office, foreign.agent, foreign.target
+                ),
+                "",
+            ),
+        ] {
+            let request = reqwest::Client::new()
+                .post(format!("http://{}{path}", collector.api))
+                .bearer_auth(token)
+                .header("content-type", "application/x-www-form-urlencoded")
+                .body(deed.replace("{}", foreign.region));
+            let answer = request.send().await.expect("answers");
+            let status = answer.status();
+            assert!(status.is_client_error(), "{path} {deed}: {status}");
         }
         // What is asked of the others' is as if it were not there, and changes nothing.
         let before = collector

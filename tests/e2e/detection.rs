@@ -10,7 +10,7 @@ use denyut_tests::browser::{Browser, Screen};
 use denyut_tests::peer::{Peer, entry, hello, uptime_at};
 use denyut_tests::{Collector, eventually, now_ms, program};
 use prost::Message;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -328,7 +328,9 @@ async fn announced_work_is_shown_as_work() {
     assert_eq!(other["maintenance"]["from_ms"], now + hour);
     let phone = Browser::open(Screen::Phone).await;
     phone.enter(&collector, "siti").await;
-    phone.visit(&format!("http://{}/", collector.api)).await;
+    phone
+        .visit(&format!("http://{}/kantor/36.73.02", collector.api))
+        .await;
     shows(
         &phone,
         &["Pemeliharaan", "Pekerjaan diumumkan sampai", "kabel baru"],
@@ -359,69 +361,54 @@ fn run(arguments: &[&str]) -> String {
     )
 }
 
-/// The page tells the same, in both languages and on both screens.
+/// The pages tell the same, in both languages and on both screens.
 async fn look(collector: &Collector, newest: &Value) {
+    let base = format!("http://{}", collector.api);
     for (screen, name) in [(Screen::Laptop, "laptop"), (Screen::Phone, "phone")] {
-        for (language, texts) in [
+        let browser = Browser::open(screen).await;
+        browser.enter(collector, "siti").await;
+        for (language, texts, pattern) in [
             (
                 "id",
                 [
                     "kambuh ke-2",
-                    "Mengapa: Server perekaman gagal",
+                    "Server perekaman gagal",
                     "Kota Serang",
                     "Perbaikan berulang kali tidak bertahan",
-                    "Kambuh berulang: 2 kali",
                 ],
+                "Kambuh berulang: 2 kali",
             ),
             (
                 "en",
                 [
                     "relapse no. 2",
-                    "Why: Enrollment server failed",
+                    "Enrollment server failed",
                     "Kota Serang",
                     "Repairs do not last",
-                    "Relapsing: 2 times",
                 ],
+                "Relapsing: 2 times",
             ),
         ] {
-            let browser = Browser::open(screen).await;
-            browser.enter(collector, "siti").await;
-            browser
-                .visit(&format!(
-                    "http://{}/?lang={language}&hours=24#incident-{}",
-                    collector.api, newest["number"]
-                ))
-                .await;
-            let shown = || async {
-                let text = browser.text().await;
-                texts
-                    .iter()
-                    .all(|wanted| text.contains(wanted))
-                    .then_some(())
-            };
-            eventually("the incident is explained", Duration::from_secs(20), shown).await;
-            assert_eq!(browser.complaints().await, Vec::<String>::new());
+            let incident = format!("{base}/insiden/{}?lang={language}", newest["number"]);
+            browser.visit(&incident).await;
+            shows(&browser, &[&texts[..2], &texts[3..]].concat()).await;
             assert!(browser.fits().await, "the page is too wide on a {name}");
-            let path = format!(
-                "{}/incident-{name}-{language}.png",
-                env!("CARGO_TARGET_TMPDIR")
-            );
-            browser.screenshot(Path::new(&path)).await;
+            browser
+                .screenshot(&picture(&format!("incident-{name}-{language}.png")))
+                .await;
+            let office = newest["office"].as_str().expect("an office");
+            browser.visit(&format!("{base}/kantor/{office}")).await;
+            shows(&browser, &[texts[0], texts[2], pattern]).await;
             // Weeks, months and a year are drawn too: of rows where rows answer exactly.
-            for hours in [168, 720, 8_760] {
-                browser
-                    .visit(&format!(
-                        "http://{}/?lang={language}&hours={hours}",
-                        collector.api
-                    ))
-                    .await;
-                let drawn = || async {
-                    let count = browser.run("document.querySelectorAll('.link')[1]?.scrollIntoView(); return document.querySelectorAll('.strip rect.fill-down, .strip rect.fill-mixed').length").await;
-                    count.as_i64().filter(|count| *count > 0)
-                };
-                let what = format!("a strip with a failure in {hours} hours on a {name}");
-                eventually(&what, Duration::from_secs(20), drawn).await;
-            }
+            let empty = "return [2, 3, 4, 5].filter((place) => !document.querySelector(`.glance:nth-child(${place}) :is(.fill-down, .fill-mixed)`))";
+            assert_eq!(
+                browser.run(empty).await,
+                json!([]),
+                "strips without their failures on a {name}"
+            );
+            browser.visit(&format!("{base}/pola")).await;
+            shows(&browser, &[pattern]).await;
+            assert_eq!(browser.complaints().await, Vec::<String>::new());
         }
     }
 }

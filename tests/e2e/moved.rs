@@ -101,7 +101,9 @@ async fn scenario(net: &Net) {
     }
     let laptop = Browser::open(Screen::Laptop).await;
     laptop.enter(&collector, "siti").await;
-    laptop.visit(&format!("http://{}/", collector.api)).await;
+    laptop
+        .visit(&format!("http://{}/pola", collector.api))
+        .await;
     shows(
         &laptop,
         &[

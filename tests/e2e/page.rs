@@ -135,206 +135,460 @@ pub(crate) async fn shows(browser: &Browser, texts: &[&str]) {
     .await;
 }
 
-/// Scrolls to the office with a day of history, and waits until its pictures are drawn.
-async fn see_the_day(browser: &Browser) {
-    browser
-        .run("document.querySelector('[data-office=\"36.73.03\"]').scrollIntoView()")
-        .await;
-    let drawn = || async {
-        let script = "const card = document.querySelector('[data-office=\"36.73.03\"]'); \
-            const kinds = [...card.querySelectorAll('.strip rect')].map((rect) => rect.getAttribute('class')); \
-            return ['fill-up', 'fill-down', 'fill-mixed', 'fill-gap'].every((kind) => kinds.includes(kind)) && \
-              card.querySelectorAll('.rtt .median').length === 3 && card.querySelectorAll('.rtt .band').length > 300";
-        (browser.run(script).await == true).then_some(())
-    };
-    eventually("strips and plots are drawn", Duration::from_secs(20), drawn).await;
-}
-
 pub(crate) fn picture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
 
+/// A page has no flaw that axe-core finds, in light and dark, and is no wider than the screen.
+async fn is_sound(browser: &Browser, what: &str) {
+    for dark in [true, false] {
+        browser.dark(dark).await;
+        let flaws = browser.flaws().await.unwrap_or_default();
+        assert_eq!(flaws, Vec::<String>::new(), "{what}, dark: {dark}");
+    }
+    assert!(browser.fits().await, "{what} is wider than the screen");
+    let small = "return [...document.querySelectorAll('main button, main input:not([type=hidden]), main select')].filter((one) => one.checkVisibility() && one.getBoundingClientRect().height < 32).map((one) => one.outerHTML)";
+    assert_eq!(
+        browser.run(small).await,
+        serde_json::json!([]),
+        "{what}: too small for a finger"
+    );
+    assert_eq!(browser.complaints().await, Vec::<String>::new(), "{what}");
+}
+
+/// A page that is still there after what happens meanwhile has its mark.
+async fn mark(browser: &Browser) {
+    browser.run("window.mark = 1").await;
+}
+
+async fn is_marked(browser: &Browser) -> bool {
+    browser.run("return window.mark ?? 0").await == 1
+}
+
 #[tokio::test]
-async fn the_page_shows_offices_and_stays_live() {
+#[allow(clippy::too_many_lines, reason = "each page, one after another")]
+async fn pages_show_what_is_so_and_stay_live() {
     let collector = Collector::start(REGISTRY).await;
     tell_a_day(&collector).await;
     let mut agent = Agent::start(None, &agent_config(&collector));
+    let base = format!("http://{}", collector.api);
     let laptop = Browser::open(Screen::Laptop).await;
     laptop.enter(&collector, "siti").await;
-    laptop.visit(&format!("http://{}/", collector.api)).await;
+    laptop.visit(&format!("{base}/")).await;
     shows(
         &laptop,
         &[
-            "Cipocok Jaya",
-            "Kasemen",
-            "Serang",
-            "Kantor",
             "Langsung",
-            "Server perekaman mati",
+            "3 kantor",
+            "1 terganggu",
+            "Rusak sekarang",
+            "Cipocok Jaya Server perekaman mati",
+            "Banten",
+            "Terganggu paling lama",
         ],
     )
     .await;
+    is_sound(&laptop, "the overview").await;
+    laptop.screenshot(&picture("overview-laptop-id.png")).await;
+    // Down to the offices of a regency, and what a search finds.
+    laptop.visit(&format!("{base}/?region=36.73")).await;
+    shows(
+        &laptop,
+        &["Kasemen", "Dimatikan", "36.73.01", "Belum diketahui"],
+    )
+    .await;
+    is_sound(&laptop, "a regency").await;
+    laptop.visit(&format!("{base}/?q=kasem")).await;
+    shows(&laptop, &["Kasemen", "1 kantor"]).await;
+    assert!(!laptop.text().await.contains("Cipocok"));
+
+    laptop.visit(&format!("{base}/kantor/36.73.02")).await;
     shows(
         &laptop,
         &[
-            "Mati",
-            "Terganggu",
-            "Aktif",
-            "Dimatikan",
-            "Belum ada agen terdaftar",
-            "gateway 10.36.73.1",
-            "WIB",
-            "ditolak",
+            "Cipocok Jaya 36.73.02",
+            "Server perekaman mati",
+            "Server perekaman gagal (ditolak)",
+            "Belum ada yang menangani",
+            "Jam buka (WIB)",
+            "Senin",
+            "tcp://127.0.0.1:1",
+            "a-1 · aktif",
         ],
     )
     .await;
-    see_the_day(&laptop).await;
-    laptop.screenshot(&picture("page-laptop-id.png")).await;
-
-    // A mark on the window is gone after a reload.
-    laptop.run("window.mark = 1").await;
-    let last = "return document.querySelector('[data-link$=\"/uplink\"] .last').title";
+    is_sound(&laptop, "an office").await;
+    laptop.screenshot(&picture("office-laptop-id.png")).await;
+    // A sample shows without a reload, and the agent's end does.
+    mark(&laptop).await;
+    let last = "return document.querySelector('[data-last=\"a-1/uplink\"]').textContent";
     let before = laptop.run(last).await;
     let fresher = || async { (laptop.run(last).await != before).then_some(()) };
     eventually("a new sample shows", Duration::from_secs(10), fresher).await;
     laptop
-        .run("document.querySelector('[data-link$=\"/uplink\"] .probe-now').click()")
+        .run("document.querySelector('form[action$=\"/uplink/periksa\"] button').click()")
         .await;
     shows(&laptop, &["Diminta"]).await;
-    laptop
-        .run("document.querySelector('#ranges button').click()")
-        .await;
-    shows(&laptop, &["30 menit lalu"]).await;
+    agent.terminate();
+    let closed = "return document.querySelector('#link-a-1-uplink .badge').textContent";
+    let switched = || async { (laptop.run(closed).await == "Dimatikan").then_some(()) };
+    eventually("the stopped agent shows", Duration::from_secs(15), switched).await;
+    assert!(is_marked(&laptop).await, "the page was reloaded");
 
+    // A day of history: strips, smoke, and what is under the pointer.
     laptop
-        .run("document.getElementById('language').click()")
+        .visit(&format!("{base}/kantor/36.73.03?lang=en"))
+        .await;
+    shows(
+        &laptop,
+        &["Kasemen", "Its agent was switched off properly", "Uplink"],
+    )
+    .await;
+    let drawn = "return ['up', 'down', 'gap'].filter((kind) => !document.querySelector(`.glance .fill-${kind}`)).concat( \
+        [...document.querySelectorAll('.smoke .median')].filter((line) => line.getAttribute('d').length < 300).map((line) => line.outerHTML))";
+    assert_eq!(laptop.run(drawn).await, serde_json::json!([]));
+    laptop.screenshot(&picture("office-laptop-en.png")).await;
+    laptop
+        .visit(&format!("{base}/kantor/36.73.03/b-1/uplink"))
         .await;
     shows(
         &laptop,
         &[
-            "Offices",
-            "Live",
-            "The enrollment server is down",
-            "refused",
-            "No agent is registered",
+            "Uplink",
+            "icmp://10.100.9.9",
+            "answered",
+            "median",
+            "steps of",
         ],
     )
     .await;
-    laptop
-        .run("document.querySelector('[data-office=\"36.73.03\"]').scrollIntoView()")
-        .await;
-    let lines =
-        "return document.querySelectorAll('[data-office=\"36.73.03\"] .rtt .median').length";
-    let drawn = || async { (laptop.run(lines).await == 3).then_some(()) };
-    eventually("the hour is drawn", Duration::from_secs(10), drawn).await;
-    laptop.screenshot(&picture("page-laptop-en.png")).await;
-    agent.terminate();
-    let closed = || async {
-        let script =
-            "return document.querySelector('[data-office=\"36.73.02\"] .link .badge').textContent";
-        (laptop.run(script).await == "Switched off").then_some(())
+    is_sound(&laptop, "a link").await;
+    let hover = "const svg = document.querySelector('.smoke'), box = svg.getBoundingClientRect(); \
+        svg.dispatchEvent(new PointerEvent('pointermove', { bubbles: true, clientX: box.left + box.width * 0.99, clientY: box.top + 20 }))";
+    let told = || async {
+        laptop.run(hover).await;
+        let text = laptop.text().await;
+        (text.contains("WIB: median ") && text.contains("of 5 failed")).then_some(())
     };
     eventually(
-        "the stopped agent's links show as closed",
+        "what is under the pointer is told",
         Duration::from_secs(10),
-        closed,
+        told,
     )
     .await;
-    assert_eq!(
-        laptop.run("return window.mark").await,
-        1,
-        "the page was reloaded"
-    );
-    assert_eq!(laptop.complaints().await, Vec::<String>::new());
+    laptop.screenshot(&picture("link-laptop-en.png")).await;
+    // What is drawn over is enlarged.
+    let drag = "const svg = document.querySelector('.smoke'), box = svg.getBoundingClientRect(); \
+        for (const [type, share] of [['pointerdown', 0.7], ['pointermove', 0.75], ['pointerup', 0.8]]) \
+          svg.dispatchEvent(new PointerEvent(type, { bubbles: true, button: 0, pointerType: 'mouse', clientX: box.left + box.width * share, clientY: box.top + 20 }))";
+    laptop.run(drag).await;
+    let enlarged = || async {
+        let query = laptop.run("return location.search").await;
+        query
+            .as_str()
+            .is_some_and(|query| query.contains("from="))
+            .then_some(())
+    };
+    eventually("it is enlarged", Duration::from_secs(10), enlarged).await;
+    shows(&laptop, &["steps of 1 min"]).await;
+    let down = "return document.querySelectorAll('.smoke .fill-down').length > 50";
+    assert_eq!(laptop.run(down).await, true, "the outage is in it");
+    for (path, texts) in [
+        ("/insiden?which=all", ["Incidents", "Cipocok Jaya"]),
+        ("/insiden/1", ["What happened", "What you can do"]),
+        ("/pola", ["Patterns", "There is no pattern now"]),
+        (
+            "/laporan",
+            ["Availability of the e-KTP network", "Provisional"],
+        ),
+        (
+            "/laporan?region=36.73&hours=all",
+            ["Kasemen", "What nobody saw"],
+        ),
+        ("/pengaturan", ["Receivers", "Users"]),
+    ] {
+        laptop.visit(&format!("{base}{path}")).await;
+        shows(&laptop, &texts).await;
+        is_sound(&laptop, path).await;
+        let name = path
+            .trim_start_matches('/')
+            .replace(['/', '?', '=', '&'], "-");
+        laptop
+            .screenshot(&picture(&format!("{name}-laptop-en.png")))
+            .await;
+    }
 }
 
+/// Every page on a phone, in both languages, without a script: all is there, and nothing is wider than the screen.
 #[tokio::test]
-async fn the_page_fits_a_phone() {
+async fn pages_need_no_script_and_fit_a_phone() {
     let collector = Collector::start(REGISTRY).await;
     tell_a_day(&collector).await;
+    let _agent = Agent::start(None, &agent_config(&collector));
+    let base = format!("http://{}", collector.api);
+    let open =
+        || async { collector.json("/api/v1/incidents?open=true").await[0]["number"].as_u64() };
+    let number = eventually("there is an incident", Duration::from_secs(20), open).await;
     let phone = Browser::open(Screen::Phone).await;
     phone.enter(&collector, "siti").await;
-    phone.visit(&format!("http://{}/", collector.api)).await;
-    shows(&phone, &["Cipocok Jaya", "Kantor", "Langsung"]).await;
-    see_the_day(&phone).await;
-    assert!(phone.fits().await, "the page is wider than the phone");
-    let small = "return [...document.querySelectorAll('button')].filter((b) => b.getBoundingClientRect().height < 32).length";
-    assert_eq!(phone.run(small).await, 0, "buttons too small for a finger");
-    phone.screenshot(&picture("page-phone-id.png")).await;
-    assert_eq!(phone.complaints().await, Vec::<String>::new());
+    let incident = format!("/insiden/{number}");
+    for (language, pages) in [
+        (
+            "id",
+            [
+                ("/", "Rusak sekarang"),
+                ("/?region=36.73", "Kasemen"),
+                ("/kantor/36.73.02", "Server perekaman mati"),
+                ("/kantor/36.73.03/b-1/uplink?hours=168", "langkah 1 jam"),
+                ("/insiden", "Cipocok Jaya"),
+                (incident.as_str(), "Urutan kejadian"),
+                ("/pola", "Tidak ada pola"),
+                ("/laporan?by=office", "Sementara"),
+                ("/pengaturan", "Tambah pengguna"),
+            ],
+        ),
+        (
+            "en",
+            [
+                ("/", "Broken now"),
+                ("/?region=36.73", "Kasemen"),
+                ("/kantor/36.73.02", "The enrollment server is down"),
+                ("/kantor/36.73.03/b-1/uplink?hours=168", "steps of 1 h"),
+                ("/insiden", "Cipocok Jaya"),
+                (incident.as_str(), "What happened"),
+                ("/pola", "There is no pattern"),
+                ("/laporan?by=office", "Provisional"),
+                ("/pengaturan", "Add a user"),
+            ],
+        ),
+    ] {
+        phone.scripts(true).await;
+        phone.visit(&format!("{base}/pola?lang={language}")).await;
+        for (path, text) in pages {
+            phone.scripts(false).await;
+            phone.visit(&format!("{base}{path}")).await;
+            phone.scripts(true).await;
+            assert!(phone.text().await.contains(text), "{path}: {text}");
+            assert!(phone.fits().await, "{path} is wider than the phone");
+            let name = path
+                .trim_start_matches('/')
+                .replace(['/', '?', '=', '&', '.'], "-");
+            phone
+                .screenshot(&picture(&format!("phone-{language}-{name}.png")))
+                .await;
+        }
+    }
+    for path in [
+        "/",
+        "/kantor/36.73.02",
+        "/insiden",
+        "/laporan",
+        "/pengaturan",
+        "/kantor/36.73.03/b-1/uplink",
+    ] {
+        let request = collector
+            .request(reqwest::Method::GET, path)
+            .header("accept-encoding", "gzip");
+        let size = request
+            .send()
+            .await
+            .expect("answers")
+            .bytes()
+            .await
+            .expect("reads")
+            .len();
+        assert!(
+            (500..60_000).contains(&size),
+            "{path}: {size} bytes over the wire"
+        );
+    }
 }
 
-/// Types into a field of the first incident's card.
-async fn type_into(browser: &Browser, field: &str, text: &str) {
+/// Fills a field of a page in.
+async fn fill(browser: &Browser, field: &str, text: &str) {
     let script = format!(
-        "const field = document.querySelector('.incident [name=\"{field}\"]'); field.focus(); field.value = '{text}'; \
-         field.dispatchEvent(new Event('input', {{ bubbles: true }}))"
+        "const field = document.querySelector('{field}'); field.focus(); field.value = '{text}'"
     );
     browser.run(&script).await;
 }
 
-/// Presses a button of the first incident's card by its text.
-async fn press(browser: &Browser, text: &str) {
-    let script = format!(
-        "[...document.querySelectorAll('.incident .case button')].find((button) => button.textContent === '{text}').click()"
-    );
-    browser.run(&script).await;
+async fn press(browser: &Browser, button: &str) {
+    browser
+        .run(&format!("document.querySelector('{button}').click()"))
+        .await;
 }
 
 #[tokio::test]
-async fn an_incident_is_cared_for_on_the_page() {
+async fn an_incident_is_cared_for_on_its_page() {
     let collector = Collector::start(REGISTRY).await;
     let _agent = Agent::start(None, &agent_config(&collector));
-    for screen in [Screen::Laptop, Screen::Phone] {
+    let base = format!("http://{}", collector.api);
+    for (screen, scripts) in [(Screen::Laptop, true), (Screen::Phone, false)] {
         let name = format!("{screen:?}").to_lowercase();
         let browser = Browser::open(screen).await;
         browser.enter(&collector, "siti").await;
-        browser.visit(&format!("http://{}/", collector.api)).await;
+        shows(&browser, &["Server perekaman mati"]).await;
+        press(&browser, "a.incident").await;
+        shows(&browser, &["Tindakan", "Server perekaman gagal (ditolak)"]).await;
+        browser.scripts(scripts).await;
+        browser.visit(&format!("{base}/insiden/1")).await;
+        if scripts {
+            // What happens meanwhile does not take away what somebody is writing.
+            shows(&browser, &["Langsung"]).await;
+            fill(&browser, "textarea", "teknisi di jalan").await;
+            let note = serde_json::json!({"text": format!("dilihat di {name}")});
+            let (noted, _) = collector
+                .post_as("Budi", "/api/v1/incidents/1/notes", &note)
+                .await;
+            assert!(noted.is_success());
+            shows(&browser, &[&format!("Budi: dilihat di {name}")]).await;
+            let written = browser
+                .run("return [document.activeElement.name, document.activeElement.value]")
+                .await;
+            assert_eq!(written, serde_json::json!(["text", "teknisi di jalan"]));
+        } else {
+            fill(&browser, "textarea", "teknisi di jalan").await;
+        }
+        press(&browser, "[value=acknowledge]").await;
         shows(
             &browser,
-            &["Cipocok Jaya", "Langsung", "Server perekaman mati"],
+            &["Diakui", "Siti menanganinya, sampai", ": teknisi di jalan"],
         )
         .await;
-        browser
-            .run("document.querySelector('#incidents .incident').open = true")
-            .await;
-        // What happens meanwhile does not take away what somebody is writing.
-        type_into(&browser, "text", "teknisi di jalan").await;
-        let note = serde_json::json!({"text": format!("dilihat di {name}")});
-        let (noted, _) = collector
-            .post_as("Budi", "/api/v1/incidents/1/notes", &note)
-            .await;
-        assert!(noted.is_success());
-        shows(&browser, &[&format!("Budi: dilihat di {name}")]).await;
-        let written = browser
-            .run("return [document.activeElement.name, document.activeElement.value]")
-            .await;
-        assert_eq!(written, serde_json::json!(["text", "teknisi di jalan"]));
-        press(&browser, "Akui").await;
-        shows(
-            &browser,
-            &[
-                "Diakui",
-                "Siti mengakui gangguan ini sampai",
-                ": teknisi di jalan",
-            ],
-        )
-        .await;
-        type_into(&browser, "to", "Budi").await;
-        press(&browser, "Tugaskan").await;
+        fill(&browser, "[name=to]", "Budi").await;
+        press(&browser, "[value=assign]").await;
         shows(
             &browser,
             &["Ditugaskan kepada Budi", "Siti menugaskan Budi"],
         )
         .await;
+        // What is wrong is said where it was written.
+        press(&browser, "[value=note]").await;
+        shows(&browser, &["`text`", "Siti menugaskan Budi"]).await;
+        browser.visit(&format!("{base}/insiden/1")).await;
         assert!(browser.fits().await, "the page is wider than the screen");
         browser
-            .screenshot(&picture(&format!("page-case-{name}.png")))
+            .screenshot(&picture(&format!("incident-{name}.png")))
             .await;
-        press(&browser, "Batalkan pengakuan").await;
+        press(&browser, "[value=withdraw]").await;
         shows(&browser, &["Siti membatalkan pengakuannya"]).await;
-        assert_eq!(browser.complaints().await, Vec::<String>::new());
+        fill(&browser, "textarea", "server dipindah").await;
+        press(&browser, "[value=silence]").await;
+        browser.visit(&format!("{base}/insiden")).await;
+        shows(
+            &browser,
+            &[
+                "36.73.02 · Server perekaman mati",
+                "oleh Siti: server dipindah",
+            ],
+        )
+        .await;
+        press(&browser, ".silence button").await;
+        shows(&browser, &["Tidak ada wilayah yang disenyapkan"]).await;
+        // The browser tells of the form that was refused.
+        assert_eq!(browser.complaints().await.len(), 1);
     }
+    let silences = collector.json("/api/v1/silences").await;
+    assert_eq!(silences.as_array().map(Vec::len), Some(2), "{silences}");
+    assert_eq!(silences[0]["causes"], serde_json::json!(["server"]));
+}
+
+/// People, tokens and tests of receivers by the settings; what is secret is shown once.
+#[tokio::test]
+async fn settings_let_people_and_programs_in() {
+    let collector = Collector::start(REGISTRY).await;
+    let base = format!("http://{}", collector.api);
+    let browser = Browser::open(Screen::Laptop).await;
+    browser.enter(&collector, "siti").await;
+    browser.visit(&format!("{base}/pengaturan")).await;
+    browser
+        .run("document.querySelectorAll('details').forEach((one) => one.open = true)")
+        .await;
+    let users = "[action=\"/pengaturan/pengguna\"]";
+    fill(&browser, &format!("{users} [name=name]"), "budi").await;
+    fill(&browser, &format!("{users} [name=regions]"), "36.73, 31").await;
+    press(&browser, &format!("{users} button")).await;
+    // 31 has no office.
+    shows(&browser, &["there is no office in it"]).await;
+    browser
+        .run("document.querySelectorAll('details').forEach((one) => one.open = true)")
+        .await;
+    fill(&browser, &format!("{users} [name=name]"), "budi").await;
+    fill(&browser, &format!("{users} [name=regions]"), "36.73").await;
+    press(&browser, &format!("{users} button")).await;
+    shows(
+        &browser,
+        &[
+            "Berikan tautan ini kepada budi",
+            "https://denyut.example/masuk/",
+            "belum memilih kata sandi",
+        ],
+    )
+    .await;
+    // The browser tells of the form that was refused.
+    assert_eq!(browser.complaints().await.len(), 1);
+    is_sound(&browser, "the settings").await;
+    let secret = browser
+        .run("return document.querySelector('pre').textContent")
+        .await;
+    browser.visit(&format!("{base}/pengaturan")).await;
+    let secret = secret.as_str().expect("a link").to_owned();
+    assert!(
+        !browser
+            .run("return document.documentElement.outerHTML")
+            .await
+            .to_string()
+            .contains(&secret)
+    );
+    browser
+        .run("document.querySelectorAll('details').forEach((one) => one.open = true)")
+        .await;
+    let change = "[action=\"/pengaturan/pengguna/budi/ubah\"]";
+    browser.run(&format!("document.querySelector('{change} [name=role]').value = 'operator'; document.querySelector('{change} button').click()")).await;
+    let role = || async {
+        (collector.json("/api/v1/users/budi").await["role"] == "operator").then_some(())
+    };
+    eventually("the role is changed", Duration::from_secs(10), role).await;
+    browser.visit(&format!("{base}/pengaturan")).await;
+    browser
+        .run("document.querySelectorAll('details').forEach((one) => one.open = true)")
+        .await;
+    press(
+        &browser,
+        "[action=\"/pengaturan/pengguna/budi/hapus\"] button",
+    )
+    .await;
+    let gone = || async {
+        collector
+            .get("/api/v1/users/budi")
+            .await
+            .is_none_or(|text| text.contains("no user"))
+            .then_some(())
+    };
+    eventually("the user is removed", Duration::from_secs(10), gone).await;
+    browser
+        .run("document.querySelectorAll('details').forEach((one) => one.open = true)")
+        .await;
+    let tokens = "[action=\"/pengaturan/token\"]";
+    fill(&browser, &format!("{tokens} [name=name]"), "grafana").await;
+    press(&browser, &format!("{tokens} button")).await;
+    shows(&browser, &["Token grafana:", "denyut_"]).await;
+    let token = browser
+        .run("return document.querySelector('pre').textContent")
+        .await;
+    let request = reqwest::Client::new().get(format!("{base}/api/v1/me"));
+    let me = request
+        .bearer_auth(token.as_str().expect("a token"))
+        .send()
+        .await
+        .expect("answers");
+    let me: serde_json::Value = me.json().await.expect("JSON");
+    assert_eq!(
+        (&me["user"], &me["scopes"]),
+        (&"siti".into(), &serde_json::json!(["read"]))
+    );
+    browser.screenshot(&picture("settings-laptop-id.png")).await;
+    assert_eq!(browser.complaints().await, Vec::<String>::new());
 }
 
 /// When the collector goes away, the page says so instead of showing old data as if it were new.
@@ -346,7 +600,7 @@ async fn the_page_says_when_it_is_cut_off() {
     browser
         .visit(&format!("http://{}/?lang=en", collector.api))
         .await;
-    shows(&browser, &["Live", "Offices: 3"]).await;
+    shows(&browser, &["Live", "3 offices"]).await;
     collector.kill();
     shows(&browser, &["Cut off from the collector"]).await;
     collector.launch().await;
@@ -372,12 +626,12 @@ async fn the_login_is_a_plain_page() {
         let name = format!("{screen:?}").to_lowercase();
         let browser = Browser::open(screen).await;
         browser
-            .visit(&format!("http://{}/?hours=1", collector.api))
+            .visit(&format!("http://{}/?region=36", collector.api))
             .await;
         let path = browser
             .run("return location.pathname + location.search")
             .await;
-        assert_eq!(path, "/masuk?to=%2F%3Fhours%3D1");
+        assert_eq!(path, "/masuk?to=%2F%3Fregion%3D36");
         browser
             .visit(&format!("http://{}/masuk?lang={language}", collector.api))
             .await;
@@ -411,7 +665,7 @@ async fn the_login_is_a_plain_page() {
         .await;
     shows(&browser, &["Kata sandi"]).await;
     browser
-        .visit(&format!("http://{}/?hours=1", collector.api))
+        .visit(&format!("http://{}/?region=36", collector.api))
         .await;
     browser
         .run("document.querySelector('[name=name]').value = 'siti'; document.querySelector('[name=password]').value = 'salah'; document.querySelector('form').submit()")
@@ -420,8 +674,8 @@ async fn the_login_is_a_plain_page() {
     browser
         .run("document.querySelector('[name=password]').value = 'kuda terbang di serang'; document.querySelector('form').submit()")
         .await;
-    shows(&browser, &["Cipocok Jaya", "siti"]).await;
-    assert_eq!(browser.run("return location.search").await, "?hours=1");
+    shows(&browser, &["Banten", "siti"]).await;
+    assert_eq!(browser.run("return location.search").await, "?region=36");
 }
 
 /// The API's document for people: every operation, without a script, on both screens.

@@ -200,6 +200,39 @@ impl Browser {
             .collect()
     }
 
+    /// Where the page falls short of WCAG 2.2 A and AA, as axe-core finds it; `None` where that is not installed.
+    pub async fn flaws(&self) -> Option<Vec<String>> {
+        let python = crate::made("target/python/lib")?;
+        let mut versions = std::fs::read_dir(python).ok()?.filter_map(Result::ok);
+        let axe = versions.find_map(|version| {
+            let path = "site-packages/axe_playwright_python/axe.min.js";
+            std::fs::read_to_string(version.path().join(path)).ok()
+        });
+        let axe = match axe {
+            Some(axe) => axe,
+            None if std::env::var_os("CI").is_some() => panic!("axe-core is not installed"),
+            None => return None,
+        };
+        self.run(&axe).await;
+        let script = "const done = arguments[arguments.length - 1]; \
+            axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa'] }).then( \
+              (found) => done(found.violations.flatMap((flaw) => flaw.nodes.map((node) => `${flaw.id}: ${node.html} ${node.failureSummary}`))), \
+              (error) => done([String(error)]))";
+        let found = self
+            .call("/execute/async", json!({"script": script, "args": []}))
+            .await;
+        let found = found.as_array().cloned().unwrap_or_default();
+        Some(found.iter().map(ToString::to_string).collect())
+    }
+
+    /// Shows the page in dark colours, or in light ones.
+    pub async fn dark(&self, dark: bool) {
+        let value = if dark { "dark" } else { "light" };
+        let feature = json!({"name": "prefers-color-scheme", "value": value});
+        let body = json!({"cmd": "Emulation.setEmulatedMedia", "params": {"features": [feature]}});
+        self.call("/goog/cdp/execute", body).await;
+    }
+
     /// Saves a picture of the whole page.
     pub async fn screenshot(&self, path: &Path) {
         self.run("scrollTo(0, 0)").await;

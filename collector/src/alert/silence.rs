@@ -90,11 +90,11 @@ pub(crate) struct Wish {
 }
 
 impl Wish {
-    /// For one region and every cause.
-    pub(super) fn of_region(region: &str, why: &str, lasts: &str) -> Self {
+    /// For one region, and these causes, or every cause.
+    pub(crate) fn of(region: &str, causes: Vec<Cause>, why: &str, lasts: &str) -> Self {
         Self {
             regions: vec![region.to_owned()],
-            causes: Vec::new(),
+            causes,
             why: why.to_owned(),
             lasts: lasts.to_owned(),
         }

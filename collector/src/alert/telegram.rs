@@ -558,7 +558,7 @@ impl With {
         if !self.alerts.covers(receiver, region) {
             return Ok(catalogue.say("chat.no_region", &[("region", region)]));
         }
-        let wish = Wish::of_region(region, why, lasts);
+        let wish = Wish::of(region, Vec::new(), why, lasts);
         let now = self.clock.read().now;
         Ok(match self.silences.add(&wish, by, now) {
             Ok(made) => {

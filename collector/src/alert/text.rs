@@ -44,14 +44,8 @@ pub(crate) struct Catalogue(BTreeMap<String, String>);
 impl Catalogue {
     pub(crate) fn of(language: Language) -> anyhow::Result<Self> {
         let (page, messages) = match language {
-            Language::Id => (
-                include_str!("../web/static/id.json"),
-                include_str!("id.json"),
-            ),
-            Language::En => (
-                include_str!("../web/static/en.json"),
-                include_str!("en.json"),
-            ),
+            Language::Id => (include_str!("../web/id.json"), include_str!("id.json")),
+            Language::En => (include_str!("../web/en.json"), include_str!("en.json")),
         };
         let mut texts: BTreeMap<String, String> =
             serde_json::from_str(page).context("the page's catalogue")?;
@@ -92,7 +86,7 @@ impl Catalogue {
     }
 
     /// A length of time in its two largest units.
-    pub(super) fn length(&self, length: Duration) -> String {
+    pub(crate) fn length(&self, length: Duration) -> String {
         let seconds = length.as_secs();
         let units = [
             ("unit.day", 86_400),

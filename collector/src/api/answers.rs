@@ -32,19 +32,28 @@ const ANSWERS_MOST: usize = 400;
 const BODY_MOST: usize = 256 * 1024;
 const ANSWER_MOST: usize = 32 * 1024;
 
-/// Says of JSON what it is known by, and does not send what is known.
+/// What is known by a tag: JSON, and the files of pages.
+const TAGGED: [&str; 4] = [
+    "application/json",
+    "image/svg+xml",
+    "text/css; charset=utf-8",
+    "text/javascript; charset=utf-8",
+];
+
+/// Says of JSON and files what they are known by, and does not send what is known.
 pub(super) async fn tag(request: Request, next: Next) -> Response {
     let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
     let known = request.headers().get(header::IF_NONE_MATCH).cloned();
     let response = next.run(request).await;
-    let is_json = |headers: &HeaderMap| {
+    let is_tagged = |headers: &HeaderMap| {
         headers
             .get(header::CONTENT_TYPE)
-            .is_some_and(|kind| kind == "application/json")
+            .is_some_and(|kind| TAGGED.iter().any(|one| kind == one))
     };
     // A stream has no length beforehand.
     let is_whole = response.body().size_hint().exact().is_some();
-    if !is_get || response.status() != StatusCode::OK || !is_json(response.headers()) || !is_whole {
+    if !is_get || response.status() != StatusCode::OK || !is_tagged(response.headers()) || !is_whole
+    {
         return response;
     }
     let (mut parts, body) = response.into_parts();

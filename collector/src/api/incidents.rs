@@ -253,7 +253,7 @@ pub(super) async fn assign(
     act(shared, caller, &number, Deed::Assign { to: asked.to }).await
 }
 
-async fn act(
+pub(crate) async fn act(
     shared: Arc<Shared>,
     caller: Caller,
     number: &str,

@@ -200,7 +200,7 @@ impl Asked {
 }
 
 /// A slot for a long answer.
-pub(super) fn slot(shared: &Arc<Shared>, caller: &str) -> Result<Slot, Problem> {
+pub(crate) fn slot(shared: &Arc<Shared>, caller: &str) -> Result<Slot, Problem> {
     shared.readers.take(caller).ok_or_else(|| {
         let text = format!("too many long answers are read at once ({READERS} in all, a few for each caller); ask again when one of them is done");
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, text)
@@ -208,7 +208,7 @@ pub(super) fn slot(shared: &Arc<Shared>, caller: &str) -> Result<Slot, Problem> 
 }
 
 /// A number in a path, or as a cursor.
-pub(super) fn number(field: &str, text: &str) -> Result<u64, Invalid> {
+pub(crate) fn number(field: &str, text: &str) -> Result<u64, Invalid> {
     // Nobody writes one in another way.
     let is_plain = text.len() <= 20 && (text == "0" || !text.starts_with(['0', '+']));
     text.parse().ok().filter(|_| is_plain).ok_or_else(|| {
@@ -325,6 +325,14 @@ impl Lines {
     }
 }
 
+/// A text that a table program does not take for a formula.
+pub(crate) fn plain(text: &str) -> String {
+    if text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+        return format!("'{text}");
+    }
+    text.to_owned()
+}
+
 /// A field as a cell of a table.
 fn cell(value: &Value, column: &str) -> String {
     let found = column
@@ -332,11 +340,7 @@ fn cell(value: &Value, column: &str) -> String {
         .try_fold(value, |value, name| value.get(name));
     match found.unwrap_or(&Value::Null) {
         Value::Null => String::new(),
-        // A table program must not take it for a formula.
-        Value::String(text) if text.starts_with(['=', '+', '-', '@', '\t', '\r']) => {
-            format!("'{text}")
-        }
-        Value::String(text) => text.clone(),
+        Value::String(text) => plain(text),
         Value::Array(all) if all.iter().all(Value::is_string) => {
             let all: Vec<&str> = all.iter().filter_map(Value::as_str).collect();
             all.join(" ")

@@ -120,7 +120,7 @@ impl Row for InvitationView {
 /// Who is to be invited.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Invite {
+pub(crate) struct Invite {
     /// The office that the machine speaks for.
     #[schema(example = "36.73.02", pattern = r"^\d{2}\.\d{2}\.\d{2}(\.\d{4})?$")]
     office: String,
@@ -135,13 +135,31 @@ pub(super) struct Invite {
     address: Option<String>,
 }
 
+impl Invite {
+    /// For one machine of an office, for a day.
+    pub(crate) fn of(office: String) -> Self {
+        Self {
+            office,
+            uses: None,
+            expires: None,
+            address: None,
+        }
+    }
+}
+
 /// An invitation that was made.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Invited {
+pub(crate) struct Invited {
     /// What is pasted on the machine, behind `denyut-agent join`; shown in this answer only.
     invitation: String,
     #[schema(value_type = i64)]
     expires_ms: UnixMillis,
+}
+
+impl Invited {
+    pub(crate) fn invitation(&self) -> &str {
+        &self.invitation
+    }
 }
 
 /// Invitations that machines may still join by
@@ -179,7 +197,7 @@ pub(super) async fn invitations(
     request_body = Invite,
     responses((status = 201, body = Invited), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 409, body = Problem, content_type = "application/problem+json", description = "nobody joins here: agents connect in plaintext"))
 )]
-pub(super) async fn invite(
+pub(crate) async fn invite(
     axum::extract::State(shared): State,
     caller: Caller,
     Body(asked): Body<Invite>,
@@ -246,7 +264,7 @@ pub(super) async fn invite(
     params(("name" = String, Path, example = "3f2a9c51b07e")),
     responses((status = 204), (status = 404, body = Problem, content_type = "application/problem+json"), (status = 409, body = Problem, content_type = "application/problem+json", description = "nobody joins here: agents connect in plaintext"))
 )]
-pub(super) async fn withdraw(
+pub(crate) async fn withdraw(
     axum::extract::State(shared): State,
     caller: Caller,
     Path(name): Path<String>,
@@ -349,7 +367,7 @@ pub(super) async fn agents(
     params(("agent" = String, Path, example = "36-73-02-k7wq3")),
     responses((status = 200, body = Vec<String>, description = "who is shut out"), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 404, body = Problem, content_type = "application/problem+json"), (status = 409, body = Problem, content_type = "application/problem+json", description = "nobody joins here: agents connect in plaintext"))
 )]
-pub(super) async fn revoke(
+pub(crate) async fn revoke(
     axum::extract::State(shared): State,
     caller: Caller,
     Path(agent): Path<String>,

@@ -6,25 +6,28 @@ mod document;
 mod events;
 mod guard;
 mod history;
-mod incidents;
+pub(crate) mod incidents;
 mod list;
-mod machines;
+pub(crate) mod machines;
 mod messages;
-mod offices;
+pub(crate) mod offices;
 mod ops;
 mod patterns;
 mod problem;
-mod setup;
-mod silences;
-mod users;
+pub(crate) mod setup;
+pub(crate) mod silences;
+pub(crate) mod users;
 
 pub(crate) use answers::forget;
 pub(crate) use guard::{Socket, Source, cookie_name, session_secret, write_down};
+pub(crate) use list::{number, plain, slot};
 pub(crate) use machines::Copied;
+pub(crate) use offices::FAR;
 pub(crate) use problem::Problem;
 
 use crate::access::{Audit, Book, Pace, Slots};
 use crate::alert::{Alerts, Outbox, Silences};
+use crate::board::{self, Board};
 use crate::case::Cases;
 use crate::config::Address;
 use crate::events::Bus;
@@ -64,6 +67,7 @@ pub(crate) const LISTENERS: (usize, usize) = (10_000, 200);
 /// What the handlers share.
 pub(crate) struct Shared {
     pub(crate) query: Query,
+    pub(crate) board: Board,
     pub(crate) cases: Arc<Cases>,
     pub(crate) silences: Arc<Silences>,
     pub(crate) outbox: Arc<Outbox>,
@@ -81,6 +85,8 @@ pub(crate) struct Shared {
     pub(crate) passwords: Semaphore,
     /// What people open.
     pub(crate) address: Address,
+    /// What stands above a report on paper, line by line.
+    pub(crate) letterhead: Vec<String>,
     /// What citizens are shown, if they are.
     pub(crate) public: Option<Publik>,
     /// Where this is.
@@ -101,7 +107,7 @@ pub(crate) struct Shared {
     pub(crate) stop: CancellationToken,
 }
 
-type State = axum::extract::State<Arc<Shared>>;
+pub(crate) type State = axum::extract::State<Arc<Shared>>;
 
 /// The document; the paths come from the handlers.
 #[derive(OpenApi)]
@@ -241,20 +247,33 @@ pub(crate) async fn serve(
 ) -> anyhow::Result<()> {
     let stop = shared.stop.clone();
     let app = app(&shared)?;
+    // Whoever comes first finds it written.
+    blocking(Arc::clone(&shared), |shared| {
+        let now = shared.gate.clock.read().now;
+        shared.board.fill(&shared.query, now)
+    })
+    .await
+    .map_err(|problem| anyhow::anyhow!("cannot read what stands: {problem:?}"))?;
+    let board = tokio::spawn(board::keep(Arc::clone(&shared)));
     let by_port = axum::serve(
         listener,
         app.clone()
             .into_make_service_with_connect_info::<SocketAddr>(),
     )
     .with_graceful_shutdown(stop.clone().cancelled_owned());
-    let Some(socket) = socket else {
-        return by_port.await.context("the API's port failed");
+    let by_socket = async {
+        match socket {
+            Some(socket) => axum::serve(socket, app.layer(Extension(Socket)))
+                .with_graceful_shutdown(stop.cancelled_owned())
+                .await
+                .context("the control socket failed"),
+            None => Ok(()),
+        }
     };
-    let by_socket = axum::serve(socket, app.layer(Extension(Socket)))
-        .with_graceful_shutdown(stop.cancelled_owned());
-    let (one, two) = tokio::join!(by_port, by_socket);
+    let (one, two, three) = tokio::join!(by_port, by_socket, board);
     one.context("the API's port failed")?;
-    two.context("the control socket failed")
+    three.context("the board panicked")?;
+    two
 }
 
 fn set(name: header::HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {
@@ -273,7 +292,7 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// An answer with a secret, which nobody on the way keeps.
-type Made<T> = (StatusCode, [(header::HeaderName, &'static str); 1], Json<T>);
+pub(crate) type Made<T> = (StatusCode, [(header::HeaderName, &'static str); 1], Json<T>);
 
 fn made<T>(what: T) -> Made<T> {
     let once = [(header::CACHE_CONTROL, "no-store")];
@@ -294,12 +313,12 @@ fn office_parameter(office: Option<String>) -> Result<Option<OfficeCode>, Invali
 /// A body of JSON whose errors are problems.
 #[derive(axum::extract::FromRequest)]
 #[from_request(via(axum::Json), rejection(Problem))]
-struct Body<T>(T);
+pub(crate) struct Body<T>(pub(crate) T);
 
 /// Path parameters whose errors are problems.
 #[derive(axum::extract::FromRequestParts)]
 #[from_request(via(axum::extract::Path), rejection(Problem))]
-struct Path<T>(T);
+pub(crate) struct Path<T>(pub(crate) T);
 
 /// Query parameters whose errors are problems.
 #[derive(axum::extract::FromRequestParts)]

@@ -329,7 +329,7 @@ pub(super) async fn buckets(
         (status = 503, body = Problem, content_type = "application/problem+json", description = "the agent does not take what is sent to it")
     )
 )]
-pub(super) async fn probe_now(
+pub(crate) async fn probe_now(
     axum::extract::State(shared): State,
     caller: Caller,
     Path(path): Path<(String, String, String)>,
@@ -373,7 +373,7 @@ async fn known_link(
 }
 
 /// ±10,000 years in ms: every sum of times and lengths fits.
-pub(super) const FAR: i64 = 315_576_000_000_000;
+pub(crate) const FAR: i64 = 315_576_000_000_000;
 
 /// A time that is asked for.
 pub(super) fn time(field: &str, ms: i64) -> Result<UnixMillis, Invalid> {

@@ -1,13 +1,12 @@
 //! For those who run the collector.
 
+use super::State;
 use super::problem::Problem;
-use super::{State, blocking};
 use crate::metrics;
 use crate::query::ShownState;
 use anyhow::Context;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// Whether the process runs
@@ -61,12 +60,9 @@ pub(super) async fn prometheus(
     let metrics = &shared.metrics;
     metrics.damaged.set(gauge(shared.store.damaged()));
     metrics.too_late_samples.set(gauge(history.too_late()));
-    let states = blocking(Arc::clone(&shared), |shared| {
-        shared.query.states(shared.gate.clock.read().now)
-    })
-    .await?;
+    let states = shared.board.states();
     for state in ShownState::ALL {
-        let count = states.iter().filter(|one| **one == state).count();
+        let count = states.get(&state).copied().unwrap_or_default();
         let label = metrics::State {
             state: state.as_str(),
         };
@@ -74,7 +70,7 @@ pub(super) async fn prometheus(
             .metrics
             .offices
             .get_or_create(&label)
-            .set(gauge(count as u64));
+            .set(gauge(count));
     }
     let accepted = headers.get(header::ACCEPT);
     let accepted = accepted.and_then(|value| value.to_str().ok());

@@ -16,7 +16,7 @@ use utoipa::{IntoParams, ToSchema};
 
 /// Somebody who is told.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct ReceiverView {
+pub(crate) struct ReceiverView {
     #[schema(example = "dinas-serang")]
     name: String,
     /// How (`telegram`, `mail`, `webhook`, …).
@@ -44,7 +44,7 @@ impl ReceiverView {
 }
 
 /// Whether somebody may see a receiver: it is told of their regions only.
-fn sees(caller: &Caller, receiver: &Receiver) -> bool {
+pub(crate) fn sees(caller: &Caller, receiver: &Receiver) -> bool {
     let regions = &receiver.regions;
     caller.regions.is_everywhere()
         || (!regions.is_empty()
@@ -96,12 +96,12 @@ fn find<'a>(shared: &'a Shared, caller: &Caller, name: &str) -> Result<&'a Recei
 
 /// What came of a test.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Tested {
+pub(crate) struct Tested {
     /// It took the message.
     taken: bool,
     /// Why it did not.
     #[schema(example = "400 Bad Request: chat not found")]
-    error: Option<String>,
+    pub(crate) error: Option<String>,
 }
 
 /// Send a receiver a message that says that it is a test, and say whether it took it
@@ -111,7 +111,7 @@ pub(super) struct Tested {
     params(("name" = String, Path, example = "dinas-serang")),
     responses((status = 200, body = Tested), (status = 404, body = Problem, content_type = "application/problem+json"))
 )]
-pub(super) async fn test(
+pub(crate) async fn test(
     axum::extract::State(shared): State,
     caller: Caller,
     Path(name): Path<String>,

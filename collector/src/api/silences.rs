@@ -58,7 +58,7 @@ pub(super) async fn list(
     request_body = Wish,
     responses((status = 201, body = Silence), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 409, body = Problem, content_type = "application/problem+json", description = "there are too many"))
 )]
-pub(super) async fn add(
+pub(crate) async fn add(
     axum::extract::State(shared): State,
     caller: Caller,
     Body(wish): Body<Wish>,
@@ -85,7 +85,7 @@ pub(super) async fn add(
     params(("number" = u64, Path, example = 1)),
     responses((status = 200, body = Silence), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 403, body = Problem, content_type = "application/problem+json", description = "it goes beyond your regions"), (status = 404, body = Problem, content_type = "application/problem+json"))
 )]
-pub(super) async fn end(
+pub(crate) async fn end(
     axum::extract::State(shared): State,
     caller: Caller,
     Path(number): Path<String>,

@@ -186,7 +186,7 @@ fn link(shared: &Shared, user: UserView, secret: &str) -> Welcomed {
     request_body = NewUser,
     responses((status = 201, body = Welcomed), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 409, body = Problem, content_type = "application/problem+json", description = "there is one of this name, or there are too many"))
 )]
-pub(super) async fn add(
+pub(crate) async fn add(
     axum::extract::State(shared): State,
     caller: Caller,
     Body(new): Body<NewUser>,
@@ -207,7 +207,7 @@ pub(super) async fn add(
     request_body = UserChange,
     responses((status = 200, body = UserView), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 404, body = Problem, content_type = "application/problem+json"))
 )]
-pub(super) async fn change(
+pub(crate) async fn change(
     axum::extract::State(shared): State,
     caller: Caller,
     Path(name): Path<String>,
@@ -229,7 +229,7 @@ pub(super) async fn change(
     params(("name" = String, Path, example = "siti")),
     responses((status = 204), (status = 404, body = Problem, content_type = "application/problem+json"))
 )]
-pub(super) async fn remove(
+pub(crate) async fn remove(
     axum::extract::State(shared): State,
     caller: Caller,
     Path(name): Path<String>,
@@ -248,7 +248,7 @@ pub(super) async fn remove(
     params(("name" = String, Path, example = "siti")),
     responses((status = 201, body = Welcomed), (status = 404, body = Problem, content_type = "application/problem+json"))
 )]
-pub(super) async fn welcome(
+pub(crate) async fn welcome(
     axum::extract::State(shared): State,
     caller: Caller,
     Path(name): Path<String>,
@@ -286,7 +286,7 @@ pub(super) async fn tokens(
     request_body = NewToken,
     responses((status = 201, body = TokenView), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 409, body = Problem, content_type = "application/problem+json", description = "there is one of this name, or there are too many"))
 )]
-pub(super) async fn add_token(
+pub(crate) async fn add_token(
     axum::extract::State(shared): State,
     caller: Caller,
     Body(new): Body<NewToken>,
@@ -312,7 +312,7 @@ pub(super) async fn add_token(
     params(("name" = String, Path, example = "grafana")),
     responses((status = 204), (status = 404, body = Problem, content_type = "application/problem+json"))
 )]
-pub(super) async fn remove_token(
+pub(crate) async fn remove_token(
     axum::extract::State(shared): State,
     caller: Caller,
     Path(name): Path<String>,

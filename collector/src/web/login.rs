@@ -7,8 +7,8 @@ use anyhow::Context;
 use axum::Extension;
 use axum::Form;
 use axum::extract::rejection::FormRejection;
-use axum::extract::{Path, RawQuery, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::extract::{Path, RawQuery, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use denyut_proto::UnixMillis;
 use maud::{DOCTYPE, Markup, html};
@@ -78,11 +78,8 @@ fn wanted(query: Option<&str>) -> Option<String> {
 }
 
 /// To the login, and from there to where somebody wanted to go.
-pub(super) fn to_login(request: &Request) -> Redirect {
-    let path = request
-        .uri()
-        .path_and_query()
-        .map_or("/", |path| path.as_str());
+pub(super) fn to_login(uri: &Uri) -> Redirect {
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let mut url = reqwest::Url::parse("http://x/masuk").expect("an address");
     if path != "/" {
         url.query_pairs_mut().append_pair("to", path);

@@ -1,6 +1,7 @@
 //! `/publik`: the page for citizens, its JSON, its feed and its badges. No script is needed; one sorts by distance from where the device is, on the device.
 
 use super::text::{Language, head, language_of, languages, say};
+use super::words::{Exact, Words};
 use crate::api::{Problem, Shared};
 use crate::publik::{Can, Made, PublicOffice, PublicRegency, regencies, regency};
 use anyhow::Context;
@@ -12,7 +13,6 @@ use denyut_proto::UnixMillis;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use jiff::Timestamp;
-use jiff::tz::{Offset, TimeZone};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -199,34 +199,9 @@ fn write(
     }
 }
 
-/// A time of day by the clock of a place, with the name of its zone; with the day if that is not the present one.
+/// A time of day by the clock of a place.
 fn clock(at: UnixMillis, now: UnixMillis, region: &str, language: Language) -> String {
-    let place = Zone::of_region(region);
-    let (zone, name) = (TimeZone::fixed(offset(place)), place.name());
-    let local = |at: UnixMillis| {
-        Timestamp::from_millisecond(at.0)
-            .unwrap_or_default()
-            .to_zoned(zone.clone())
-    };
-    let (there, here) = (local(at), local(now));
-    let time = there.strftime(if language == Language::Id {
-        "%H.%M"
-    } else {
-        "%H:%M"
-    });
-    if there.date() == here.date() {
-        return format!("{time} {name}");
-    }
-    let month = say(language, &format!("month.{}", there.month()), &[]);
-    format!("{} {month} {time} {name}", there.day())
-}
-
-fn offset(zone: Zone) -> Offset {
-    let seconds = i32::try_from(zone.offset_ms() / 1_000);
-    seconds
-        .ok()
-        .and_then(|seconds| Offset::from_seconds(seconds).ok())
-        .unwrap_or(Offset::UTC)
+    Words { language }.time(at, now, Zone::of_region(region), Exact::Minute)
 }
 
 /// Kilometres between two places on a sphere (the haversine formula).
@@ -235,15 +210,6 @@ fn distance([lat_1, lon_1]: [f64; 2], [lat_2, lon_2]: [f64; 2]) -> f64 {
     let (lat, lon) = (lat_2 - lat_1, (lon_2 - lon_1).to_radians());
     let half = (lat / 2.0).sin().powi(2) + lat_1.cos() * lat_2.cos() * (lon / 2.0).sin().powi(2);
     2.0 * 6_371.0 * half.sqrt().min(1.0).asin()
-}
-
-fn number(value: f64, language: Language) -> String {
-    let text = format!("{value:.1}");
-    if language == Language::Id {
-        text.replace('.', ",")
-    } else {
-        text
-    }
 }
 
 /// The frame of each page.
@@ -369,7 +335,7 @@ fn item(
         li class=(can) id=(one.code) data-at=[place] {
             a href={ "/publik/" (one.code) (query_of(language)) } { (one.name) } " "
             strong class="can" { (say(language, &format!("public.{can}"), &[])) }
-            span class="far" { @if let Some(away) = away.filter(|away| *away > 0.05) { " " (number(away, language)) " " (say(language, "public.km", &[])) } }
+            span class="far" { @if let Some(away) = away.filter(|away| *away > 0.05) { " " (Words { language }.number(away, 1)) " " (say(language, "public.km", &[])) } }
             p {
                 @if let Some(since) = one.since_ms { (say(language, "public.since", &[("time", &time(since))])) " " }
                 @if one.hours.is_empty() { (say(language, "public.no_hours", &[])) } @else { (say(language, "public.hours", &[("hours", &hours)])) }
@@ -503,17 +469,9 @@ mod tests {
     }
 
     #[test]
-    fn times_and_distances_are_told_as_people_do() {
-        let now = UnixMillis(1_795_700_000_000);
-        assert_eq!(clock(now, now, "36.73", Language::Id), "20.33 WIB");
-        assert_eq!(clock(now, now, "91", Language::En), "22:33 WIT");
-        assert_eq!(
-            clock(UnixMillis(now.0 - 86_400_000), now, "51", Language::Id),
-            "25 Nov 21.33 WITA"
-        );
-        // Serang to Jakarta, as the crow flies.
+    fn distances_are_those_of_the_crow() {
+        // Serang to Jakarta.
         let far = distance([-6.1149, 106.1503], [-6.1754, 106.8272]);
         assert!((75.0..76.0).contains(&far), "{far}");
-        assert_eq!(number(2.34, Language::Id), "2,3");
     }
 }

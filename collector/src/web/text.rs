@@ -12,14 +12,18 @@ static TEXTS: LazyLock<[Catalogue; 2]> = LazyLock::new(|| {
     [read(Language::Id), read(Language::En)]
 });
 
-/// A text of the catalogue, with its gaps filled.
-pub(super) fn say(language: Language, key: &str, gaps: &[(&str, &str)]) -> String {
+/// The texts of a language.
+pub(super) fn texts(language: Language) -> &'static Catalogue {
     let [id, en] = &*TEXTS;
-    let texts = match language {
+    match language {
         Language::Id => id,
         Language::En => en,
-    };
-    texts.say(key, gaps)
+    }
+}
+
+/// A text of the catalogue, with its gaps filled.
+pub(super) fn say(language: Language, key: &str, gaps: &[(&str, &str)]) -> String {
+    texts(language).say(key, gaps)
 }
 
 /// The language that an address names (`lang=en`), or else a cookie.

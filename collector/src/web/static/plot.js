@@ -1,110 +1,85 @@
-// The two pictures of a link over a stretch of time: a strip of how it answered, and its round-trip times. Both
-// from the same buckets: five minutes each for a day, an hour for a week, three for a month, a day for a year.
+// Reads a plot under the pointer, and enlarges what is drawn over with it.
+
+import { rtt } from "/live.js";
 
 const SVG = "http://www.w3.org/2000/svg";
-const HOUR_MS = 3_600_000;
-const STEPS_OF_A_DAY = 288;
+// Shorter than this, in points, is a click.
+const DRAG = 8;
+const read = new Map(); // what a plot is drawn from, by its address
+let drag = null;
 
-function node(name, attributes) {
-  const made = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  return made;
-}
-
-// The length of a bucket for a stretch of time: of longer ones what rollups answer exactly.
-export function stepOf(lengthMs) {
-  const hours = lengthMs / HOUR_MS;
-  if (hours <= 24) return lengthMs / STEPS_OF_A_DAY;
-  return (hours <= 168 ? 1 : hours <= 720 ? 3 : 24) * HOUR_MS;
-}
-
-// How many buckets a stretch has that is drawn in such steps.
-const stepsOf = (step) => step === HOUR_MS ? 168 : step === 3 * HOUR_MS ? 240 : step === 24 * HOUR_MS ? 365 : STEPS_OF_A_DAY;
-
-// The beginning of the stretch that ends with the current step.
-export function startOf(now, step) {
-  return Math.floor(now / step) * step - (stepsOf(step) - 1) * step;
-}
-
-function kindOf(bucket) {
-  if (!bucket || bucket.ok + bucket.failed === 0) return "gap";
-  if (bucket.failed === 0) return "up";
-  return bucket.ok === 0 ? "down" : "mixed";
-}
-
-function byStep(buckets, now, step) {
-  const start = startOf(now, step);
-  const steps = new Array(stepsOf(step)).fill(null);
-  for (const bucket of buckets) {
-    const i = (bucket.from_ms - start) / step;
-    if (i >= 0 && i < steps.length) steps[i] = bucket;
+function mark(svg, name, attributes) {
+  let made = svg.querySelector(`.${name}`);
+  if (!made) {
+    made = document.createElementNS(SVG, "rect");
+    made.setAttribute("class", name);
+    svg.append(made);
   }
-  return steps;
+  for (const [key, value] of Object.entries({ y: 0, height: 100, ...attributes })) made.setAttribute(key, value);
 }
 
-// For how many steps one sample speaks: until the next is overdue.
-const reachOf = (interval, step) => Math.ceil((1.5 * interval) / step);
+const unmark = (svg, name) => svg.querySelector(`.${name}`)?.remove();
 
-// Draws the strip into `svg`: neighbours of one kind as one rectangle.
-export function drawStrip(svg, buckets, now, step, interval) {
-  const count = stepsOf(step);
-  svg.setAttribute("viewBox", `0 0 ${count} 1`);
-  svg.setAttribute("preserveAspectRatio", "none");
-  svg.replaceChildren();
-  const kinds = byStep(buckets, now, step).map(kindOf);
-  const reach = reachOf(interval, step);
-  let last = -Infinity;
-  const shown = kinds.map((kind, i) => {
-    if (kind !== "gap") last = i;
-    return i - last < reach ? kinds[last] : "gap";
-  });
-  for (let i = 0; i < count; ) {
-    let end = i;
-    while (end < count && shown[end] === shown[i]) end += 1;
-    svg.append(node("rect", { x: i, y: 0, width: end - i, height: 1, class: `fill-${shown[i]}` }));
-    i = end;
+// What is under the pointer: the plot, its data, and the step.
+function at(event, svg) {
+  const figure = svg.closest("figure");
+  const { from, step, count, plot, page, offset, zone, text } = figure.dataset;
+  const box = svg.getBoundingClientRect();
+  const place = Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1) * count;
+  return { figure, plot, page, zone, text, from: Number(from), step: Number(step), count: Number(count), offset: Number(offset), place };
+}
+
+function buckets({ plot, from, step, count }) {
+  const address = `${plot}?from_ms=${from}&to_ms=${from + step * count}&step_ms=${step}`;
+  if (!read.has(address)) {
+    read.set(address, fetch(address).then((answer) => (answer.ok ? answer.json() : { buckets: [] }), () => ({ buckets: [] })));
+    if (read.size > 50) read.delete(read.keys().next().value);
   }
+  return read.get(address);
 }
 
-// A round number at or above `value`.
-function roundUp(value) {
-  const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 1.5, 2, 3, 5, 7.5, 10].map((factor) => factor * power).find((candidate) => candidate >= value);
+async function tell(spot) {
+  const number = Math.min(Math.floor(spot.place), spot.count - 1);
+  const start = spot.from + number * spot.step;
+  const { buckets: all } = await buckets(spot);
+  const one = all.find((bucket) => bucket.from_ms === start);
+  const there = new Date(start + spot.offset).toISOString();
+  const time = `${there.slice(0, 10)} ${there.slice(11, 16)} ${spot.zone}`;
+  const rtts = one?.rtt_us;
+  const values = { time, median: rtts ? rtt(rtts.median) : "–", p95: rtts ? rtt(rtts.p95) : "–", failed: one?.failed ?? 0, all: (one?.failed ?? 0) + (one?.ok ?? 0) };
+  const output = spot.figure.querySelector("output");
+  if (output) output.textContent = spot.text.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
 }
 
-// Draws the round-trip times into `svg`: a band from the least to the 95th percentile, the median as a line, failures as
-// ticks at the top. Returns the time at the upper edge in µs; 0 without any.
-export function drawRtt(svg, buckets, now, step, interval) {
-  const count = stepsOf(step);
-  const height = 100;
-  svg.setAttribute("viewBox", `0 0 ${count} ${height}`);
-  svg.setAttribute("preserveAspectRatio", "none");
-  svg.replaceChildren();
-  const steps = byStep(buckets, now, step);
-  const p95s = steps.filter((bucket) => bucket?.rtt_us).map((bucket) => bucket.rtt_us.p95);
-  const top = p95s.length ? roundUp(Math.max(...p95s) * 1.05) : 0;
-  const y = (us) => (height - (Math.min(us, top) / top) * (height - 8)).toFixed(1);
-  svg.append(node("line", { x1: 0, x2: count, y1: height / 2, y2: height / 2, class: "grid" }));
-  steps.forEach((bucket, i) => {
-    if (bucket?.failed) {
-      const share = bucket.failed / (bucket.failed + bucket.ok);
-      svg.append(node("rect", { x: i, y: 0, width: 1, height: 6, class: share === 1 ? "fill-down" : "fill-mixed" }));
-    }
-    if (!bucket?.rtt_us) return;
-    const { min, p95 } = bucket.rtt_us;
-    const upper = Number(y(p95));
-    svg.append(node("rect", { x: i, y: upper, width: 1, height: Math.max(1, Number(y(min)) - upper), class: "band" }));
-  });
-  const reach = reachOf(interval, step);
-  let path = "";
-  let last = -Infinity;
-  steps.forEach((bucket, i) => {
-    if (bucket?.failed && !bucket.ok) last = -Infinity;
-    const median = bucket?.rtt_us?.median;
-    if (median === undefined) return;
-    path += i - last <= reach ? `L${i + 0.5} ${y(median)}` : `M${i} ${y(median)}L${i + 1} ${y(median)}`;
-    last = i;
-  });
-  if (path) svg.append(node("path", { d: path, class: "median" }));
-  return top;
-}
+document.addEventListener("pointermove", (event) => {
+  const svg = drag?.svg ?? event.target.closest?.("svg.smoke");
+  if (!svg) return;
+  const spot = at(event, svg);
+  mark(svg, "under", { x: Math.floor(spot.place), width: 1 });
+  if (drag) mark(svg, "drawn", { x: Math.min(drag.place, spot.place), width: Math.abs(drag.place - spot.place) });
+  tell(spot);
+});
+
+document.addEventListener("pointerdown", (event) => {
+  const svg = event.target.closest?.("svg.smoke");
+  if (svg && event.button === 0 && event.pointerType !== "touch") {
+    drag = { svg, x: event.clientX, place: at(event, svg).place };
+    event.preventDefault();
+  }
+});
+
+document.addEventListener("pointerup", (event) => {
+  if (!drag) return;
+  const { svg, x, place } = drag;
+  drag = null;
+  unmark(svg, "drawn");
+  if (Math.abs(event.clientX - x) < DRAG) return;
+  const spot = at(event, svg);
+  const edge = (place) => Math.round(spot.from + place * spot.step);
+  location.assign(`${spot.page}?from=${edge(Math.min(place, spot.place))}&to=${edge(Math.max(place, spot.place))}`);
+});
+
+document.addEventListener("pointerout", (event) => {
+  const svg = event.target.closest?.("svg.smoke");
+  if (svg && !svg.contains(event.relatedTarget)) unmark(svg, "under");
+});
