@@ -23,5 +23,6 @@ mod page;
 mod probes;
 mod publik;
 mod receivers;
+mod reports;
 mod telegram;
 mod update;

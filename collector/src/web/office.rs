@@ -380,6 +380,9 @@ fn figure(words: Words, now: UnixMillis, link: &LinkView, steps: &Steps, is_smal
                 span { @if let Some(top) = top { (words.rtt(top / 2)) } }
                 span { "0" }
             }
+            @if !is_small {
+                (steps.strip(&words.fill("strip.label", &[("span", &words.ms(stretch.end() - stretch.from)), ("share", &words.percent(steps.sums().share()))])))
+            }
             (steps.smoke(&label))
             div class="ticks" aria-hidden="true" { @for part in 0..=4 { span { (tick(part)) } } }
             figcaption { output {} }
@@ -504,11 +507,10 @@ fn link_body(
         }
         section id="plot" data-live aria-label=(words.say("plot")) {
             p {
-                (words.time(UnixMillis(from), reader.now, zone, Exact::Minute)) " – " (words.time(UnixMillis(to), reader.now, zone, Exact::Minute))
+                (words.time(UnixMillis(from), UnixMillis(0), zone, Exact::Minute)) " – " (words.time(UnixMillis(to), UnixMillis(0), zone, Exact::Minute))
                 " · " (words.fill("plot.step", &[("length", &words.ms(stretch.step))]))
             }
             @if steps.too_fine { p class="warning" { (words.say("plot.too_fine")) } }
-            (steps.strip(&words.fill("strip.label", &[("span", &words.ms(length)), ("share", &words.percent(sums.share()))])))
             (figure(words, reader.now, link, steps, false))
             p { (words.fill("plot.sums", &[("ok", &sums.ok.to_string()), ("failed", &sums.failed.to_string()), ("share", &words.percent(sums.share())), ("median", &median)])) }
             p class="soft" { (words.say("plot.method")) }

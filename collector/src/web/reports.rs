@@ -250,9 +250,9 @@ fn table(reader: &Reader, wanted: &Wanted, report: &Report) -> Markup {
                 @if wanted.by != By::Office { td class="number" { (line.offices) } }
                 td class="number" { strong { (words.percent(line.percent)) } }
                 td class="number" { (words.percent(line.observed_percent)) }
-                td class="number" { (words.ms(times.down_ms)) }
-                td class="number" { (words.ms(times.unobserved_ms)) }
-                td class="number" { (words.ms(times.announced_ms)) }
+                td class="number" { (words.hours(times.down_ms)) }
+                td class="number" { (words.hours(times.unobserved_ms)) }
+                td class="number" { (words.hours(times.announced_ms)) }
             }
         }
     };
@@ -297,7 +297,7 @@ fn gaps(reader: &Reader, shared: &Shared, report: &Report) -> Markup {
                             th scope="row" { a href={ "/kantor/" (gap.office) } { (office_name(&gap.office, registry)) } }
                             td { (words.time(gap.from_ms, reader.now, zone, Exact::Minute)) }
                             td { (words.time(gap.to_ms, reader.now, zone, Exact::Minute)) }
-                            td class="number" { (words.ms(gap.counted_ms)) }
+                            td class="number" { (words.hours(gap.counted_ms)) }
                         }
                     } }
                 } }
@@ -474,9 +474,9 @@ fn paper(
             cells.extend([
                 words.percent(line.percent),
                 words.percent(line.observed_percent),
-                words.ms(times.down_ms),
-                words.ms(times.unobserved_ms),
-                words.ms(times.announced_ms),
+                words.hours(times.down_ms),
+                words.hours(times.unobserved_ms),
+                words.hours(times.announced_ms),
             ]);
             cells
         })
@@ -540,7 +540,7 @@ fn gap_table(reader: &Reader, shared: &Shared, report: &Report, paper: &mut Pape
                 ),
                 time(gap.from_ms),
                 time(gap.to_ms),
-                words.ms(gap.counted_ms),
+                words.hours(gap.counted_ms),
             ]
         })
         .collect();

@@ -102,6 +102,21 @@ impl Words {
         self.length(Duration::from_millis(u64::try_from(ms).unwrap_or(0)))
     }
 
+    /// A length of time in hours and minutes, however many hours: of counted time, whose days are shorter.
+    pub(super) fn hours(self, ms: i64) -> String {
+        let minutes = ms / 60_000;
+        let part = |key, count: i64| self.fill(key, &[("n", &count.to_string())]);
+        match (minutes / 60, minutes % 60) {
+            (0, minutes) => part("unit.minute", minutes),
+            (hours, 0) => part("unit.hour", hours),
+            (hours, minutes) => format!(
+                "{} {}",
+                part("unit.hour", hours),
+                part("unit.minute", minutes)
+            ),
+        }
+    }
+
     /// A number with so many digits behind the comma.
     pub(super) fn number(self, value: f64, digits: usize) -> String {
         let text = format!("{value:.digits$}");
@@ -481,6 +496,8 @@ mod tests {
         assert_eq!(ID.percent(Some(99.999)), "99,99%");
         assert_eq!(ID.percent(Some(100.0)), "100%");
         assert_eq!(ID.percent(None), "–");
+        assert_eq!(ID.hours(248 * 3_600_000), "248 jam");
+        assert_eq!(EN.hours(5_460_000), "1 h 31 min");
     }
 
     #[test]
