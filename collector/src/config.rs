@@ -3,6 +3,7 @@
 use crate::alert::config::{AlertSection, ReceiverSection, RouteSection};
 use crate::alert::{self, Alerts};
 use crate::calendar;
+use crate::export::{self, ExportSection, Target};
 use crate::join::{Authority, Name};
 use crate::registry::{Office, Registry};
 use crate::sites;
@@ -42,6 +43,8 @@ struct File {
     receiver: Vec<ReceiverSection>,
     #[serde(default)]
     route: Vec<RouteSection>,
+    #[serde(default)]
+    export: Vec<ExportSection>,
     #[serde(default)]
     detection: toml::Table,
     /// A CSV file of offices, beside those below.
@@ -165,6 +168,8 @@ pub(crate) struct Config {
     pub(crate) setup: Setup,
     /// Who is told of what.
     pub(crate) alerts: Alerts,
+    /// Who is sent what is measured.
+    pub(crate) exports: Vec<Target>,
 }
 
 /// What people open: the address of the proxy before the API, most likely.
@@ -392,6 +397,7 @@ impl Config {
             )?,
             address,
             public: file.public.page,
+            exports: export::read(file.export, folder, size)?,
             letterhead: letterhead(file.report.letterhead)?,
         })
     }

@@ -58,6 +58,8 @@ pub(crate) const SESSIONS: &str = "session/";
 pub(crate) const API_TOKENS: &str = "api_token/";
 /// What was done, by its number: [`crate::access::Entry`].
 pub(crate) const AUDIT: &str = "audit/";
+/// The place in the log up to which a store was sent everything, by its name.
+pub(crate) const EXPORTS: &str = "export/";
 /// Numbers of reports, by month and what they are of.
 pub(crate) const REPORTS: &str = "report/";
 /// Answers to requests that may come again, by the digest of who and which.
@@ -131,6 +133,10 @@ pub(crate) fn case(number: u64) -> String {
 
 pub(crate) fn step(number: u64, step: usize) -> String {
     format!("{}{step:04}", case(number))
+}
+
+pub(crate) fn export(name: &str) -> String {
+    format!("{EXPORTS}{name}")
 }
 
 pub(crate) fn news(number: u64) -> String {

@@ -18,6 +18,7 @@ mod commit;
 mod config;
 mod control;
 mod events;
+mod export;
 mod ingest;
 mod join;
 mod keeper;
@@ -25,6 +26,7 @@ mod keys;
 mod manager;
 mod metrics;
 mod operate;
+mod promql;
 mod publik;
 mod query;
 mod registry;
@@ -46,6 +48,7 @@ use config::Config;
 use denyut_detect::calendar::When;
 use denyut_detect::params::length;
 use denyut_store::{Store, history, log, state};
+use export::Exporter;
 use join::Members;
 use publik::Publik;
 use std::fs::{DirBuilder, File};
@@ -330,14 +333,15 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
     });
     let address = operate::address(config.tls.as_ref(), ingest_address);
     let alerts = Arc::new(config.alerts);
+    let query = query::Query {
+        members: members.clone(),
+        registry: Arc::clone(&registry),
+        history: Arc::clone(&history),
+        state: Arc::clone(&state),
+        maintenance,
+    };
     let shared = Arc::new(api::Shared {
-        query: query::Query {
-            members: members.clone(),
-            registry: Arc::clone(&registry),
-            history: Arc::clone(&history),
-            state: Arc::clone(&state),
-            maintenance,
-        },
+        query: query.clone(),
         board: Board::default(),
         cases: Arc::clone(&cases),
         silences: Arc::clone(&silences),
@@ -349,6 +353,7 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         logins: Pace::new(LOGINS.0, LOGINS.1),
         logins_of_user: Pace::new(LOGINS_OF_USER.0, LOGINS_OF_USER.1),
         refusals: Pace::new(REFUSALS.0, REFUSALS.1),
+        queries: Arc::new(Semaphore::new(api::QUERIES)),
         passwords: Semaphore::new(PASSWORDS),
         address: config.address,
         letterhead: config.letterhead,
@@ -397,6 +402,16 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
             metrics: Arc::clone(&metrics),
         };
         couriers.spawn(courier.run(stop.clone()));
+    }
+    for target in config.exports {
+        let exporter = Exporter::new(
+            target,
+            Arc::clone(&store),
+            query.clone(),
+            Arc::clone(&processed),
+            Arc::clone(&metrics),
+        );
+        couriers.spawn(exporter.run(stop.clone()));
     }
     if let Some(alive) = alerts.alive.clone() {
         couriers.spawn(alive.run(Arc::clone(&processed), stop.clone()));

@@ -44,6 +44,17 @@ pub(crate) struct Metrics {
     pub(crate) disk_full: Gauge,
     pub(crate) upkeep_failing: Gauge,
     pub(crate) offices: Family<State, Gauge>,
+    pub(crate) export_samples: Family<Export, Counter>,
+    pub(crate) export_refused: Family<Export, Counter>,
+    pub(crate) export_failures: Family<Export, Counter>,
+    pub(crate) export_lost: Family<Export, Counter>,
+    pub(crate) export_behind: Family<Export, Gauge>,
+}
+
+/// Which store is sent what is measured.
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct Export {
+    pub(crate) export: String,
 }
 
 /// Which field of an entry was refused.
@@ -109,6 +120,11 @@ impl Metrics {
             disk_full: Gauge::default(),
             upkeep_failing: Gauge::default(),
             offices: Family::default(),
+            export_samples: Family::default(),
+            export_refused: Family::default(),
+            export_failures: Family::default(),
+            export_lost: Family::default(),
+            export_behind: Family::default(),
         };
         metrics.register();
         metrics
@@ -230,6 +246,31 @@ impl Metrics {
             self.history_readers.clone(),
         );
         registry.register("offices", "Offices by state", self.offices.clone());
+        registry.register(
+            "export_samples",
+            "Samples that a store took",
+            self.export_samples.clone(),
+        );
+        registry.register(
+            "export_refused_samples",
+            "Samples that a store refused for good",
+            self.export_refused.clone(),
+        );
+        registry.register(
+            "export_failures",
+            "Requests that a store did not take; they are sent again",
+            self.export_failures.clone(),
+        );
+        registry.register(
+            "export_lost_records",
+            "Records of the log that were gone before a store took them",
+            self.export_lost.clone(),
+        );
+        registry.register(
+            "export_behind_records",
+            "Records of the log that a store was not sent yet",
+            self.export_behind.clone(),
+        );
         registry.register_with_unit(
             "store",
             "Store on disk, by part",

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use utoipa::ToSchema;
 
 /// Answers queries. Methods block.
+#[derive(Clone)]
 pub(crate) struct Query {
     /// Who has joined; present exactly when agents connect by TLS.
     pub(crate) members: Option<Arc<Members>>,
@@ -678,30 +679,32 @@ impl Selector {
 }
 
 impl Query {
+    /// Every link that an office has or had, with what it stands for.
+    pub(crate) fn links(&self, office: &OfficeCode) -> anyhow::Result<Vec<(LinkId, Option<Role>)>> {
+        let mut links = Vec::new();
+        for id in self.registry.agents_of(office) {
+            let (known, _) = keys::scan_packed::<Link>(&*self.state, &keys::links_of(&id))?;
+            for (key, link) in known {
+                links.push((keys::parse_link(keys::LINKS, &key)?, link.role));
+            }
+        }
+        Ok(links)
+    }
+
     /// The links of an office that are asked for.
     pub(crate) fn select(
         &self,
         selector: &Selector,
         office: &OfficeCode,
     ) -> anyhow::Result<Vec<LinkId>> {
-        let mut links = Vec::new();
-        for id in self.registry.agents_of(office) {
-            if selector.agent.as_ref().is_some_and(|agent| *agent != id) {
-                continue;
-            }
-            let (known, _) = keys::scan_packed::<Link>(&*self.state, &keys::links_of(&id))?;
-            for (key, link) in known {
-                let id = keys::parse_link(keys::LINKS, &key)?;
-                let target = selector
-                    .target
-                    .as_ref()
-                    .is_none_or(|target| *target == id.target);
-                if target && selector.role.is_none_or(|role| link.role == Some(role)) {
-                    links.push(id);
-                }
-            }
-        }
-        Ok(links)
+        let mut links = self.links(office)?;
+        links.retain(|(id, role)| {
+            let fits = |wanted: Option<bool>| wanted.unwrap_or(true);
+            fits(selector.agent.as_ref().map(|agent| *agent == id.agent))
+                && fits(selector.target.as_ref().map(|target| *target == id.target))
+                && fits(selector.role.map(|wanted| *role == Some(wanted)))
+        });
+        Ok(links.into_iter().map(|(id, _)| id).collect())
     }
 }
 

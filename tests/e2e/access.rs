@@ -123,6 +123,7 @@ async fn operations(
         let mut filled = path.clone();
         for (name, value) in [
             ("{office}", side.office),
+            ("{label}", "office"),
             ("{agent}", side.agent),
             ("{target}", side.target),
             ("{number}", &number.to_string()),

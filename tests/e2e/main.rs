@@ -21,6 +21,7 @@ mod offices;
 mod packages;
 mod page;
 mod probes;
+mod prometheus;
 mod publik;
 mod receivers;
 mod reports;

@@ -79,6 +79,7 @@ fn told(line: &[String]) -> [&str; 4] {
 }
 
 #[tokio::test]
+#[allow(clippy::too_many_lines, reason = "the same figures in three forms")]
 async fn a_month_is_reported_as_page_table_and_paper() {
     let collector = Collector::start(CONFIG).await;
     let (end, month) = last_month();

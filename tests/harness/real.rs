@@ -119,13 +119,27 @@ impl Prometheus {
         Self::launch(dir, Vec::new()).await
     }
 
-    async fn launch(dir: TempDir, mut processes: Vec<Process>) -> Self {
+    /// Starts one that takes what it is sent by remote write, also if it is a day old, and asks nobody. `at`: where, if it must be there.
+    pub async fn receiving(at: Option<SocketAddr>) -> Self {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let config = "storage: { tsdb: { out_of_order_time_window: 2d } }\n";
+        fs::write(dir.path().join("prom.yml"), config).expect("writes");
+        Self::launch_at(at, dir, Vec::new()).await
+    }
+
+    async fn launch(dir: TempDir, processes: Vec<Process>) -> Self {
+        Self::launch_at(None, dir, processes).await
+    }
+
+    async fn launch_at(to: Option<SocketAddr>, dir: TempDir, mut processes: Vec<Process>) -> Self {
         let at = dir.path().display();
         let mut command = Command::new("prometheus");
+        let to = to.map_or_else(|| "127.0.0.1:0".to_owned(), |to| to.to_string());
         command.args([
             &format!("--config.file={at}/prom.yml"),
             &format!("--storage.tsdb.path={at}/data"),
-            "--web.listen-address=127.0.0.1:0",
+            &format!("--web.listen-address={to}"),
+            "--web.enable-remote-write-receiver",
         ]);
         let log = dir.path().join("prom.log");
         processes.push(Process::start(command, &log));

@@ -1,5 +1,6 @@
 //! What is true of all answers: those that did not change since are not sent again, and what was asked twice is done once.
 
+use super::guard::is_question;
 use super::problem::Problem;
 use super::{Shared, blocking};
 use crate::access::Caller;
@@ -163,7 +164,7 @@ pub(super) async fn once(request: Request, next: Next) -> Response {
     let changes = matches!(
         *request.method(),
         Method::POST | Method::PATCH | Method::DELETE
-    );
+    ) && !is_question(request.uri().path());
     let key = request.headers().get(KEY).filter(|_| changes).cloned();
     let shared = request.extensions().get::<Arc<Shared>>().cloned();
     let caller = request.extensions().get::<Caller>().cloned();

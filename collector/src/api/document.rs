@@ -1,5 +1,7 @@
 //! What is true of all operations, said once in the document of the API: how parameters look, and what may be answered to any request.
 
+use super::guard::is_question;
+use super::list::pairs;
 use super::offices::FAR;
 use super::problem::Problem;
 use axum::extract::{MatchedPath, Request};
@@ -56,6 +58,9 @@ pub(super) fn complete(document: &mut OpenApi) {
         let reads = [&mut item.get];
         for operation in reads.into_iter().flatten() {
             parameters(operation, path);
+        }
+        if is_question(path) {
+            continue;
         }
         let writes = [
             &mut item.post,
@@ -128,18 +133,22 @@ pub(super) fn names(document: &OpenApi) -> Names {
 /// Refuses a request with a parameter that its operation does not know: a misspelt one must not be lost in silence.
 pub(super) async fn check(names: Arc<Names>, request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>();
-    let known =
-        path.and_then(|path| names.get(&(path.as_str().to_owned(), request.method().clone())));
+    // Who asks for the head only asks the same.
+    let method = match *request.method() {
+        Method::HEAD => Method::GET,
+        ref other => other.clone(),
+    };
+    let known = path.and_then(|path| names.get(&(path.as_str().to_owned(), method)));
     if let (Some(known), Some(query)) = (known, request.uri().query()) {
-        let asked = query.split('&').filter_map(|pair| pair.split('=').next());
-        let mut unknown = asked.filter(|name| !name.is_empty() && !known.contains(*name));
+        let asked = pairs(Some(query)).into_iter().map(|(name, _)| name);
+        let mut unknown = asked.filter(|name| !name.is_empty() && !known.contains(name));
         if let Some(name) = unknown.next() {
             let all: Vec<&str> = known.iter().map(String::as_str).collect();
             let fix = match all[..] {
                 [] => "it has none".to_owned(),
                 _ => format!("it has {}", all.join(", ")),
             };
-            let field = if name.len() > 100 { "…" } else { name };
+            let field = if name.len() > 100 { "…" } else { &name };
             return Problem::from(Invalid::new(field, "…", "no such parameter", fix))
                 .into_response();
         }

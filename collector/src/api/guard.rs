@@ -264,6 +264,13 @@ fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
+/// A POST that changes nothing: a query of Prometheus' API, whose parameters may be too long for an address.
+pub(super) fn is_question(path: &str) -> bool {
+    const QUESTIONS: [&str; 4] = ["query", "query_range", "series", "labels"];
+    path.strip_prefix("/api/v1/")
+        .is_some_and(|name| QUESTIONS.contains(&name))
+}
+
 /// Finds out who asks, refuses what no page of ours sends and who asks too often, and writes down what was done.
 pub(super) async fn identify(
     State(shared): State<Arc<Shared>>,
@@ -292,7 +299,8 @@ pub(super) async fn identify(
     }
     request.extensions_mut().insert(from);
     request.extensions_mut().insert(Arc::clone(&shared));
-    let caller = caller.filter(|_| !is_safe(request.method()));
+    let changes = !is_safe(request.method()) && !is_question(request.uri().path());
+    let caller = caller.filter(|_| changes);
     let Some(caller) = caller else {
         return next.run(request).await;
     };

@@ -219,20 +219,23 @@ pub(crate) fn number(field: &str, text: &str) -> Result<u64, Invalid> {
 
 /// The address of the next page.
 fn next(uri: &Uri, after: &str) -> String {
-    let query = uri.query().unwrap_or_default();
-    let mut pairs = reqwest::Url::parse("http://x/").expect("an address");
-    pairs.set_query(Some(query));
-    let kept: Vec<(String, String)> = pairs
-        .query_pairs()
-        .filter(|(name, _)| name != "after")
-        .map(|(name, value)| (name.into_owned(), value.into_owned()))
-        .collect();
-    pairs
-        .query_pairs_mut()
-        .clear()
+    let mut kept = pairs(uri.query());
+    kept.retain(|(name, _)| name != "after");
+    let mut url = reqwest::Url::parse("http://x/").expect("an address");
+    url.query_pairs_mut()
         .extend_pairs(kept)
         .append_pair("after", after);
-    format!("{}?{}", uri.path(), pairs.query().unwrap_or_default())
+    format!("{}?{}", uri.path(), url.query().unwrap_or_default())
+}
+
+/// The parameters of an address, or of a form, as they were meant.
+pub(crate) fn pairs(query: Option<&str>) -> Vec<(String, String)> {
+    let mut url = reqwest::Url::parse("http://x/").expect("an address");
+    url.set_query(query);
+    let pairs = url.query_pairs();
+    pairs
+        .map(|(name, value)| (name.into_owned(), value.into_owned()))
+        .collect()
 }
 
 /// Answers with the lines that `write` gives, however many; stops when nobody takes them. What fails on the way breaks the answer off, so that nobody

@@ -14,16 +14,18 @@ pub(crate) mod offices;
 mod ops;
 mod patterns;
 mod problem;
+mod prometheus;
 pub(crate) mod setup;
 pub(crate) mod silences;
 pub(crate) mod users;
 
 pub(crate) use answers::forget;
 pub(crate) use guard::{Socket, Source, cookie_name, session_secret, write_down};
-pub(crate) use list::{number, plain, slot};
+pub(crate) use list::{number, pairs, plain, slot};
 pub(crate) use machines::Copied;
 pub(crate) use offices::FAR;
 pub(crate) use problem::Problem;
+pub(crate) use prometheus::QUERIES;
 
 use crate::access::{Audit, Book, Pace, Slots};
 use crate::alert::{Alerts, Outbox, Silences};
@@ -81,6 +83,8 @@ pub(crate) struct Shared {
     pub(crate) logins_of_user: Pace,
     /// How often what is refused of a caller is written down.
     pub(crate) refusals: Pace,
+    /// One permit for each PromQL query that is answered at once.
+    pub(crate) queries: Arc<Semaphore>,
     /// One permit for each password that is tried at once: each takes 19 MiB and a tenth of a second.
     pub(crate) passwords: Semaphore,
     /// What people open.
@@ -164,7 +168,17 @@ fn routes() -> (Router<Arc<Shared>>, utoipa::openapi::OpenApi) {
         .routes(routes!(setup::receivers))
         .routes(routes!(setup::route))
         .routes(routes!(events::stream))
-        .routes(routes!(history::stream));
+        .routes(routes!(history::stream))
+        .routes(routes!(prometheus::query, prometheus::query_form))
+        .routes(routes!(
+            prometheus::query_range,
+            prometheus::query_range_form
+        ))
+        .routes(routes!(prometheus::series, prometheus::series_form))
+        .routes(routes!(prometheus::labels, prometheus::labels_form))
+        .routes(routes!(prometheus::values))
+        .routes(routes!(prometheus::metadata))
+        .routes(routes!(prometheus::build_info));
     let operate = OpenApiRouter::new()
         .routes(routes!(offices::probe_now))
         .routes(routes!(incidents::acknowledge))

@@ -2,7 +2,7 @@
 
 use super::text::{Language, head, language_of, languages, say};
 use crate::access::{Caller, Entry, Refused, Via};
-use crate::api::{Problem, Shared, Source, cookie_name, session_secret, write_down};
+use crate::api::{Problem, Shared, Source, cookie_name, pairs, session_secret, write_down};
 use anyhow::Context;
 use axum::Extension;
 use axum::Form;
@@ -70,11 +70,8 @@ fn next_of(to: Option<&str>) -> &str {
 
 /// Where somebody wanted to go (`to=…`).
 fn wanted(query: Option<&str>) -> Option<String> {
-    let mut url = reqwest::Url::parse("http://x/").expect("an address");
-    url.set_query(query);
-    url.query_pairs()
-        .find(|(name, _)| name == "to")
-        .map(|(_, to)| to.into_owned())
+    let mut all = pairs(query).into_iter();
+    all.find(|(name, _)| name == "to").map(|(_, to)| to)
 }
 
 /// To the login, and from there to where somebody wanted to go.

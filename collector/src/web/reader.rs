@@ -4,7 +4,7 @@ use super::login::to_login;
 use super::text::{Language, head, language_of};
 use super::words::Words;
 use crate::access::{Caller, Regions, Scope};
-use crate::api::{Problem, Shared};
+use crate::api::{Problem, Shared, pairs};
 use crate::query::ShownState;
 use axum::body::to_bytes;
 use axum::extract::{FromRequestParts, Request};
@@ -109,11 +109,9 @@ impl FromRequestParts<Arc<Shared>> for Reader {
 impl Reader {
     /// What the address asks for, by name; the last of a name counts, and what is empty does not.
     pub(super) fn asked(&self) -> BTreeMap<String, String> {
-        let mut url = reqwest::Url::parse("http://x/").expect("an address");
-        url.set_query(self.uri.query());
-        let pairs = url.query_pairs();
+        let pairs = pairs(self.uri.query()).into_iter();
         pairs
-            .map(|(name, value)| (name.into_owned(), value.trim().to_owned()))
+            .map(|(name, value)| (name, value.trim().to_owned()))
             .filter(|(_, value)| !value.is_empty())
             .collect()
     }

@@ -7,6 +7,7 @@ use crate::state::{Change, EmbeddedState, State, get_json};
 use anyhow::{Context, bail};
 use denyut_proto::UnixMillis;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -50,6 +51,8 @@ pub struct Store {
     pub replay_from: Position,
     /// The last place, and the file that holds its serial.
     checkpoints: Mutex<(Place, File)>,
+    /// From where on the log is kept for others, by their names.
+    held: Mutex<BTreeMap<String, Position>>,
     /// This file system cannot keep a ballast.
     no_ballast: AtomicBool,
     /// What was found to be missing at the start.
@@ -113,6 +116,7 @@ impl Store {
                 },
                 serial,
             )),
+            held: Mutex::default(),
             no_ballast: AtomicBool::new(false),
             lacking: u64::from(went_back > 0) + u64::from(missing > 0),
         })
@@ -120,6 +124,11 @@ impl Store {
 
     /// Makes durable what was done up to the record `processed`, and deletes what of the log is not needed any more.
     pub fn checkpoint(&self, processed: Position) -> anyhow::Result<()> {
+        // Before the sync: what is noted of those who read is durable then.
+        let held = {
+            let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+            held.values().min().copied().unwrap_or(Position::MAX)
+        };
         let safe = self.history.checkpoint()?;
         let mut checkpoints = self
             .checkpoints
@@ -139,7 +148,16 @@ impl Store {
         checkpoints.0 = place;
         drop(checkpoints);
         let keep = self.history.keep_log_from();
-        self.log.cut(safe.min(processed + 1).min(keep))
+        self.log.cut(safe.min(processed + 1).min(keep).min(held))
+    }
+
+    /// Keeps the log from a place on for somebody of this name who reads it, until they say another; no longer with none.
+    pub fn hold_log(&self, name: &str, from: Option<Position>) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        match from {
+            Some(from) => held.insert(name.to_owned(), from),
+            None => held.remove(name),
+        };
     }
 
     /// How often something damaged was met since the start.

@@ -235,7 +235,7 @@ impl Place<'_> {
         Invalid::new(self.field(name), value, problem, fix).into()
     }
 
-    fn client(
+    pub(crate) fn client(
         &self,
         name: &str,
         ca: Option<PathBuf>,
@@ -252,16 +252,20 @@ impl Place<'_> {
     }
 
     /// The secret in a file.
-    fn token(&self, name: &str, file: &Path) -> anyhow::Result<Token> {
+    pub(crate) fn token(&self, name: &str, file: &Path) -> anyhow::Result<Token> {
         Token::read(&self.folder.join(file)).with_context(|| format!("`{}`", self.field(name)))
     }
 
-    fn maybe_token(&self, name: &str, file: Option<&Path>) -> anyhow::Result<Option<Token>> {
+    pub(crate) fn maybe_token(
+        &self,
+        name: &str,
+        file: Option<&Path>,
+    ) -> anyhow::Result<Option<Token>> {
         file.map(|file| self.token(name, file)).transpose()
     }
 
     /// A name and its password, or none of both.
-    fn login(
+    pub(crate) fn login(
         &self,
         name: &str,
         user: Option<String>,
@@ -283,7 +287,12 @@ impl Place<'_> {
     }
 
     /// The address that is written down, or stands in a file: it may be a secret.
-    fn url(&self, name: &str, text: Option<&str>, file: Option<&Path>) -> anyhow::Result<Url> {
+    pub(crate) fn url(
+        &self,
+        name: &str,
+        text: Option<&str>,
+        file: Option<&Path>,
+    ) -> anyhow::Result<Url> {
         let field = |part: &str| self.field(&format!("{name}.{part}"));
         match (text, file) {
             (Some(text), None) => Ok(hook(&field("url"), text)?),
