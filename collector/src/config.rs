@@ -1,7 +1,8 @@
 //! The collector's configuration: what the user wrote, and what the program needs.
 
+use crate::access::{Oidc, OidcSection};
 use crate::alert::config::{AlertSection, ReceiverSection, RouteSection};
-use crate::alert::{self, Alerts};
+use crate::alert::{self, Alerts, Place};
 use crate::calendar;
 use crate::export::{self, ExportSection, Target};
 use crate::join::{Authority, Name};
@@ -27,6 +28,7 @@ struct File {
     api: ApiSection,
     #[serde(default)]
     public: PublicSection,
+    oidc: Option<OidcSection>,
     #[serde(default)]
     report: ReportSection,
     #[serde(default)]
@@ -156,6 +158,8 @@ pub(crate) struct Config {
     pub(crate) address: Address,
     /// Citizens may ask which office can record.
     pub(crate) public: bool,
+    /// Who else may say who somebody is.
+    pub(crate) oidc: Option<Oidc>,
     /// What stands above a report on paper, line by line.
     pub(crate) letterhead: Vec<String>,
     /// How long what is kept. Samples older than `raw` are deleted, and refused when they arrive.
@@ -397,6 +401,15 @@ impl Config {
             )?,
             address,
             public: file.public.page,
+            oidc: file
+                .oidc
+                .map(|section| {
+                    section.read(&Place {
+                        at: "oidc".to_owned(),
+                        folder,
+                    })
+                })
+                .transpose()?,
             exports: export::read(file.export, folder, size)?,
             letterhead: letterhead(file.report.letterhead)?,
         })

@@ -357,6 +357,7 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         passwords: Semaphore::new(PASSWORDS),
         address: config.address,
         letterhead: config.letterhead,
+        oidc: config.oidc,
         public: config.public.then(Publik::default),
         listening: api_address,
         agents_find: address,

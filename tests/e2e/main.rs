@@ -18,6 +18,7 @@ mod elsewhere;
 mod join;
 mod moved;
 mod offices;
+mod oidc;
 mod packages;
 mod page;
 mod probes;

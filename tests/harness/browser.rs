@@ -202,7 +202,7 @@ impl Browser {
 
     /// Where the page falls short of WCAG 2.2 A and AA, as axe-core finds it; `None` where that is not installed.
     pub async fn flaws(&self) -> Option<Vec<String>> {
-        let python = crate::made("target/python/lib")?;
+        let python = crate::made("python/lib")?;
         let mut versions = std::fs::read_dir(python).ok()?.filter_map(Result::ok);
         let axe = versions.find_map(|version| {
             let path = "site-packages/axe_playwright_python/axe.min.js";

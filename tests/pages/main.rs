@@ -311,18 +311,25 @@ async fn main() -> anyhow::Result<()> {
     let began = Instant::now();
     let length = Duration::from_secs(arguments.seconds);
     let mut pages = Vec::new();
+    let (shown, ..) = office(arguments.offices / 3, arguments.offices);
+    let (of_office, of_regency) = (
+        format!("/kantor/{shown}"),
+        format!("/publik/{}", &shown[..5]),
+    );
     for path in [
         "/-/healthy",
         "/",
         "/?region=36",
         "/insiden",
         "/pola",
-        "/kantor/32.16.01",
-        "/publik/32.16",
+        &of_office,
+        &of_regency,
         "/api/v1/offices?limit=100",
         "/api/v1/query?query=avg%20by%20(province)%20(denyut_up)",
     ] {
-        let page = wait_for(&collector, path, length).await?;
+        let page = wait_for(&collector, path, length)
+            .await
+            .with_context(|| path.to_owned())?;
         println!("{page}");
         pages.push(page);
     }

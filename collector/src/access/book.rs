@@ -571,6 +571,19 @@ impl Book {
         Ok(self.session(name, now)?)
     }
 
+    /// A session of a user whom somebody else vouches for.
+    pub(crate) fn enter(&self, name: &str, now: UnixMillis) -> Result<String, Refused> {
+        let _changing = self.changing();
+        let is_in = {
+            let pages = self.read();
+            pages.users.get(name).is_some_and(|user| !user.disabled)
+        };
+        if !is_in {
+            return Err(Refused::NoLogin);
+        }
+        Ok(self.session(name, now)?)
+    }
+
     /// Whether there is such a user; to know whose logins to count.
     pub(crate) fn knows(&self, name: &str) -> bool {
         self.read().users.contains_key(name)

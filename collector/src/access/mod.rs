@@ -5,6 +5,7 @@
 
 mod audit;
 mod book;
+mod oidc;
 mod pace;
 mod password;
 mod regions;
@@ -14,6 +15,7 @@ pub(crate) use audit::{Audit, Entry};
 pub(crate) use book::{
     Book, NewToken, NewUser, Refused, TokenView, UserChange, UserView, Welcomed,
 };
+pub(crate) use oidc::{Oidc, OidcSection};
 pub(crate) use pace::Pace;
 pub(crate) use regions::Regions;
 pub(crate) use slots::{Slot, Slots};

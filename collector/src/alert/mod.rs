@@ -31,7 +31,7 @@ mod truth;
 
 pub(crate) use alertmanager::{Alertmanager, Push};
 pub(crate) use alive::Alive;
-pub(crate) use channel::config::Place;
+pub(crate) use channel::config::{Place, hook};
 pub(crate) use channel::{Channel, Token, read_answer};
 pub(crate) use compose::{Writer, samples};
 pub(crate) use courier::Courier;

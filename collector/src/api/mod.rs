@@ -27,7 +27,7 @@ pub(crate) use offices::FAR;
 pub(crate) use problem::Problem;
 pub(crate) use prometheus::QUERIES;
 
-use crate::access::{Audit, Book, Pace, Slots};
+use crate::access::{Audit, Book, Oidc, Pace, Slots};
 use crate::alert::{Alerts, Outbox, Silences};
 use crate::board::{self, Board};
 use crate::case::Cases;
@@ -89,6 +89,8 @@ pub(crate) struct Shared {
     pub(crate) passwords: Semaphore,
     /// What people open.
     pub(crate) address: Address,
+    /// Who else may say who somebody is.
+    pub(crate) oidc: Option<Oidc>,
     /// What stands above a report on paper, line by line.
     pub(crate) letterhead: Vec<String>,
     /// What citizens are shown, if they are.

@@ -1,5 +1,6 @@
 //! How somebody comes in: the login, and the first choice of a password. Plain forms; no script is needed.
 
+use super::reader::address;
 use super::text::{Language, head, language_of, languages, say};
 use crate::access::{Caller, Entry, Refused, Via};
 use crate::api::{Problem, Shared, Source, cookie_name, pairs, session_secret, write_down};
@@ -58,7 +59,7 @@ fn answer(status: StatusCode, language: Language, page: Markup) -> Response {
 }
 
 /// A page of this site to go on at; the first one if it is none.
-fn next_of(to: Option<&str>) -> &str {
+pub(super) fn next_of(to: Option<&str>) -> &str {
     let is_ours = |to: &&str| {
         to.starts_with('/')
             && !to.starts_with("//")
@@ -69,7 +70,7 @@ fn next_of(to: Option<&str>) -> &str {
 }
 
 /// Where somebody wanted to go (`to=…`).
-fn wanted(query: Option<&str>) -> Option<String> {
+pub(super) fn wanted(query: Option<&str>) -> Option<String> {
     let mut all = pairs(query).into_iter();
     all.find(|(name, _)| name == "to").map(|(_, to)| to)
 }
@@ -87,7 +88,20 @@ pub(super) fn to_login(uri: &Uri) -> Redirect {
     Redirect::to(&format!("/masuk{query}"))
 }
 
+/// The login again, with why somebody did not come in.
+pub(super) fn refused(
+    shared: &Shared,
+    status: StatusCode,
+    to: &str,
+    language: Language,
+    problem: &str,
+) -> Response {
+    let form = login_form(shared, language, to, "", Some(problem), false);
+    answer(status, language, form)
+}
+
 fn login_form(
+    shared: &Shared,
     language: Language,
     to: &str,
     name: &str,
@@ -109,6 +123,9 @@ fn login_form(
             label { span { (text("login.password")) } input name="password" type="password" autocomplete="current-password" required; }
             button { (text("login.enter")) }
         }
+        @if let Some(oidc) = &shared.oidc {
+            p class="other" { a href={ "/masuk/oidc" (address("", [("to", to)].into_iter())) } { (say(language, "oidc.enter", &[("name", &oidc.name)])) } }
+        }
         p class="hint" { (text("login.forgotten")) }
     };
     page(language, &text("login.title"), &body)
@@ -127,7 +144,7 @@ pub(super) async fn show(
     if caller.is_some() {
         return Redirect::to(to).into_response();
     }
-    let form = login_form(language, to, "", None, shared.book.is_empty());
+    let form = login_form(&shared, language, to, "", None, shared.book.is_empty());
     answer(StatusCode::OK, language, form)
 }
 
@@ -178,7 +195,7 @@ pub(super) async fn enter(
     answer(
         status,
         language,
-        login_form(language, to, &name, Some(&text), false),
+        login_form(&shared, language, to, &name, Some(&text), false),
     )
 }
 
@@ -223,7 +240,13 @@ async fn log_in(
     }
 }
 
-async fn note(shared: &Arc<Shared>, name: &str, from: Source, status: u16, now: UnixMillis) {
+pub(super) async fn note(
+    shared: &Arc<Shared>,
+    name: &str,
+    from: Source,
+    status: u16,
+    now: UnixMillis,
+) {
     let entry = Entry {
         number: 0,
         at_ms: now,
@@ -238,7 +261,7 @@ async fn note(shared: &Arc<Shared>, name: &str, from: Source, status: u16, now: 
 }
 
 /// Gives the browser its session, and sends it on.
-fn let_in(shared: &Shared, secret: &str, to: &str) -> Response {
+pub(super) fn let_in(shared: &Shared, secret: &str, to: &str) -> Response {
     let mut response = Redirect::to(to).into_response();
     put_cookie(shared, &mut response, secret, 30 * 86_400);
     response

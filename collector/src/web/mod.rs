@@ -5,6 +5,7 @@ mod incidents;
 mod login;
 mod map;
 mod office;
+mod oidc;
 mod overview;
 mod patterns;
 mod pdf;
@@ -111,6 +112,8 @@ pub(crate) fn routes(document: &serde_json::Value) -> Router<Arc<Shared>> {
         .route_layer(from_fn(reader::problems));
     let door = Router::new()
         .route("/masuk", get(login::show).post(login::enter))
+        .route("/masuk/oidc", get(oidc::begin))
+        .route("/masuk/oidc/kembali", get(oidc::finish))
         .route("/masuk/{secret}", get(login::welcome).post(login::choose))
         .route("/keluar", post(login::leave))
         .route("/publik", get(publik::index))
@@ -169,6 +172,7 @@ mod tests {
         include_str!("incidents.rs"),
         include_str!("login.rs"),
         include_str!("office.rs"),
+        include_str!("oidc.rs"),
         include_str!("overview.rs"),
         include_str!("patterns.rs"),
         include_str!("publik.rs"),

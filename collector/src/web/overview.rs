@@ -274,16 +274,18 @@ fn neglected(reader: &Reader, shared: &Shared, broken: &[Arc<IncidentView>]) -> 
     let mut old: Vec<_> = broken.iter().filter(is_old).collect();
     old.sort_by_key(|view| touched(view));
     html! {
-        section aria-labelledby="neglected-title" id="neglected" data-live {
+        div id="neglected" data-live {
             @if !old.is_empty() {
-                h2 id="neglected-title" { (words.say("overview.neglected")) }
-                ul class="neglected" {
-                    @for view in old.iter().take(NEGLECTED_MOST) {
-                        @let days = (reader.now.0 - touched(view).0) / 86_400_000;
-                        li {
-                            strong { (words.fill("unit.day", &[("n", &days.to_string())])) } " "
-                            a href={ "/insiden/" (view.incident.number) } { (words.subject(&view.incident, &shared.query.registry)) }
-                            " " span class="soft" { (words.cause(view.incident.facts.cause)) }
+                section aria-labelledby="neglected-title" {
+                    h2 id="neglected-title" { (words.say("overview.neglected")) }
+                    ul class="neglected" {
+                        @for view in old.iter().take(NEGLECTED_MOST) {
+                            @let days = (reader.now.0 - touched(view).0) / 86_400_000;
+                            li {
+                                strong { (words.fill("unit.day", &[("n", &days.to_string())])) } " "
+                                a href={ "/insiden/" (view.incident.number) } { (words.subject(&view.incident, &shared.query.registry)) }
+                                " " span class="soft" { (words.cause(view.incident.facts.cause)) }
+                            }
                         }
                     }
                 }

@@ -241,9 +241,19 @@ impl Place<'_> {
         ca: Option<PathBuf>,
         url: &Url,
     ) -> anyhow::Result<reqwest::Client> {
+        self.plain_client(&format!("{name}.ca"), ca, url)
+    }
+
+    /// The same, where `ca` is the field of this name.
+    pub(crate) fn plain_client(
+        &self,
+        name: &str,
+        ca: Option<PathBuf>,
+        url: &Url,
+    ) -> anyhow::Result<reqwest::Client> {
         let ca = ca.map(|file| self.folder.join(file));
         client(ca.as_deref(), is_loopback(url.host_str()))
-            .with_context(|| format!("`{}`", self.field(&format!("{name}.ca"))))
+            .with_context(|| format!("`{}`", self.field(name)))
     }
 
     fn chat(&self, name: &str, ca: Option<PathBuf>, brand: Brand) -> anyhow::Result<Channel> {
