@@ -11,12 +11,13 @@
 
 use crate::access::Regions;
 use crate::query::{Query, Selector};
-use denyut_detect::calendar::{Holidays, Hours};
+use denyut_detect::calendar::{Holidays, Hours, Opening, Zone};
 use denyut_proto::{Invalid, OfficeCode, Role, UnixMillis};
 use denyut_store::history::{LinkId, RowsError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::{AddAssign, Range};
+use std::sync::Arc;
 use utoipa::ToSchema;
 
 const MINUTE_MS: i64 = 60_000;
@@ -190,8 +191,8 @@ pub(crate) fn read(
     let counted = range.start.min(now)..range.end.min(now);
     let mut found: Vec<AvailabilityView> = Vec::new();
     let mut gaps = Vec::new();
-    let offices = query.registry.offices.iter();
-    for (code, office) in offices.filter(|(code, _)| asked.region.has(code)) {
+    let offices = query.registry.offices();
+    for (code, office) in offices.iter().filter(|(code, _)| asked.region.has(code)) {
         let of = asked.by.of(code);
         if after.is_some_and(|after| of <= after) {
             continue;
@@ -234,7 +235,7 @@ pub(crate) fn read(
 
 /// By what it is counted.
 pub(crate) struct Calendar<'a> {
-    pub(crate) hours: &'a Hours,
+    pub(crate) hours: &'a Arc<Hours>,
     pub(crate) holidays: &'a Holidays,
     pub(crate) counted: Counted,
 }
@@ -253,9 +254,12 @@ fn stretches(
     range: &Range<UnixMillis>,
     calendar: &Calendar<'_>,
 ) -> (Vec<Range<i64>>, i64) {
-    let opening = query
-        .registry
-        .opening(office, calendar.hours, calendar.holidays);
+    let hours = query.registry.hours_of(office, calendar.hours);
+    let opening = Opening {
+        zone: Zone::of(office),
+        hours: &hours,
+        holidays: calendar.holidays,
+    };
     let all = match calendar.counted {
         Counted::Opening => opening.stretches(range.start, range.end),
         Counted::All => vec![(range.start, range.end)],
@@ -523,8 +527,8 @@ mod tests {
             let dir = tempfile::tempdir().expect("tempdir");
             let store = Store::open(dir.path(), UnixMillis(DAY + 2 * 24 * HOUR_MS)).expect("opens");
             let office: OfficeCode = "36.73.02".parse().expect("a code");
-            let mut registry = Registry::default();
-            registry.offices.insert(office.clone(), Office::default());
+            let registry = Registry::default();
+            registry.set(BTreeMap::from([(office.clone(), Some(Office::default()))]));
             let mut position = 1;
             for (i, (name, role, samples)) in targets.iter().enumerate() {
                 let agent: AgentId = format!("a-{i}").parse().expect("an id");
@@ -569,7 +573,7 @@ mod tests {
 
         /// Minutes counted, up, down, unobserved and left out on that day.
         fn minutes(&self, counted: Counted) -> [i64; 5] {
-            let hours = Hours::parse("hours", "Mon-Fri 08:00-16:30").expect("hours");
+            let hours = Arc::new(Hours::parse("hours", "Mon-Fri 08:00-16:30").expect("hours"));
             let calendar = Calendar {
                 hours: &hours,
                 holidays: &Holidays::default(),
@@ -614,7 +618,7 @@ mod tests {
         // A quarter of an hour is no gap.
         let server = samples(&[], &[at(9, 0)..at(9, 15), at(12, 0)..at(14, 0)]);
         let world = World::new(&[("server", Role::Server, server)], Vec::new());
-        let hours = Hours::parse("hours", "Mon-Fri 08:00-16:30").expect("hours");
+        let hours = Arc::new(Hours::parse("hours", "Mon-Fri 08:00-16:30").expect("hours"));
         let region = Regions::one("36".to_owned());
         let asked = Asked {
             by: By::Regency,

@@ -117,7 +117,7 @@ impl Board {
     pub(crate) fn fill(&self, query: &Query, now: UnixMillis) -> anyhow::Result<()> {
         let everywhere = Regions::everywhere();
         let mut standings = BTreeMap::new();
-        for code in query.registry.offices.keys() {
+        for code in query.registry.offices().keys() {
             if let Some(view) = query.office(code, &everywhere, now)? {
                 standings.insert(code.clone(), Standing::of(&view));
             }

@@ -4,7 +4,7 @@ use crate::access::{Oidc, OidcSection};
 use crate::alert::config::{AlertSection, ReceiverSection, RouteSection};
 use crate::alert::{self, Alerts, Place};
 use crate::calendar;
-use crate::export::{self, ExportSection, Target};
+use crate::export::{self, ExportSection};
 use crate::join::{Authority, Name};
 use crate::registry::{Office, Registry};
 use crate::sites;
@@ -12,9 +12,12 @@ use anyhow::{Context, anyhow};
 use denyut_detect::calendar::{Holidays, Hours, Maintenance, When};
 use denyut_detect::params::{Params, Value};
 use denyut_detect::{Setup, Site};
-use denyut_proto::{Invalid, OfficeCode, TargetSpec, UnixMillis, parse_duration, read_targets};
+use denyut_proto::{
+    Invalid, OfficeCode, Target, TargetSpec, UnixMillis, parse_duration, read_targets,
+};
 use denyut_store::history::Retention;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -168,12 +171,14 @@ pub(crate) struct Config {
     pub(crate) reserve: u64,
     /// Who may speak, for which office.
     pub(crate) registry: Registry,
+    /// What every agent probes.
+    pub(crate) common: Vec<Target>,
     /// What the detector is told: thresholds, calendar, offices.
     pub(crate) setup: Setup,
     /// Who is told of what.
     pub(crate) alerts: Alerts,
     /// Who is sent what is measured.
-    pub(crate) exports: Vec<Target>,
+    pub(crate) exports: Vec<export::Target>,
 }
 
 /// What people open: the address of the proxy before the API, most likely.
@@ -364,7 +369,8 @@ impl Config {
                 offices.push(office);
             }
         }
-        let registry = registry(offices, &places, file.target)?;
+        let common = read_targets(file.target)?;
+        let registry = registry(&offices, &places, &common)?;
         let setup = Setup {
             params: params(&file.detection)?,
             hours: match &file.calendar.hours {
@@ -377,11 +383,7 @@ impl Config {
             },
             maintenance: maintenance(file.maintenance)?,
             agents: registry.agents(),
-            sites: registry
-                .offices
-                .iter()
-                .map(|(code, office)| (code.clone(), office.site.clone()))
-                .collect(),
+            sites: registry.sites(),
         };
         Ok(Self {
             data_dir: file.data_dir,
@@ -391,6 +393,7 @@ impl Config {
             retention,
             reserve,
             registry,
+            common,
             setup,
             alerts: alert::config::read(
                 &file.alert,
@@ -789,37 +792,47 @@ fn office(section: &OfficeSection, name: String, at: &str) -> Result<Office, Inv
     })
 }
 
+/// One office, checked: its code, and what is known of it. `common`: what every agent probes.
+pub(crate) fn office_of(
+    section: &OfficeSection,
+    at: &str,
+    common: &[Target],
+) -> Result<(OfficeCode, Office), Invalid> {
+    let code: OfficeCode = section.code.parse().map_err(|e: Invalid| e.within(at))?;
+    let name = section.name.trim().to_owned();
+    if name.is_empty() || name.len() > 100 || name.contains(char::is_control) {
+        return Err(Invalid::new(
+            format!("{at}.name"),
+            name,
+            "empty, too long, or with control characters",
+            "write 1 to 100 bytes of text",
+        ));
+    }
+    let mut office = office(section, name, at)?;
+    // An office's own targets win over the common ones by name.
+    let mut targets = read_targets(section.target.clone()).map_err(|error| error.within(at))?;
+    for target in common {
+        if !targets.iter().any(|own| own.name == target.name) {
+            targets.push(target.clone());
+        }
+    }
+    Target::check_list(&targets).map_err(|error| error.within(at))?;
+    office.targets = targets;
+    Ok((code, office))
+}
+
 fn registry(
-    offices: Vec<OfficeSection>,
+    offices: &[OfficeSection],
     places: &[String],
-    common: Vec<TargetSpec>,
+    common: &[Target],
 ) -> Result<Registry, Invalid> {
-    let common = read_targets(common)?;
-    let mut registry = Registry::default();
-    for (section, at) in offices.into_iter().zip(places) {
-        let code: OfficeCode = section.code.parse().map_err(|e: Invalid| e.within(at))?;
-        let name = section.name.trim().to_owned();
-        if name.is_empty() || name.len() > 100 || name.contains(char::is_control) {
-            return Err(Invalid::new(
-                format!("{at}.name"),
-                name,
-                "empty, too long, or with control characters",
-                "write 1 to 100 bytes of text",
-            ));
-        }
-        let mut office = office(&section, name, at)?;
-        // An office's own targets win over the common ones by name.
-        let mut targets = read_targets(section.target).map_err(|error| error.within(at))?;
-        for target in &common {
-            if !targets.iter().any(|own| own.name == target.name) {
-                targets.push(target.clone());
-            }
-        }
-        denyut_proto::Target::check_list(&targets).map_err(|error| error.within(at))?;
-        office.targets = targets;
+    let registry = Registry::default();
+    let mut all = BTreeMap::new();
+    for (section, at) in offices.iter().zip(places) {
+        let (code, office) = office_of(section, at, common)?;
         let agents = section
             .agents
-            .into_iter()
+            .iter()
             .map(|id| id.parse::<denyut_proto::AgentId>())
             .collect::<Result<Vec<_>, Invalid>>()
             .map_err(|error| Invalid {
@@ -836,7 +849,7 @@ fn registry(
                 )
             })?;
         }
-        if registry.offices.insert(code.clone(), office).is_some() {
+        if all.insert(code.clone(), Some(office)).is_some() {
             return Err(Invalid::new(
                 format!("{at}.code"),
                 code,
@@ -845,5 +858,6 @@ fn registry(
             ));
         }
     }
+    registry.set(all);
     Ok(registry)
 }

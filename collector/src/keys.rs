@@ -58,6 +58,8 @@ pub(crate) const SESSIONS: &str = "session/";
 pub(crate) const API_TOKENS: &str = "api_token/";
 /// What was done, by its number: [`crate::access::Entry`].
 pub(crate) const AUDIT: &str = "audit/";
+/// Offices that people register while the collector runs, by code: [`crate::register::Registration`].
+pub(crate) const REGISTRATIONS: &str = "registration/";
 /// The place in the log up to which a store was sent everything, by its name.
 pub(crate) const EXPORTS: &str = "export/";
 /// Numbers of reports, by month and what they are of.
@@ -133,6 +135,10 @@ pub(crate) fn case(number: u64) -> String {
 
 pub(crate) fn step(number: u64, step: usize) -> String {
     format!("{}{step:04}", case(number))
+}
+
+pub(crate) fn registration(office: &OfficeCode) -> String {
+    format!("{REGISTRATIONS}{office}")
 }
 
 pub(crate) fn export(name: &str) -> String {

@@ -29,6 +29,7 @@ mod operate;
 mod promql;
 mod publik;
 mod query;
+mod register;
 mod registry;
 mod report;
 mod rerun;
@@ -45,12 +46,16 @@ use case::Cases;
 use clap::{Parser, Subcommand};
 use commit::Room;
 use config::Config;
+use denyut_detect::Setup;
 use denyut_detect::calendar::When;
 use denyut_detect::params::length;
+use denyut_proto::OfficeCode;
 use denyut_store::{Store, history, log, state};
 use export::Exporter;
 use join::Members;
 use publik::Publik;
+use register::Register;
+use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File};
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -58,7 +63,7 @@ use std::num::NonZeroU32;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -270,6 +275,9 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
     let bus = Arc::new(events::Bus::new());
     let authority = config.authority(clock.read().now)?;
     let registry = Arc::new(config.registry);
+    let fixed: BTreeSet<OfficeCode> = registry.offices().keys().cloned().collect();
+    register::enter_all(&registry, &*state, &config.common)?;
+    config.setup.sites = registry.sites();
     let mut members = None;
     if let Some(authority) = authority {
         info!(fingerprint = %authority.fingerprint(), "the authority that agents know the collector by");
@@ -286,6 +294,7 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         Arc::clone(&config.setup.hours),
         config.setup.holidays.clone(),
     );
+    let setup = config.setup.clone();
     let worker = worker::Worker::restore(
         Arc::clone(&log),
         Arc::clone(&history),
@@ -296,6 +305,7 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         Arc::clone(&metrics),
     )?;
     let (processed, news) = (worker.processed(), worker.news());
+    let changed = worker.changed();
     let (end, end_rx) = watch::channel(log.end());
     let mut worker_task = on_thread("worker", move |runtime| worker.run(runtime, end_rx));
 
@@ -331,6 +341,25 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         connected: Mutex::default(),
         stop: stop.clone(),
     });
+    let told = {
+        let (gate, registry) = (Arc::clone(&gate), Arc::clone(&registry));
+        Box::new(move |others: &BTreeSet<OfficeCode>| {
+            let setup = Setup {
+                sites: registry.sites(),
+                agents: registry.agents(),
+                ..setup.clone()
+            };
+            *changed.lock().unwrap_or_else(PoisonError::into_inner) = Some(setup);
+            gate.call_back(others);
+        })
+    };
+    let register = Register::new(
+        Arc::clone(&state),
+        Arc::clone(&registry),
+        fixed,
+        config.common,
+        told,
+    );
     let address = operate::address(config.tls.as_ref(), ingest_address);
     let alerts = Arc::new(config.alerts);
     let query = query::Query {
@@ -343,6 +372,7 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
     let shared = Arc::new(api::Shared {
         query: query.clone(),
         board: Board::default(),
+        register,
         cases: Arc::clone(&cases),
         silences: Arc::clone(&silences),
         outbox: Arc::clone(&outbox),
@@ -686,9 +716,8 @@ fn describe_receivers(config: &Config) {
         println!("Nobody is told of incidents; add a [[receiver]] and a [[route]] to it.");
         return;
     }
-    let all: Vec<&str> = config
-        .registry
-        .offices
+    let offices = config.registry.offices();
+    let all: Vec<&str> = offices
         .keys()
         .map(denyut_proto::OfficeCode::as_str)
         .collect();
@@ -739,7 +768,7 @@ fn check_config(path: &Path) -> anyhow::Result<()> {
         println!("{whom} is told of {}.", route.describe());
     }
     describe_receivers(&config);
-    for (code, office) in &config.registry.offices {
+    for (code, office) in &*config.registry.offices() {
         println!("{code} {}:", office.name);
         let targets: Vec<&str> = office.targets.iter().map(|t| t.name.as_str()).collect();
         let given = if targets.is_empty() {

@@ -113,12 +113,12 @@ pub(crate) struct PublicRegency {
 }
 
 /// The regencies that have offices, with their names and how many those are.
-pub(crate) fn regencies(shared: &Shared) -> BTreeMap<&str, (Option<&str>, usize)> {
-    let mut all: BTreeMap<&str, (Option<&str>, usize)> = BTreeMap::new();
-    for (code, office) in &shared.query.registry.offices {
+pub(crate) fn regencies(shared: &Shared) -> BTreeMap<String, (Option<String>, usize)> {
+    let mut all: BTreeMap<String, (Option<String>, usize)> = BTreeMap::new();
+    for (code, office) in &*shared.query.registry.offices() {
         let regency = code.as_str().get(..5).unwrap_or_default();
-        let known = all.entry(regency).or_default();
-        known.0 = known.0.or(office.regency.as_deref());
+        let known = all.entry(regency.to_owned()).or_default();
+        known.0 = known.0.take().or_else(|| office.regency.clone());
         known.1 += 1;
     }
     all
@@ -135,7 +135,8 @@ pub(crate) fn regency(
     let catches_up = shared.processed.load(Ordering::Acquire) < shared.replay_to;
     let mut offices = Vec::new();
     let mut name = None;
-    let all = shared.query.registry.offices.iter();
+    let all = shared.query.registry.offices();
+    let all = all.iter();
     for (office, known) in all.filter(|(office, _)| in_region(office, code)) {
         let Some(view) = shared.query.office(office, &Regions::everywhere(), now)? else {
             continue;
@@ -165,7 +166,8 @@ fn public_office(
     view: &OfficeView,
     now: UnixMillis,
 ) -> PublicOffice {
-    let opening = shared.gate.opening(code);
+    let own_hours = shared.gate.hours_of(code);
+    let opening = shared.gate.opening(code, &own_hours);
     let zone = opening.zone;
     let midnight =
         UnixMillis((now.0 + zone.offset_ms()).div_euclid(DAY_MS) * DAY_MS - zone.offset_ms());
@@ -305,7 +307,8 @@ impl Publik {
                 return Ok(*chance);
             }
         }
-        let windows = windows(&shared.gate.opening(code), now);
+        let hours = shared.gate.hours_of(code);
+        let windows = windows(&shared.gate.opening(code, &hours), now);
         let chance = chance(&of_stretches(&shared.query, code, &windows)?);
         let mut chances = self.chances.lock().unwrap_or_else(PoisonError::into_inner);
         chances.insert(code.clone(), (Instant::now(), hour, chance));

@@ -247,7 +247,7 @@ impl Query {
         sees: &Regions,
         now: UnixMillis,
     ) -> anyhow::Result<Option<OfficeView>> {
-        let Some(office) = self.registry.offices.get(code).filter(|_| sees.has(code)) else {
+        let Some(office) = self.registry.office(code).filter(|_| sees.has(code)) else {
             return Ok(None);
         };
         let maintenance = self.maintenance(code, now);

@@ -1,18 +1,21 @@
 //! Who may speak, and for which office.
 
 use denyut_detect::Site;
-use denyut_detect::calendar::{Holidays, Hours, Opening, Zone};
+use denyut_detect::calendar::Hours;
 use denyut_proto::{AgentId, Invalid, OfficeCode, Target, UnixMillis, wire};
 use prost::Message;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use utoipa::ToSchema;
+
+/// Offices by code.
+pub(crate) type Offices = BTreeMap<OfficeCode, Arc<Office>>;
 
 /// All offices, and the agents that may speak for them.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
-    pub(crate) offices: BTreeMap<OfficeCode, Office>,
+    offices: RwLock<Arc<Offices>>,
     roster: RwLock<Roster>,
 }
 
@@ -52,6 +55,45 @@ impl Office {
 }
 
 impl Registry {
+    /// All offices as they are now.
+    pub(crate) fn offices(&self) -> Arc<Offices> {
+        let offices = self.offices.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&offices)
+    }
+
+    /// One office.
+    pub(crate) fn office(&self, code: &OfficeCode) -> Option<Arc<Office>> {
+        let offices = self.offices.read().unwrap_or_else(PoisonError::into_inner);
+        offices.get(code).cloned()
+    }
+
+    /// Whether there is such an office.
+    pub(crate) fn has(&self, code: &OfficeCode) -> bool {
+        let offices = self.offices.read().unwrap_or_else(PoisonError::into_inner);
+        offices.contains_key(code)
+    }
+
+    /// From now on these are the offices, beside those that are not named; none of a code takes it away.
+    pub(crate) fn set(&self, changed: BTreeMap<OfficeCode, Option<Office>>) {
+        let mut offices = self.offices.write().unwrap_or_else(PoisonError::into_inner);
+        let offices = Arc::make_mut(&mut offices);
+        for (code, office) in changed {
+            match office {
+                Some(office) => offices.insert(code, Arc::new(office)),
+                None => offices.remove(&code),
+            };
+        }
+    }
+
+    /// What the detector needs to know of all of them.
+    pub(crate) fn sites(&self) -> BTreeMap<OfficeCode, Site> {
+        let offices = self.offices();
+        let sites = offices.iter();
+        sites
+            .map(|(code, office)| (code.clone(), office.site.clone()))
+            .collect()
+    }
+
     /// From now on this agent speaks for this office; an error, and the office, if it does for one already.
     pub(crate) fn enter(&self, agent: &AgentId, office: &OfficeCode) -> Result<(), OfficeCode> {
         let mut roster = self.roster.write().unwrap_or_else(PoisonError::into_inner);
@@ -75,27 +117,16 @@ impl Registry {
     }
 
     /// The office that an agent speaks for.
-    pub(crate) fn office_of(&self, agent: &AgentId) -> Option<(OfficeCode, &Office)> {
-        let roster = self.read();
-        let code = roster.offices.get(agent)?;
-        Some((code.clone(), self.offices.get(code)?))
+    pub(crate) fn office_of(&self, agent: &AgentId) -> Option<(OfficeCode, Arc<Office>)> {
+        let code = self.read().offices.get(agent).cloned()?;
+        let office = self.office(&code)?;
+        Some((code, office))
     }
 
-    /// When an office is open: by its own hours, or else by these.
-    pub(crate) fn opening<'a>(
-        &'a self,
-        code: &OfficeCode,
-        hours: &'a Hours,
-        holidays: &'a Holidays,
-    ) -> Opening<'a> {
-        let own = self.offices.get(code);
-        Opening {
-            zone: Zone::of(code),
-            hours: own
-                .and_then(|own| own.site.hours.as_deref())
-                .unwrap_or(hours),
-            holidays,
-        }
+    /// The opening hours of an office: its own, or else these.
+    pub(crate) fn hours_of(&self, code: &OfficeCode, usual: &Arc<Hours>) -> Arc<Hours> {
+        let own = self.office(code).and_then(|own| own.site.hours.clone());
+        own.unwrap_or_else(|| Arc::clone(usual))
     }
 
     /// The agents of an office, ascending.

@@ -307,6 +307,8 @@ pub(crate) fn redetect(mut config: Config, from: &str, apply: bool) -> anyhow::R
     let data_dir = existing(&config.data_dir)?;
     let _lock = claim_data_dir(data_dir).context("this needs the collector stopped")?;
     let store = Store::open(data_dir, Clock::start().read().now)?;
+    crate::register::enter_all(&config.registry, &*store.state, &config.common)?;
+    config.setup.sites = config.registry.sites();
     if config.tls.is_some() {
         crate::join::enter_all(&config.registry, &*store.state)?;
         config.setup.agents = config.registry.agents();

@@ -65,6 +65,7 @@ pub fn state(bytes: &[u8]) {
     serde_json::from_slice::<Member>(bytes).ok();
     access::read(bytes);
     report::read(bytes);
+    serde_json::from_slice::<crate::register::Registration>(bytes).ok();
     serde_json::from_slice::<crate::case::Step>(bytes).ok();
     serde_json::from_slice::<crate::alert::Message>(bytes).ok();
     serde_json::from_slice::<crate::alert::Silence>(bytes).ok();

@@ -20,8 +20,8 @@ use denyut_store::log::{Body, Entry, Log, Position, Record};
 use denyut_store::state::{Change, State, get_json, scan_json};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
@@ -54,6 +54,8 @@ pub(crate) struct Worker {
     /// Somebody may have to be told.
     news: Arc<Notify>,
     processed: Arc<AtomicU64>,
+    /// What people changed of the offices, and who may speak, since it was last looked at.
+    changed: Arc<Mutex<Option<Setup>>>,
     metrics: Arc<Metrics>,
 }
 
@@ -280,6 +282,7 @@ impl Worker {
             bus,
             news: Arc::default(),
             processed: Arc::new(AtomicU64::new(checkpoint.position)),
+            changed: Arc::default(),
             metrics,
         })
     }
@@ -292,6 +295,30 @@ impl Worker {
     /// The place up to which everything is in history and state.
     pub(crate) fn processed(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.processed)
+    }
+
+    /// Where to put what changed of what people tell the detector: the worker takes it up within a second.
+    pub(crate) fn changed(&self) -> Arc<Mutex<Option<Setup>>> {
+        Arc::clone(&self.changed)
+    }
+
+    /// Takes the detector up anew with what people changed, as at a start: it stands where the state does, which holds all that was done.
+    fn take_up(&mut self) -> anyhow::Result<()> {
+        let changed = {
+            let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+            changed.take()
+        };
+        let Some(setup) = changed else {
+            return Ok(());
+        };
+        let checkpoint: Checkpoint = get_json(&*self.state, keys::CHECKPOINT)?.unwrap_or_default();
+        let (kept, _) = kept(&*self.state, &*self.history, &checkpoint)?;
+        self.detector = Detector::restore(setup, kept);
+        info!(
+            position = self.position,
+            "the offices are others; the detector was taken up anew"
+        );
+        Ok(())
     }
 
     /// Runs until `end`'s sender is gone; then the log is at its end and all of it is worked through.
@@ -368,6 +395,7 @@ impl Worker {
 
     /// One round; `false` when there was nothing to do.
     fn round(&mut self) -> anyhow::Result<bool> {
+        self.take_up()?;
         let records = self.log.read(self.position + 1, ROUND.0)?;
         if records.is_empty() {
             return Ok(false);

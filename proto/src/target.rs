@@ -108,7 +108,7 @@ impl Role {
 }
 
 /// One target as a person writes it, in the agent's file or in the collector's.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TargetSpec {
     /// See [`Target::name`].

@@ -25,6 +25,7 @@ mod probes;
 mod prometheus;
 mod publik;
 mod receivers;
+mod register;
 mod reports;
 mod telegram;
 mod update;

@@ -342,7 +342,7 @@ async fn main() -> anyhow::Result<()> {
         tokio::spawn(async move { listen(&collector, count, Duration::from_secs(40)).await })
     };
     tokio::time::sleep(Duration::from_secs(30)).await;
-    let heard_by = collector.metric("denyut_listeners").await;
+    let heard_by = collector.metric("denyut_event_listeners").await;
     let with = resident(collector.pid())?;
     let heard = listening.await??;
     let result = json!({

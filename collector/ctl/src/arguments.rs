@@ -212,6 +212,21 @@ pub(crate) enum Office {
         /// Its code (36.73.02)
         office: String,
     },
+    /// Register the offices of a CSV file, or change them: all, or none if one is wrong; those that it does not name stay
+    ///
+    /// Columns: code,name and any of regency,isp,pop,pool,latitude,longitude,hours; a first line names them. What stands in the collector's configuration is changed there.
+    Import {
+        /// The file; `-` for standard input
+        file: PathBuf,
+        /// Say what would come of it, and do nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Take an office away that was registered so and has no agents; what was measured there stays
+    Remove {
+        /// Its code (36.73.02)
+        office: String,
+    },
 }
 
 #[derive(Subcommand)]

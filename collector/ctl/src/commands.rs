@@ -11,6 +11,7 @@ use crate::watch;
 use anyhow::{Context, bail};
 use reqwest::Method;
 use serde_json::{Value, json};
+use std::path::Path;
 
 const ALL: usize = usize::MAX;
 
@@ -389,7 +390,82 @@ async fn office(client: &Client, show: &Show, command: Office) -> anyhow::Result
                 .await?;
             show.one(&view, |show| office_in_words(show, &view))
         }
+        Office::Import { file, dry_run } => {
+            let wish = json!({"offices": offices_of(&file)?, "rehearsal": dry_run});
+            let done = client
+                .json(Method::POST, "/api/v1/registrations", Some(&wish))
+                .await?;
+            show.one(&done, |_| {
+                let count = |name: &str| done[name].as_u64().unwrap_or(0);
+                let would = if dry_run { " (nothing was done)" } else { "" };
+                line(&format!(
+                    "{} added, {} changed, {} as they were{would}",
+                    count("added"),
+                    count("changed"),
+                    count("same")
+                ))
+            })
+        }
+        Office::Remove { office } => {
+            let path = format!("/api/v1/registrations/{}", part(&office));
+            client.json(Method::DELETE, &path, None).await?;
+            line(&format!("{} is removed", plain(&office)))
+        }
     }
+}
+
+/// The offices of a CSV file, as the API takes them.
+fn offices_of(file: &Path) -> anyhow::Result<Vec<Value>> {
+    const TEXTS: [&str; 7] = ["code", "name", "regency", "isp", "pop", "pool", "hours"];
+    const NUMBERS: [&str; 2] = ["latitude", "longitude"];
+    let input: Box<dyn std::io::Read> = if file == Path::new("-") {
+        Box::new(std::io::stdin())
+    } else {
+        let opened = std::fs::File::open(file);
+        Box::new(opened.with_context(|| format!("cannot read {}", file.display()))?)
+    };
+    let mut reader = csv::ReaderBuilder::new()
+        .trim(csv::Trim::All)
+        .from_reader(input);
+    let names = reader
+        .headers()
+        .context("cannot read the first line")?
+        .clone();
+    let is_known = |name: &&str| TEXTS.contains(name) || NUMBERS.contains(name);
+    if let Some(name) = names.iter().find(|name| !is_known(name)) {
+        bail!(
+            "the column `{}` is not known; write code,name and any of regency,isp,pop,pool,latitude,longitude,hours",
+            name.escape_debug()
+        );
+    }
+    let mut offices = Vec::new();
+    for record in reader.records() {
+        let record = record.map_err(|error| anyhow::anyhow!("{error}"))?;
+        let number = record.position().map_or(0, csv::Position::line);
+        let mut office = serde_json::Map::new();
+        for (name, text) in names
+            .iter()
+            .zip(&record)
+            .filter(|(_, text)| !text.is_empty())
+        {
+            let value = if NUMBERS.contains(&name) {
+                let degrees: f64 = text.parse().map_err(|_| {
+                    anyhow::anyhow!("line {number}: `{name}` = `{}`: not a number; write degrees like `-6.1201` with a point", text.escape_debug())
+                })?;
+                json!(degrees)
+            } else {
+                json!(text)
+            };
+            office.insert(name.to_owned(), value);
+        }
+        for name in ["code", "name"] {
+            if !office.contains_key(name) {
+                bail!("line {number}: `{name}` is missing");
+            }
+        }
+        offices.push(Value::Object(office));
+    }
+    Ok(offices)
 }
 
 fn office_in_words(show: &Show, view: &Value) -> anyhow::Result<()> {

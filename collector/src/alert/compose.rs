@@ -268,7 +268,7 @@ impl<'a> Writer<'a> {
                 continue;
             };
             let code = office.as_str().get(..5).unwrap_or_default();
-            let named = self.registry.offices.get(office);
+            let named = self.registry.office(office);
             let region = all.entry(code).or_insert_with(|| Region {
                 name: named
                     .and_then(|office| office.regency.clone())
@@ -335,7 +335,7 @@ impl<'a> Writer<'a> {
 
     fn subject(&self, incident: &Incident) -> String {
         let office = incident.office.as_ref();
-        let named = office.and_then(|code| self.registry.offices.get(code));
+        let named = office.and_then(|code| self.registry.office(code));
         match (named, &incident.facts.scope) {
             (Some(office), _) => office.name.clone(),
             (None, Some(scope)) => self.catalogue.scope(scope, self.registry),
@@ -364,7 +364,7 @@ impl<'a> Writer<'a> {
         let waited = entry.unattended.map(|since| self.now.since(since));
         let waited = waited.filter(|waited| is_firing && *waited >= UNATTENDED);
         let office = incident.office.as_ref();
-        let known = office.and_then(|code| self.registry.offices.get(code));
+        let known = office.and_then(|code| self.registry.office(code));
         let advice = format!("advice.{}", now.cause.as_str());
         Line {
             number: incident.number,

@@ -455,6 +455,7 @@ impl Notifier {
 
     /// Who is to be told of an incident, if anybody is to be called for it.
     fn whom(&self, truth: &Truth, now: UnixMillis) -> Whom<'_> {
+        static NONE: Holidays = Holidays::none();
         let mut whom = Whom::default();
         if truth.incident.paged_ms.is_none() || truth.incident.retracted {
             return whom;
@@ -464,10 +465,14 @@ impl Notifier {
         for route in fitting.filter(|route| route.takes(&truth.about).is_ok()) {
             let quiet = route.hours.as_ref().is_some_and(|hours| {
                 whom.look(now + HOURS);
-                !self.opening(clock, Some(hours)).is_open(now)
+                !opening(clock, hours, &NONE).is_open(now)
             });
             let is_now = route.after.is_zero() || {
-                let own = self.opening(clock, None);
+                let hours = clock.map_or_else(
+                    || Arc::clone(&self.hours),
+                    |code| self.registry.hours_of(code, &self.hours),
+                );
+                let own = opening(clock, &hours, &self.holidays);
                 let reached = truth
                     .unattended
                     .and_then(|since| own.after(since, route.after));
@@ -487,21 +492,6 @@ impl Notifier {
             }
         }
         whom
-    }
-
-    /// The opening hours of an office; those of a route by the same clock, on every day.
-    fn opening<'a>(&'a self, office: Option<&OfficeCode>, hours: Option<&'a Hours>) -> Opening<'a> {
-        static NONE: Holidays = Holidays::none();
-        let own = office.and_then(|code| self.registry.offices.get(code)?.site.hours.as_deref());
-        Opening {
-            zone: office.map_or(Zone::Wib, Zone::of),
-            hours: hours.or(own).unwrap_or(&self.hours),
-            holidays: if hours.is_some() {
-                &NONE
-            } else {
-                &self.holidays
-            },
-        }
     }
 
     /// What changes by time alone: an acknowledgement runs out, nobody cared for something for too long, it is the time of a route.
@@ -648,6 +638,19 @@ fn room(groups: &BTreeMap<Key, Group>, receiver: &str, incident: &Incident) -> K
         next += 1;
     }
     key
+}
+
+/// When an office is open by its own hours, with its holidays; by those of a route on every day.
+fn opening<'a>(
+    office: Option<&OfficeCode>,
+    hours: &'a Hours,
+    holidays: &'a Holidays,
+) -> Opening<'a> {
+    Opening {
+        zone: office.map_or(Zone::Wib, Zone::of),
+        hours,
+        holidays,
+    }
 }
 
 #[cfg(test)]

@@ -60,7 +60,7 @@ impl Rehearsal<'_> {
     /// What keeps it from everybody, whatever the routes say.
     fn hindrances(&self, office: &OfficeCode, about: &About, at: UnixMillis) -> Vec<String> {
         let mut said = Vec::new();
-        if !self.registry.offices.contains_key(office) {
+        if !self.registry.has(office) {
             said.push(format!(
                 "There is no office {office}; it is asked for all the same."
             ));

@@ -7,6 +7,7 @@ use denyut_detect::incident::{Scope, ScopeKind};
 use denyut_detect::{Cause, Incident, PatternKind};
 use denyut_proto::OfficeCode;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Every incident that fits all of it is told; what is empty fits all.
@@ -105,7 +106,7 @@ fn hit(scope: &Scope, registry: &Registry) -> Vec<OfficeCode> {
     if usize::try_from(scope.failed).is_ok_and(|failed| failed <= scope.offices.len()) {
         return scope.offices.clone();
     }
-    let is_in = |(code, office): &(&OfficeCode, &Office)| {
+    let is_in = |(code, office): &(&OfficeCode, &Arc<Office>)| {
         let named = |name: &Option<String>| name.as_deref() == Some(&*scope.code);
         match scope.kind {
             ScopeKind::Pool => named(&office.site.pool),
@@ -115,7 +116,8 @@ fn hit(scope: &Scope, registry: &Registry) -> Vec<OfficeCode> {
             ScopeKind::Nation => true,
         }
     };
-    let all = registry.offices.iter().filter(is_in);
+    let offices = registry.offices();
+    let all = offices.iter().filter(is_in);
     all.map(|(code, _)| code.clone()).collect()
 }
 

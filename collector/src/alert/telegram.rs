@@ -482,8 +482,10 @@ impl With {
         let now = self.clock.read().now;
         let open = self.open(receiver, now)?;
         let unattended = open.iter().filter(|truth| truth.by.is_none()).count();
-        let offices = self.registry.offices.keys();
-        let watched = offices.filter(|code| self.alerts.covers(receiver, code.as_str()));
+        let offices = self.registry.offices();
+        let watched = offices
+            .keys()
+            .filter(|code| self.alerts.covers(receiver, code.as_str()));
         let (watched, count) = (watched.count().to_string(), open.len().to_string());
         let unattended = unattended.to_string();
         let values = [

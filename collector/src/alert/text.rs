@@ -112,7 +112,7 @@ impl Catalogue {
     /// What a common cause hit, and how many.
     pub(super) fn scope(&self, scope: &Scope, registry: &Registry) -> String {
         let regency = || {
-            let office = registry.offices.get(scope.offices.first()?)?;
+            let office = registry.office(scope.offices.first()?)?;
             office
                 .regency
                 .clone()

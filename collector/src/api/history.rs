@@ -177,10 +177,8 @@ fn write(
     out: &mut Lines,
 ) {
     let now = shared.gate.clock.read().now;
-    let offices: Vec<OfficeCode> = shared
-        .query
-        .registry
-        .offices
+    let all = shared.query.registry.offices();
+    let offices: Vec<OfficeCode> = all
         .keys()
         .filter(|office| sees.has(office) && selector.has_office(office))
         .cloned()

@@ -233,7 +233,7 @@ pub(crate) async fn invite(
         )
         .into());
     }
-    let known = caller.regions.has(&office) && shared.query.registry.offices.contains_key(&office);
+    let known = caller.regions.has(&office) && shared.query.registry.has(&office);
     if !known {
         let fix =
             "name an office that you see; new ones are added to the collector's configuration";

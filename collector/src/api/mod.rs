@@ -15,6 +15,7 @@ mod ops;
 mod patterns;
 mod problem;
 mod prometheus;
+pub(crate) mod registrations;
 pub(crate) mod setup;
 pub(crate) mod silences;
 pub(crate) mod users;
@@ -37,6 +38,7 @@ use crate::ingest::Gate;
 use crate::metrics::Metrics;
 use crate::publik::Publik;
 use crate::query::Query;
+use crate::register::Register;
 use crate::web;
 use anyhow::Context;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
@@ -70,6 +72,8 @@ pub(crate) const LISTENERS: (usize, usize) = (10_000, 200);
 pub(crate) struct Shared {
     pub(crate) query: Query,
     pub(crate) board: Board,
+    /// What people register while the collector runs.
+    pub(crate) register: Register,
     pub(crate) cases: Arc<Cases>,
     pub(crate) silences: Arc<Silences>,
     pub(crate) outbox: Arc<Outbox>,
@@ -197,7 +201,9 @@ fn routes() -> (Router<Arc<Shared>>, utoipa::openapi::OpenApi) {
         .routes(routes!(machines::invitations, machines::invite))
         .routes(routes!(machines::withdraw))
         .routes(routes!(machines::agents))
-        .routes(routes!(machines::revoke));
+        .routes(routes!(machines::revoke))
+        .routes(routes!(registrations::list, registrations::import))
+        .routes(routes!(registrations::put, registrations::remove));
     let collector = OpenApiRouter::new()
         .routes(routes!(users::audit))
         .routes(routes!(messages::list))

@@ -100,7 +100,7 @@ pub(super) async fn list(
     let read = move |shared: &Shared, after: Option<&str>, most| {
         let now = shared.gate.clock.read().now;
         let mut found = Vec::new();
-        for (code, office) in &shared.query.registry.offices {
+        for (code, office) in &*shared.query.registry.offices() {
             if found.len() >= most {
                 break;
             }

@@ -76,13 +76,8 @@ pub(super) async fn list(
         .answer(shared, move |shared, after, most| {
             let after = after.and_then(|after| place_of(after).ok());
             let mut found = Vec::new();
-            for office in shared
-                .query
-                .registry
-                .offices
-                .keys()
-                .filter(|office| region.has(office))
-            {
+            let offices = shared.query.registry.offices();
+            for office in offices.keys().filter(|office| region.has(office)) {
                 if found.len() >= most {
                     break;
                 }

@@ -162,20 +162,15 @@ pub(super) async fn route(
         Some(ms) => time("at_ms", ms)?,
         None => shared.gate.clock.read().now,
     };
-    let known = shared
-        .query
-        .registry
-        .offices
-        .get(&office)
-        .filter(|_| caller.regions.has(&office));
-    if known.is_none() {
+    if !caller.regions.has(&office) || !shared.query.registry.has(&office) {
         return Err(Problem::not_found(format!("there is no office {office}")));
     }
     let said = blocking(shared, move |shared| {
+        let hours = shared.gate.hours_of(&office);
         let rehearsal = Rehearsal {
             alerts: &shared.alerts,
             registry: &shared.query.registry,
-            opening: shared.gate.opening(&office),
+            opening: shared.gate.opening(&office, &hours),
             maintenance: &shared.query.maintenance,
             silences: &shared.silences.list()?,
             // Whom they tell of other regions is not for everybody.

@@ -153,7 +153,8 @@ pub(super) async fn show(
 fn has_offices(shared: &Shared, regions: &Regions) -> Result<(), Invalid> {
     regions.check()?;
     let empty = regions.each().find(|region| {
-        let mut offices = shared.query.registry.offices.keys();
+        let offices = shared.query.registry.offices();
+        let mut offices = offices.keys();
         !offices.any(|office| in_region(office, region))
     });
     empty.map_or(Ok(()), |region| {

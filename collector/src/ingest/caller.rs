@@ -5,6 +5,7 @@ use crate::registry::{Office, Registry};
 use denyut_proto::{AgentId, OfficeCode, UnixMillis};
 use rustls::pki_types::CertificateDer;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use tonic::{Request as Call, Status};
 
 /// The other end of a connection.
@@ -101,12 +102,12 @@ impl Caller {
     }
 
     /// The office that the caller may speak for as this agent, and until when if that is bounded.
-    pub(super) fn speaks_as<'a>(
+    pub(super) fn speaks_as(
         &self,
         agent: &AgentId,
-        registry: &'a Registry,
+        registry: &Registry,
         members: Option<&Members>,
-    ) -> Result<(OfficeCode, &'a Office, Option<UnixMillis>), Status> {
+    ) -> Result<(OfficeCode, Arc<Office>, Option<UnixMillis>), Status> {
         let mut until = None;
         match &self.0 {
             Proof::Plaintext => {}

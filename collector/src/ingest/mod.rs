@@ -16,7 +16,7 @@ use crate::keys;
 use crate::metrics::{Field, Metrics};
 use crate::registry::{Introduction, Office, Registry};
 use anyhow::{Context, anyhow};
-use denyut_detect::calendar::{Holidays, Hours, Opening};
+use denyut_detect::calendar::{Holidays, Hours, Opening, Zone};
 use denyut_proto::wire::{
     self, AgentMessage, CollectorMessage, agent_message, collector_message, ingest_server::Ingest,
 };
@@ -29,7 +29,7 @@ use denyut_store::log::{Appended, Body, Entry, Log};
 use denyut_store::state::{Change, State};
 use pace::Pace;
 use prost::Message;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -110,6 +110,8 @@ enum Cut {
     Superseded,
     /// An operator shut the agent out.
     Revoked,
+    /// Its office is to have other targets probed: it is told when it comes back.
+    Changed,
 }
 
 impl Cut {
@@ -118,6 +120,9 @@ impl Cut {
             Self::Superseded => Status::aborted(
                 "another stream of this agent is open; is its identity used on two machines?",
             ),
+            Self::Changed => {
+                Status::unavailable("the office's targets were changed; come back for the new ones")
+            }
             Self::Revoked => Status::permission_denied(
                 "this agent was revoked; if that was a mistake, join again with a new invitation (`denyut-agent join --again`), and restart the agent",
             ),
@@ -167,7 +172,7 @@ impl Gate {
     /// Two machines speak as this agent: this one is asked to join as another, if it joined at all.
     async fn tell_apart(
         &self,
-        speaker: &Speaker<'_>,
+        speaker: &Speaker,
         send: &mpsc::Sender<Result<CollectorMessage, Status>>,
     ) -> Result<(), Status> {
         let joined = self.members.as_ref();
@@ -195,6 +200,20 @@ impl Gate {
         tell(send, collector_message::Kind::Command(command)).await
     }
 
+    /// Lets the agents of these offices come back at once.
+    pub(crate) fn call_back(&self, offices: &BTreeSet<OfficeCode>) {
+        let connected = self
+            .connected
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for (agent, stream) in &connected.streams {
+            let office = self.registry.office_of(agent);
+            if office.is_some_and(|(code, _)| offices.contains(&code)) {
+                stream.cut.send_replace(Some(Cut::Changed));
+            }
+        }
+    }
+
     /// Ends the stream of an agent that was revoked, and expects it no more. Blocks until that is on the disk.
     pub(crate) fn dismiss(&self, agent: &AgentId) -> anyhow::Result<()> {
         if let Some(stream) = self.connected().streams.get(agent) {
@@ -216,7 +235,7 @@ impl Gate {
     }
 
     /// Returns when the agent's certificate is over and it has no newer one.
-    async fn uncertified(&self, speaker: &Speaker<'_>) {
+    async fn uncertified(&self, speaker: &Speaker) {
         let Some(mut until) = speaker.certified_until else {
             return std::future::pending().await;
         };
@@ -234,14 +253,24 @@ impl Gate {
         }
     }
 
-    /// When an office is open.
-    pub(crate) fn opening(&self, code: &OfficeCode) -> Opening<'_> {
-        self.registry.opening(code, &self.hours, &self.holidays)
+    /// The opening hours of an office.
+    pub(crate) fn hours_of(&self, code: &OfficeCode) -> Arc<Hours> {
+        self.registry.hours_of(code, &self.hours)
+    }
+
+    /// When it is open by these hours.
+    pub(crate) fn opening<'a>(&'a self, code: &OfficeCode, hours: &'a Hours) -> Opening<'a> {
+        Opening {
+            zone: Zone::of(code),
+            hours,
+            holidays: &self.holidays,
+        }
     }
 
     /// How long the office stays closed, in seconds; 0 while it is open.
-    fn closed_for(&self, speaker: &Speaker<'_>) -> u32 {
-        let opening = self.opening(&speaker.code);
+    fn closed_for(&self, speaker: &Speaker) -> u32 {
+        let hours = self.hours_of(&speaker.code);
+        let opening = self.opening(&speaker.code, &hours);
         let now = self.clock.read().now;
         // One that never opens is asked about again.
         let opens = opening.next_working(now).map(|opens| opens.since(now));
@@ -280,7 +309,7 @@ impl Gate {
     /// What an agent says without samples and without keeping it; it is checked like any other.
     fn pulse(
         &self,
-        speaker: &Speaker<'_>,
+        speaker: &Speaker,
         pulse: wire::Pulse,
         now: UnixMillis,
     ) -> Result<Entry, Invalid> {
@@ -392,13 +421,13 @@ impl Gate {
 }
 
 /// Who is at the other end.
-struct Speaker<'a> {
+struct Speaker {
     agent: AgentId,
     boot: BootId,
     /// When that boot's uptime was zero, by the agent's clock now, or by ours if the agent's is wrong.
     epoch: UnixMillis,
     code: OfficeCode,
-    office: &'a Office,
+    office: Arc<Office>,
     /// When its certificate is over; none in plaintext.
     certified_until: Option<UnixMillis>,
 }
@@ -528,12 +557,12 @@ async fn converse(
 }
 
 /// Checks the Hello: the version, the name, that it is registered, and that the certificate says the same.
-fn greet<'a>(
-    gate: &'a Gate,
+fn greet(
+    gate: &Gate,
     caller: &Caller,
     hello: &wire::Hello,
     spending: Option<wire::Spending>,
-) -> Result<(Speaker<'a>, Introduction), Status> {
+) -> Result<(Speaker, Introduction), Status> {
     let invalid = |error: Invalid| Status::invalid_argument(error.within("hello").to_string());
     if hello.protocol != PROTOCOL {
         return Err(Status::failed_precondition(format!(
@@ -565,7 +594,7 @@ fn greet<'a>(
 
 async fn read_entries(
     gate: &Arc<Gate>,
-    speaker: &Speaker<'_>,
+    speaker: &Speaker,
     mut introduction: Introduction,
     mut inbound: Streaming<AgentMessage>,
     verdicts: mpsc::Sender<Verdict>,
@@ -678,7 +707,7 @@ async fn hand_in(
     Ok(durable)
 }
 
-fn refuse(gate: &Gate, speaker: &Speaker<'_>, seq: u64, error: &Invalid) {
+fn refuse(gate: &Gate, speaker: &Speaker, seq: u64, error: &Invalid) {
     warn!(agent = %speaker.agent, seq, %error, "a heartbeat is refused");
     let field = error.field.split('[').next().unwrap_or_default().to_owned();
     gate.metrics.refused.get_or_create(&Field { field }).inc();
@@ -694,7 +723,7 @@ async fn pause(gate: &Gate, wait: Duration) {
 /// Tells the agent, in order, what is durable; one acknowledgement for as many as are ready.
 async fn acknowledge(
     gate: &Gate,
-    speaker: &Speaker<'_>,
+    speaker: &Speaker,
     send: &mpsc::Sender<Result<CollectorMessage, Status>>,
     mut verdicts: mpsc::Receiver<Verdict>,
 ) -> Result<(), Status> {

@@ -150,7 +150,7 @@ impl Members {
 
     /// The name of an office.
     pub(crate) fn name_of(&self, office: &OfficeCode) -> String {
-        let office = self.registry.offices.get(office);
+        let office = self.registry.office(office);
         office.map_or_else(String::new, |office| office.name.clone())
     }
 
@@ -174,7 +174,7 @@ impl Members {
         expires: UnixMillis,
         now: UnixMillis,
     ) -> Result<Secret, Refused> {
-        if !self.registry.offices.contains_key(office) {
+        if !self.registry.has(office) {
             return Err(anyhow::Error::from(Invalid::new(
                 "office",
                 office,
@@ -260,7 +260,7 @@ impl Members {
             return Err(Refused::ExpiredInvitation(offer.expires));
         }
         let office = offer.office.clone();
-        if !self.registry.offices.contains_key(&office) {
+        if !self.registry.has(&office) {
             return Err(Refused::UnknownOffice(office));
         }
         let agent = self.new_id(&office)?;

@@ -176,7 +176,7 @@ pub(crate) fn labels_of(query: &Query, link: &LinkId) -> anyhow::Result<Option<L
         return Ok(None);
     };
     let names = Names::new();
-    let mut labels = names.of_office(&code, office);
+    let mut labels = names.of_office(&code, &office);
     let known: Option<Link> = keys::get_packed(&*query.state, &keys::link(link))?;
     names.add_link(&mut labels, link, known.and_then(|known| known.role));
     Ok(Some(labels))
@@ -191,8 +191,8 @@ pub(crate) fn select(
 ) -> Result<Vec<Found>, Refused> {
     let mut found = Vec::new();
     let names = Names::new();
-    let offices = query.registry.offices.iter();
-    for (code, office) in offices.filter(|(code, _)| sees.has(code)) {
+    let offices = query.registry.offices();
+    for (code, office) in offices.iter().filter(|(code, _)| sees.has(code)) {
         let of_office = names.of_office(code, office);
         // Before its links are read: most selectors are of few offices.
         let of_links = [AGENT, TARGET, ROLE, NAME];

@@ -89,6 +89,13 @@ pub(crate) fn routes(document: &serde_json::Value) -> Router<Arc<Shared>> {
         .route("/laporan.csv", get(reports::csv))
         .route("/laporan.pdf", get(reports::pdf))
         .route("/pengaturan", get(settings::show))
+        .route("/pengaturan/kantor", get(settings::office))
+        .route("/pengaturan/kantor/impor", post(settings::import_offices))
+        .route("/pengaturan/kantor/{office}", post(settings::put_office))
+        .route(
+            "/pengaturan/kantor/{office}/hapus",
+            post(settings::remove_office),
+        )
         .route("/pengaturan/penerima/{name}/uji", post(settings::test))
         .route("/pengaturan/pengguna", post(settings::add_user))
         .route(

@@ -169,7 +169,8 @@ fn verdict(
 /// When the office is open, this day and the six after it.
 fn opening(reader: &Reader, shared: &Shared, code: &OfficeCode) -> Markup {
     let words = reader.words;
-    let opening = shared.gate.opening(code);
+    let hours = shared.gate.hours_of(code);
+    let opening = shared.gate.opening(code, &hours);
     let zone = opening.zone;
     let midnight = UnixMillis(
         (reader.now.0 + zone.offset_ms()).div_euclid(DAY_MS) * DAY_MS - zone.offset_ms(),

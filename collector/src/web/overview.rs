@@ -93,7 +93,7 @@ pub(super) async fn show(
     let wanted = asked.get("q").map(|text| text.to_lowercase());
     let sees = reader.regions(region)?;
     let words = reader.words;
-    let registry = &shared.query.registry;
+    let known = shared.query.registry.offices();
     let mut all = Counts::default();
     let mut regions: BTreeMap<String, Counts> = BTreeMap::new();
     let mut dots = Vec::new();
@@ -105,7 +105,7 @@ pub(super) async fn show(
     let mut offices = Vec::new();
     let lists = wanted.is_some() || width == usize::MAX;
     shared.board.offices(&sees, |code, standing| {
-        let office = registry.offices.get(code)?;
+        let office = known.get(code)?;
         let is_wanted = wanted.as_ref().is_none_or(|wanted| {
             let texts = [
                 Some(code.as_str()),
@@ -326,7 +326,7 @@ fn region_table(
             h2 id="regions-title" { (words.say("overview.regions")) }
             @if rows.is_empty() { p { (words.say(if sees.is_everywhere() { "offices.none" } else { "offices.none_here" })) } }
             @else {
-                div class="scroll" { table {
+                div class="scroll" tabindex="0" { table {
                     thead { tr {
                         th scope="col" { (words.say("region")) }
                         th scope="col" class="number" { (words.say("offices")) }
@@ -373,7 +373,7 @@ fn office_table(
             h2 id="offices-title" { (words.say("offices")) }
             @if offices.is_empty() { p { (words.say("overview.nothing_found")) } }
             @else {
-                div class="scroll" { table {
+                div class="scroll" tabindex="0" { table {
                     thead { tr {
                         th scope="col" { (words.say("office")) }
                         th scope="col" { (words.say("state")) }
@@ -382,12 +382,12 @@ fn office_table(
                     } }
                     tbody {
                         @for (code, standing) in offices.iter().take(OFFICES_MOST) {
-                            @let office = registry.offices.get(code);
+                            @let office = registry.office(code);
                             tr {
                                 th scope="row" { a href={ "/kantor/" (code) } { (office_name(code, registry)) } " " small { (code) } }
                                 td { (badge(standing.state, &words.office_state(standing.state))) }
                                 td { @if let Some(since) = standing.since_ms { (words.since(since, reader.now, Zone::of(code))) } }
-                                td { (office.and_then(|office| office.site.isp.as_deref()).unwrap_or("–")) }
+                                td { (office.and_then(|office| office.site.isp.clone()).unwrap_or_else(|| "–".to_owned())) }
                             }
                         }
                     }

@@ -28,13 +28,8 @@ pub(super) async fn show(
     let sees = reader.regions(asked.get("region"))?;
     let work = move || {
         let mut kinds: BTreeMap<PatternKind, Vec<(OfficeCode, Pattern)>> = BTreeMap::new();
-        for code in shared
-            .query
-            .registry
-            .offices
-            .keys()
-            .filter(|code| sees.has(code))
-        {
+        let offices = shared.query.registry.offices();
+        for code in offices.keys().filter(|code| sees.has(code)) {
             for pattern in shared.query.patterns(code, &reader.caller.regions)? {
                 if all || pattern.until_ms.is_none() {
                     let of_kind = kinds.entry(pattern.kind).or_default();
@@ -94,7 +89,7 @@ fn body(
 /// The pairs on a map.
 fn ties(reader: &Reader, shared: &Shared, found: &[(OfficeCode, Pattern)]) -> Markup {
     let registry = &shared.query.registry;
-    let place = |code: &OfficeCode| registry.offices.get(code)?.place;
+    let place = |code: &OfficeCode| registry.office(code)?.place;
     let pairs = found.iter().filter_map(|(code, pattern)| {
         let with = pattern.with.as_ref()?;
         Some((code, with, place(code)?, place(with)?))

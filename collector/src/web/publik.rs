@@ -87,7 +87,7 @@ pub(super) async fn show(
     let Some(asked) = Asked::read(&text) else {
         return Ok(no_page(&text, language));
     };
-    let known = &shared.query.registry.offices;
+    let known = shared.query.registry.offices();
     let is_known = match asked.office {
         Some(office) => office.parse().is_ok_and(|code| known.contains_key(&code)),
         None => known.keys().any(|code| in_region(code, asked.regency)),
@@ -240,7 +240,7 @@ fn regencies_page(shared: &Shared, language: Language) -> Markup {
         p { (text("public.choose")) }
         ul class="regencies" {
             @for (code, (name, count)) in regencies(shared) {
-                li { a href={ "/publik/" (code) (query) } { (name.unwrap_or(code)) } " " small { (say(language, "public.offices", &[("count", &count.to_string())])) } }
+                li { a href={ "/publik/" (code) (query) } { (name.as_deref().unwrap_or(&code)) } " " small { (say(language, "public.offices", &[("count", &count.to_string())])) } }
             }
         }
     };

@@ -258,7 +258,7 @@ fn table(reader: &Reader, wanted: &Wanted, report: &Report) -> Markup {
     };
     html! {
         section aria-label=(words.say("tab.reports")) {
-            div class="scroll" { table {
+            div class="scroll" tabindex="0" { table {
                 thead { tr {
                     th scope="col" { (words.of("by", wanted.by.as_str())) }
                     @if wanted.by != By::Office { th scope="col" class="number" { (words.say("offices")) } }
@@ -289,7 +289,7 @@ fn gaps(reader: &Reader, shared: &Shared, report: &Report) -> Markup {
             p class="soft" { (words.say("report.gaps_about")) }
             @if report.gaps.is_empty() { p { (words.say("report.no_gaps")) } }
             @else {
-                div class="scroll" { table {
+                div class="scroll" tabindex="0" { table {
                     thead { tr { th scope="col" { (words.say("office")) } th scope="col" { (words.say("report.from")) } th scope="col" { (words.say("report.to")) } th scope="col" class="number" { (words.say("report.counted")) } } }
                     tbody { @for gap in report.gaps.iter().take(GAPS_MOST) {
                         @let zone = Zone::of(&gap.office);

@@ -190,7 +190,7 @@ impl Words {
     /// What a common cause hit.
     pub(super) fn scope(self, scope: &Scope, registry: &Registry) -> String {
         let regency = || {
-            let office = registry.offices.get(scope.offices.first()?)?;
+            let office = registry.office(scope.offices.first()?)?;
             office
                 .regency
                 .clone()
@@ -379,7 +379,7 @@ fn code(of: &impl serde::Serialize) -> String {
 
 /// The name of an office; its code if it is not known.
 pub(super) fn office_name(code: &OfficeCode, registry: &Registry) -> String {
-    let office = registry.offices.get(code);
+    let office = registry.office(code);
     office.map_or_else(|| code.to_string(), |office| office.name.clone())
 }
 
@@ -439,8 +439,8 @@ pub(super) fn region_text(code: &str, registry: &Registry, sees: &Regions) -> St
     if let Some(name) = province(code) {
         return name.to_owned();
     }
-    let mut inside = registry
-        .offices
+    let offices = registry.offices();
+    let mut inside = offices
         .iter()
         .filter(|(office, _)| in_region(office, code) && sees.has(office));
     let found = inside.find_map(|(office, known)| {
