@@ -8,6 +8,7 @@ use crate::export::{self, ExportSection};
 use crate::join::{Authority, Name};
 use crate::registry::{Office, Registry};
 use crate::sites;
+use crate::villages::{self, Villages};
 use anyhow::{Context, anyhow};
 use denyut_detect::calendar::{Holidays, Hours, Maintenance, When};
 use denyut_detect::params::{Params, Value};
@@ -103,6 +104,7 @@ struct ApiSection {
 struct PublicSection {
     #[serde(default)]
     page: bool,
+    villages: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -159,8 +161,8 @@ pub(crate) struct Config {
     pub(crate) api: SocketAddr,
     /// What people open for that.
     pub(crate) address: Address,
-    /// Citizens may ask which office can record.
-    pub(crate) public: bool,
+    /// Citizens may ask which office can record, and choose their village among these.
+    pub(crate) public: Option<Villages>,
     /// Who else may say who somebody is.
     pub(crate) oidc: Option<Oidc>,
     /// What stands above a report on paper, line by line.
@@ -403,7 +405,7 @@ impl Config {
                 address.text(),
             )?,
             address,
-            public: file.public.page,
+            public: villages(&file.public, folder)?,
             oidc: file
                 .oidc
                 .map(|section| {
@@ -454,6 +456,15 @@ pub(crate) fn region_of(field: &str, region: &str) -> Result<(), Invalid> {
         ));
     }
     Ok(())
+}
+
+/// The villages of the page for citizens, if that is on.
+fn villages(section: &PublicSection, folder: &Path) -> anyhow::Result<Option<Villages>> {
+    let villages = match &section.villages {
+        Some(file) => villages::read(&folder.join(file))?,
+        None => Villages::new(),
+    };
+    Ok(section.page.then_some(villages))
 }
 
 /// Lines of a letterhead, and characters of each, at most.

@@ -29,12 +29,14 @@ mod operate;
 mod promql;
 mod publik;
 mod query;
+mod region;
 mod register;
 mod registry;
 mod report;
 mod rerun;
 mod sites;
 pub mod tried;
+mod villages;
 mod web;
 mod worker;
 
@@ -388,7 +390,7 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         address: config.address,
         letterhead: config.letterhead,
         oidc: config.oidc,
-        public: config.public.then(Publik::default),
+        public: config.public.map(Publik::new),
         listening: api_address,
         agents_find: address,
         gate: Arc::clone(&gate),

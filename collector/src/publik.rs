@@ -14,6 +14,7 @@ use crate::api::Shared;
 use crate::availability::of_stretches;
 use crate::query::{LinkView, OfficeView, ShownState};
 use crate::registry::Office;
+use crate::villages::Villages;
 use denyut_detect::calendar::{Opening, in_region};
 use denyut_proto::{OfficeCode, UnixMillis};
 use serde::Serialize;
@@ -252,9 +253,18 @@ pub(crate) struct Publik {
     chances: Mutex<HashMap<OfficeCode, Told>>,
     /// One page is made at a time; who does not wait for it gets what there is.
     making: tokio::sync::Mutex<()>,
+    /// Where people may live.
+    pub(crate) villages: Villages,
 }
 
 impl Publik {
+    pub(crate) fn new(villages: Villages) -> Self {
+        Self {
+            villages,
+            ..Self::default()
+        }
+    }
+
     fn known(&self, key: &str, younger: Duration) -> Option<Arc<Made>> {
         let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         let (at, page) = made.get(key)?;

@@ -3,7 +3,7 @@
 use crate::ingest::Proof;
 use crate::join::{Authority, Member, Offer, Request};
 use crate::registry::Introduction;
-use crate::{access, calendar, config, keys, report, sites};
+use crate::{access, calendar, config, keys, report, sites, villages};
 use denyut_detect::{Agent, Incident, Link};
 use denyut_detect::{
     detector::Sight, link::Fold, link::Past, presence::Runs, recorded, thing::Sightings,
@@ -29,6 +29,7 @@ pub fn authority(certificate: &Path, key: &Path) {
 /// Files of offices, of holidays and of recorded checks.
 pub fn tables(text: &str) {
     sites::parse(text.as_bytes()).ok();
+    villages::parse(text.as_bytes()).ok();
     calendar::csv(text).ok();
     calendar::ics(text).ok();
     recorded::parse(text.as_bytes()).ok();

@@ -48,7 +48,12 @@ async fn says(collector: &Collector, place: usize, can: &str) {
 
 #[tokio::test]
 async fn citizens_see_which_office_can_record_and_nothing_else() {
-    let collector = Collector::start(REGISTRY).await;
+    let dir = tempfile::tempdir().expect("tempdir");
+    let villages = dir.path().join("villages.csv");
+    let table = "code,name,latitude,longitude\n36.73.03.1004,Sawah Luhur,-6.05,106.18\n36.73.04.1001,Curug,-6.1747,106.1897\n";
+    std::fs::write(&villages, table).expect("writes");
+    let with = format!("page = true\nvillages = \"{}\"\n", villages.display());
+    let collector = Collector::start(&REGISTRY.replace("page = true\n", &with)).await;
     let server = TcpListener::bind("127.0.0.1:0").expect("listens");
     let mut one = agent(&collector, 1, server.local_addr().expect("is bound"));
     let _two = agent(&collector, 2, nowhere());
@@ -222,6 +227,23 @@ async fn see_the_way(collector: &Collector) {
         .run("return document.querySelector('#\\\\33 6\\\\.73\\\\.01 .far').textContent")
         .await;
     assert_eq!(far, " 7,9 km");
+    let filled = || async {
+        let count = browser
+            .run("return document.getElementById('home').options.length")
+            .await;
+        (count == 3).then_some(())
+    };
+    eventually("the villages are there", WITHIN, filled).await;
+    // From where somebody lives; the choice stays with them.
+    browser
+        .run("const home = document.getElementById('home'); home.value = [...home.options].find((one) => one.textContent === 'Sawah Luhur').value; home.dispatchEvent(new Event('change'))")
+        .await;
+    let sorted = || async {
+        (browser.run(order).await == json!(["Serang", "Kasemen <b>", "Cipocok Jaya", "Curug"]))
+            .then_some(())
+    };
+    eventually("they are sorted from home", WITHIN, sorted).await;
+    assert_eq!(browser.run("return location.search").await, "");
     // Three minutes later nothing is green, and it says so.
     let look = "const yes = document.querySelector('.yes'); const colour = (e, name) => getComputedStyle(e)[name]; \
                 return [colour(yes.querySelector('.can'), 'color'), colour(yes, 'borderLeftColor'), colour(document.querySelector('.old'), 'visibility')]";

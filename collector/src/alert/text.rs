@@ -1,6 +1,7 @@
 //! What is said of an incident, in the receiver's language: plain and short.
 
 use super::group::{Telling, Told};
+use crate::region::province;
 use crate::registry::Registry;
 use anyhow::Context;
 use denyut_detect::calendar::Zone;
@@ -110,7 +111,7 @@ impl Catalogue {
     }
 
     /// What a common cause hit, and how many.
-    pub(super) fn scope(&self, scope: &Scope, registry: &Registry) -> String {
+    pub(crate) fn scope(&self, scope: &Scope, registry: &Registry) -> String {
         let regency = || {
             let office = registry.office(scope.offices.first()?)?;
             office
@@ -119,7 +120,11 @@ impl Catalogue {
                 .filter(|_| scope.kind == ScopeKind::Regency)
         };
         let key = format!("scope.{}", scope.kind.as_str());
-        let name = regency().unwrap_or_else(|| self.say(&key, &[("name", &scope.code)]));
+        let named = match scope.kind {
+            ScopeKind::Province => province(&scope.code).unwrap_or(&scope.code),
+            _ => &scope.code,
+        };
+        let name = regency().unwrap_or_else(|| self.say(&key, &[("name", named)]));
         let (failed, watched) = (scope.failed.to_string(), scope.watched.to_string());
         let values = [
             ("failed", &*failed),

@@ -11,6 +11,7 @@ mod patterns;
 mod pdf;
 mod publik;
 mod reader;
+mod register;
 mod reports;
 mod settings;
 mod smoke;
@@ -89,9 +90,9 @@ pub(crate) fn routes(document: &serde_json::Value) -> Router<Arc<Shared>> {
         .route("/laporan.csv", get(reports::csv))
         .route("/laporan.pdf", get(reports::pdf))
         .route("/pengaturan", get(settings::show))
-        .route("/pengaturan/kantor", get(settings::office))
+        .route("/pengaturan/kantor", get(register::show))
         .route("/pengaturan/kantor/impor", post(settings::import_offices))
-        .route("/pengaturan/kantor/{office}", post(settings::put_office))
+        .route("/pengaturan/kantor/{office}", post(register::put))
         .route(
             "/pengaturan/kantor/{office}/hapus",
             post(settings::remove_office),
@@ -184,6 +185,7 @@ mod tests {
         include_str!("patterns.rs"),
         include_str!("publik.rs"),
         include_str!("reader.rs"),
+        include_str!("register.rs"),
         include_str!("reports.rs"),
         include_str!("settings.rs"),
         include_str!("smoke.rs"),
@@ -261,6 +263,8 @@ mod tests {
         wanted.extend(super::smoke::Kind::ALL.map(|v| format!("legend.{}", v.as_str())));
         wanted.extend(super::smoke::GLANCE.map(|(v, _)| format!("glance.{v}")));
         wanted.extend(["day", "hour", "minute", "second"].map(|v| format!("unit.{v}")));
+        // Messages say it.
+        wanted.insert("incident.scope".to_owned());
         let status = ["open", "acknowledged", "probation", "closed", "retracted"];
         wanted.extend(status.map(|v| format!("status.{v}")));
         wanted.extend(["viewer", "operator", "admin"].map(|v| format!("user_role.{v}")));

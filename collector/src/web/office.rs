@@ -4,10 +4,11 @@
 use super::overview::line;
 use super::reader::{Live, Reader, Tab, address, badge, choices};
 use super::smoke::{GLANCE, Kind, Steps, Stretch};
-use super::words::{self, Exact, Words, local};
+use super::words::{Exact, Words, local};
 use crate::access::Scope;
 use crate::api::{self, Problem, Shared};
 use crate::query::{AgentView, IncidentView, LinkView, OfficeView, ShownState, Wanted};
+use crate::region;
 use crate::registry::Spending;
 use anyhow::Context;
 use axum::extract::{Path, State};
@@ -101,7 +102,7 @@ fn headline(reader: &Reader, office: &OfficeView) -> Markup {
     html! {
         p class="trail" {
             a href="/" { (words.say("overview.nation")) }
-            " › " a href=(address("/", [("region", province)].into_iter())) { (words::province(province).unwrap_or(province)) }
+            " › " a href=(address("/", [("region", province)].into_iter())) { (region::province(province).unwrap_or(province)) }
             " › " a href=(address("/", [("region", regency)].into_iter())) { (office.regency.as_deref().unwrap_or(regency)) }
         }
         div class="head" {

@@ -4,6 +4,7 @@ use super::text::{Language, head, language_of, languages, say};
 use super::words::{Exact, Words};
 use crate::api::{Problem, Shared};
 use crate::publik::{Can, Made, PublicOffice, PublicRegency, regencies, regency};
+use crate::villages::Village;
 use anyhow::Context;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -31,10 +32,10 @@ struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    /// Reads `36.73`, `36.73.02`, and either with `.json`, `.atom` or `.svg`.
+    /// Reads `36.73`, `36.73.02`, and one of them with `.json`, `.atom`, `.desa` or `.svg`.
     fn read(text: &'a str) -> Option<Self> {
         let (code, kind) = match text.rsplit_once('.') {
-            Some((code, kind @ ("json" | "atom" | "svg"))) => (code, kind),
+            Some((code, kind @ ("json" | "atom" | "svg" | "desa"))) => (code, kind),
             _ => (text, "html"),
         };
         let widths: Vec<usize> = code.split('.').map(str::len).collect();
@@ -43,7 +44,7 @@ impl<'a> Asked<'a> {
         // A feed and a list are of a regency, a badge is of an office.
         let fits = match kind {
             "svg" => is_office,
-            "json" | "atom" => widths == [2, 2],
+            "json" | "atom" | "desa" => widths == [2, 2],
             _ => is_office || widths == [2, 2],
         };
         (is_code && fits).then(|| Self {
@@ -60,7 +61,7 @@ fn nothing() -> Problem {
 
 /// The same for who reads it.
 fn no_page(text: &str, language: Language) -> Response {
-    if [".json", ".atom", ".svg"]
+    if [".json", ".atom", ".svg", ".desa"]
         .iter()
         .any(|end| text.ends_with(end))
     {
@@ -105,7 +106,9 @@ pub(super) async fn show(
                 let found = regency(&shared, publik, asked.regency)?;
                 let address = shared.address.text().unwrap_or_default();
                 let found = found.context("it was there a moment ago")?;
-                write(&asked, &found, language, address)
+                let villages = publik.villages.get(asked.regency);
+                let villages = villages.map(Vec::as_slice).unwrap_or_default();
+                write(&asked, &found, villages, language, address)
             };
             tokio::task::spawn_blocking(work)
                 .await
@@ -178,12 +181,20 @@ fn answer(made: &Made, headers: &HeaderMap) -> Response {
 fn write(
     asked: &Asked<'_>,
     found: &PublicRegency,
+    villages: &[Village],
     language: Language,
     address: &str,
 ) -> anyhow::Result<Made> {
     let office = |code| found.offices.iter().find(|one| one.code.as_str() == code);
     match (asked.kind, asked.office) {
         ("json", _) => made("application/json", serde_json::to_string(found)?),
+        ("desa", _) => {
+            let all: Vec<_> = villages
+                .iter()
+                .map(|one| (&one.name, one.place.0, one.place.1))
+                .collect();
+            made("application/json", serde_json::to_string(&all)?)
+        }
         ("atom", _) => made(
             "application/atom+xml; charset=utf-8",
             feed(found, language, address),
@@ -194,7 +205,7 @@ fn write(
         }
         (_, from) => {
             let from = from.and_then(office);
-            made(HTML, page(found, from, language).into_string())
+            made(HTML, page(found, from, villages, language).into_string())
         }
     }
 }
@@ -255,7 +266,12 @@ fn query_of(language: Language) -> &'static str {
     }
 }
 
-fn page(found: &PublicRegency, from: Option<&PublicOffice>, language: Language) -> Markup {
+fn page(
+    found: &PublicRegency,
+    from: Option<&PublicOffice>,
+    villages: &[Village],
+    language: Language,
+) -> Markup {
     let text = |key| say(language, key, &[]);
     let query = query_of(language);
     let place = from.and_then(|from| from.place);
@@ -292,6 +308,10 @@ fn page(found: &PublicRegency, from: Option<&PublicOffice>, language: Language) 
         p class="at" { (say(language, "public.at", &[("time", &at)])) " " (counts.join(", ")) "." }
         p class="old" role="status" { (text("public.old")) }
         @if from.is_some() { p { a href={ "/publik/" (found.code) (query) } { (say(language, "public.whole", &[("name", name)])) } } }
+        @if !villages.is_empty() {
+            // They are asked for by the script, which sorts by them; where somebody lives stays on their device.
+            p id="homes" hidden data-from={ "/publik/" (found.code) ".desa" } { label { (text("public.home")) " " select id="home" { option value="" { "–" } } } }
+        }
         p { button id="near" type="button" hidden data-km=(text("public.km")) data-none=(text("public.no_place")) { (text("public.near")) } " " span id="told" role="status" {} }
         ul class="offices" {
             @for one in offices { (item(found, one, away(one), language)) }
@@ -451,6 +471,7 @@ mod tests {
             read("36.73.02.svg"),
             Some(("36.73", Some("36.73.02"), "svg"))
         );
+        assert_eq!(read("36.73.desa"), Some(("36.73", None, "desa")));
         for wrong in [
             "",
             "36",
@@ -460,6 +481,7 @@ mod tests {
             "36.73.",
             "a.73",
             "36.73.02.exe",
+            "36.73.02.desa",
             "..",
             "36.73.02.atom",
             "３６.73",

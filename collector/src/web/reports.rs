@@ -3,9 +3,10 @@
 use super::pdf::{Column, Paper};
 use super::reader::{Live, Reader, Tab};
 use super::text::Language;
-use super::words::{Exact, Words, office_name, province, region_text};
+use super::words::{Exact, Words, office_name, region_text};
 use crate::api::{self, Problem, Shared};
 use crate::availability::{AvailabilityView, By, Counted};
+use crate::region::province;
 use crate::report::{Month, Report, Wanted, make};
 use anyhow::Context;
 use axum::extract::State;

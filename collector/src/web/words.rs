@@ -3,9 +3,10 @@
 use super::text::{Language, texts};
 use crate::access::Regions;
 use crate::query::ShownState;
+use crate::region::province;
 use crate::registry::Registry;
 use denyut_detect::calendar::{Zone, in_region};
-use denyut_detect::incident::{Evidence, Revision, RevisionKind, RevisionReason, Scope, ScopeKind};
+use denyut_detect::incident::{Evidence, Revision, RevisionKind, RevisionReason};
 use denyut_detect::office::Pattern;
 use denyut_detect::{Cause, Incident};
 use denyut_proto::{OfficeCode, Role, UnixMillis};
@@ -187,34 +188,10 @@ impl Words {
         role.map_or_else(|| target.to_owned(), |role| self.of("role", role))
     }
 
-    /// What a common cause hit.
-    pub(super) fn scope(self, scope: &Scope, registry: &Registry) -> String {
-        let regency = || {
-            let office = registry.office(scope.offices.first()?)?;
-            office
-                .regency
-                .clone()
-                .filter(|_| scope.kind == ScopeKind::Regency)
-        };
-        let name = match scope.kind {
-            ScopeKind::Province => province(&scope.code).unwrap_or(&scope.code),
-            _ => &scope.code,
-        };
-        let key = format!("scope.{}", scope.kind.as_str());
-        regency().unwrap_or_else(|| self.fill(&key, &[("name", name)]))
-    }
-
     /// An incident's subject: its office, or how many its common cause hit, and where.
     pub(super) fn subject(self, incident: &Incident, registry: &Registry) -> String {
         if let Some(scope) = &incident.facts.scope {
-            let (failed, watched) = (scope.failed.to_string(), scope.watched.to_string());
-            let scope = self.scope(scope, registry);
-            let gaps = [
-                ("failed", &*failed),
-                ("watched", &watched),
-                ("scope", &scope),
-            ];
-            return self.fill("incident.scope", &gaps);
+            return texts(self.language).scope(scope, registry);
         }
         incident
             .office
@@ -392,48 +369,6 @@ pub(super) fn zone_of(incident: &Incident) -> Zone {
         .map_or(Zone::Wib, Zone::of)
 }
 
-/// The names of the provinces by their codes (Keputusan Menteri Dalam Negeri 100.1.1-6117/2022).
-const PROVINCES: [(&str, &str); 38] = [
-    ("11", "Aceh"),
-    ("12", "Sumatera Utara"),
-    ("13", "Sumatera Barat"),
-    ("14", "Riau"),
-    ("15", "Jambi"),
-    ("16", "Sumatera Selatan"),
-    ("17", "Bengkulu"),
-    ("18", "Lampung"),
-    ("19", "Kepulauan Bangka Belitung"),
-    ("21", "Kepulauan Riau"),
-    ("31", "DKI Jakarta"),
-    ("32", "Jawa Barat"),
-    ("33", "Jawa Tengah"),
-    ("34", "DI Yogyakarta"),
-    ("35", "Jawa Timur"),
-    ("36", "Banten"),
-    ("51", "Bali"),
-    ("52", "Nusa Tenggara Barat"),
-    ("53", "Nusa Tenggara Timur"),
-    ("61", "Kalimantan Barat"),
-    ("62", "Kalimantan Tengah"),
-    ("63", "Kalimantan Selatan"),
-    ("64", "Kalimantan Timur"),
-    ("65", "Kalimantan Utara"),
-    ("71", "Sulawesi Utara"),
-    ("72", "Sulawesi Tengah"),
-    ("73", "Sulawesi Selatan"),
-    ("74", "Sulawesi Tenggara"),
-    ("75", "Gorontalo"),
-    ("76", "Sulawesi Barat"),
-    ("81", "Maluku"),
-    ("82", "Maluku Utara"),
-    ("91", "Papua"),
-    ("92", "Papua Barat"),
-    ("93", "Papua Selatan"),
-    ("94", "Papua Tengah"),
-    ("95", "Papua Pegunungan"),
-    ("96", "Papua Barat Daya"),
-];
-
 /// The name of a region: of a province, of an office, or of a regency where somebody who looks sees an office; or else its code.
 pub(super) fn region_text(code: &str, registry: &Registry, sees: &Regions) -> String {
     if let Some(name) = province(code) {
@@ -450,12 +385,6 @@ pub(super) fn region_text(code: &str, registry: &Registry, sees: &Regions) -> St
         known.regency.clone().filter(|_| code.len() == 5)
     });
     found.unwrap_or_else(|| code.to_owned())
-}
-
-/// The name of a province.
-pub(super) fn province(code: &str) -> Option<&'static str> {
-    let mut all = PROVINCES.iter();
-    all.find(|(of, _)| *of == code).map(|(_, name)| *name)
 }
 
 #[cfg(test)]
@@ -498,12 +427,5 @@ mod tests {
         assert_eq!(ID.percent(None), "–");
         assert_eq!(ID.hours(248 * 3_600_000), "248 jam");
         assert_eq!(EN.hours(5_460_000), "1 h 31 min");
-    }
-
-    #[test]
-    fn provinces_are_in_order_and_each_is_one() {
-        assert!(PROVINCES.windows(2).all(|two| two[0].0 < two[1].0));
-        assert_eq!(province("36"), Some("Banten"));
-        assert_eq!(province("99"), None);
     }
 }

@@ -23,21 +23,35 @@ function sort(here) {
   }
 }
 
-if (near && navigator.geolocation && list.querySelector("[data-at]")) {
-  near.hidden = false;
-  near.addEventListener("click", () => {
-    navigator.geolocation.getCurrentPosition(
-      ({ coords }) => {
-        const here = [coords.latitude, coords.longitude];
-        // For the next look at the page, until the tab is closed.
-        sessionStorage.setItem("here", here.join(","));
-        told.textContent = "";
-        sort(here);
-      },
-      () => { told.textContent = near.dataset.none; },
-      { maximumAge: 600000, timeout: 20000 },
-    );
-  });
-  const here = sessionStorage.getItem("here");
-  if (here) sort(here.split(",").map(Number));
+// For the next look at the page, until the tab is closed.
+function stay(here) {
+  sessionStorage.setItem("here", here.join(","));
+  told.textContent = "";
+  sort(here);
+}
+
+if (near && list.querySelector("[data-at]")) {
+  const kept = sessionStorage.getItem("here");
+  const home = document.getElementById("home");
+  if (home) {
+    const homes = document.getElementById("homes");
+    const answer = await fetch(homes.dataset.from).catch(() => null);
+    for (const [name, ...place] of answer?.ok ? await answer.json() : []) home.add(new Option(name, place.join(",")));
+    homes.hidden = home.options.length < 2;
+    if (kept) home.value = kept;
+    home.addEventListener("change", () => {
+      if (home.value) stay(home.value.split(",").map(Number));
+    });
+  }
+  if (navigator.geolocation) {
+    near.hidden = false;
+    near.addEventListener("click", () => {
+      navigator.geolocation.getCurrentPosition(
+        ({ coords }) => stay([coords.latitude, coords.longitude]),
+        () => { told.textContent = near.dataset.none; },
+        { maximumAge: 600000, timeout: 20000 },
+      );
+    });
+  }
+  if (kept) sort(kept.split(",").map(Number));
 }
