@@ -370,6 +370,8 @@ async fn pages_need_no_script_and_fit_a_phone() {
             phone.scripts(true).await;
             assert!(phone.text().await.contains(text), "{path}: {text}");
             assert!(phone.fits().await, "{path} is wider than the phone");
+            let flaws = phone.flaws().await.unwrap_or_default();
+            assert_eq!(flaws, Vec::<String>::new(), "{path} in {language}");
             let name = path
                 .trim_start_matches('/')
                 .replace(['/', '?', '=', '&', '.'], "-");

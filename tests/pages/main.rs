@@ -10,6 +10,7 @@ use denyut_proto::{
     BootId, Heartbeat, HttpExpectation, Outcome, Reason, Role, Sample, Target, TargetSamples,
     UnixMillis, wire,
 };
+use denyut_tests::browser::{Browser, Screen};
 use denyut_tests::peer::{Peer, entry, uptime_at};
 use denyut_tests::{Collector, now_ms};
 use prost::Message;
@@ -35,6 +36,9 @@ struct Arguments {
     /// The results as JSON
     #[arg(long, default_value = "target/pages.json")]
     json: PathBuf,
+    /// Also takes pictures of the overview, for the README, into this folder
+    #[arg(long)]
+    pictures: Option<PathBuf>,
     /// Goes on until it is interrupted, so that one can look at the pages
     #[arg(long)]
     stay: bool,
@@ -356,6 +360,18 @@ async fn main() -> anyhow::Result<()> {
     });
     std::fs::write(&arguments.json, serde_json::to_string_pretty(&result)?)?;
     println!("{result:#}");
+    if let Some(folder) = &arguments.pictures {
+        std::fs::create_dir_all(folder)?;
+        for (screen, name) in [(Screen::Laptop, "laptop"), (Screen::Phone, "phone")] {
+            let browser = Browser::open(screen).await;
+            browser.enter(&collector, "siti").await;
+            browser.visit(&format!("http://{}/", collector.api)).await;
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            browser
+                .screenshot(&folder.join(format!("overview-{name}.png")))
+                .await;
+        }
+    }
     if arguments.stay {
         tokio::signal::ctrl_c().await?;
     }
