@@ -277,6 +277,7 @@ async fn pages_show_what_is_so_and_stay_live() {
     )
     .await;
     laptop.screenshot(&picture("link-laptop-en.png")).await;
+    laptop.first_screen(&picture("link-screen-en.png")).await;
     // What is drawn over is enlarged.
     let drag = "const svg = document.querySelector('.smoke'), box = svg.getBoundingClientRect(); \
         for (const [type, share] of [['pointerdown', 0.7], ['pointermove', 0.75], ['pointerup', 0.8]]) \

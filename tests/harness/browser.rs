@@ -235,9 +235,18 @@ impl Browser {
 
     /// Saves a picture of the whole page.
     pub async fn screenshot(&self, path: &Path) {
+        self.capture(path, true).await;
+    }
+
+    /// Saves a picture of what is on the screen first.
+    pub async fn first_screen(&self, path: &Path) {
+        self.capture(path, false).await;
+    }
+
+    async fn capture(&self, path: &Path, whole: bool) {
         self.run("scrollTo(0, 0)").await;
         let body =
-            json!({"cmd": "Page.captureScreenshot", "params": {"captureBeyondViewport": true}});
+            json!({"cmd": "Page.captureScreenshot", "params": {"captureBeyondViewport": whole}});
         let taken = self.call("/goog/cdp/execute", body).await;
         let text = taken["data"].as_str().expect("a picture");
         std::fs::write(path, base64(text)).expect("writes");

@@ -13,11 +13,11 @@ use denyut_detect::calendar::Zone;
 use denyut_proto::{OfficeCode, UnixMillis};
 use maud::{Markup, html};
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Incidents that are listed; the rest is behind a link.
-const BROKEN_MOST: usize = 30;
+const BROKEN_MOST: usize = 20;
 const NEGLECTED_MOST: usize = 10;
 /// Offices that are listed of a region or a search.
 const OFFICES_MOST: usize = 300;
@@ -77,6 +77,16 @@ fn worst_first(all: &mut [Arc<IncidentView>]) {
             facts.opened_ms,
         )
     });
+}
+
+/// Without what is part of a common cause that is there itself: that tells of it. The worst first.
+fn without_parts(mut all: Vec<Arc<IncidentView>>) -> Vec<Arc<IncidentView>> {
+    let there: BTreeSet<u64> = all.iter().map(|view| view.incident.number).collect();
+    let is_told =
+        |view: &Arc<IncidentView>| view.incident.parent.is_some_and(|of| there.contains(&of));
+    all.retain(|view| !is_told(view));
+    worst_first(&mut all);
+    all
 }
 
 /// The parts of the code of a region: nation, province, regency.
@@ -141,7 +151,7 @@ pub(super) async fn show(
         };
         broken.retain(is_listed);
     }
-    worst_first(&mut broken);
+    let broken = without_parts(broken);
     let body = html! {
         (headline(&reader, &shared, region, asked.get("q"), &all))
         div class="columns" {
@@ -154,13 +164,10 @@ pub(super) async fn show(
                     section aria-label=(words.say("overview.map")) id="map" data-live { (map(&dots, &[], &words.say("overview.map"))) (legend(words)) }
                 }
                 (neglected(&reader, &shared, &broken))
+                @if !lists { (region_table(&reader, &shared, &regions, &sees)) }
             }
         }
-        @if lists {
-            (office_table(&reader, &shared, offices))
-        } @else {
-            (region_table(&reader, &shared, &regions, &sees))
-        }
+        @if lists { (office_table(&reader, &shared, offices)) }
     };
     Ok(reader.page(Tab::Overview, &words.say("tab.overview"), Live::All, &body))
 }
@@ -215,7 +222,6 @@ fn incidents(
 ) -> Markup {
     let words = reader.words;
     let left = broken.len().saturating_sub(BROKEN_MOST);
-    // What is part of a common cause that is listed is told by that.
     html! {
         @if broken.is_empty() { p class="calm" { (words.say("incidents.none")) } }
         ul class="incidents" {
@@ -233,6 +239,9 @@ pub(super) fn line(reader: &Reader, shared: &Shared, view: &IncidentView) -> Mar
     let incident = &view.incident;
     let facts = &incident.facts;
     let zone = zone_of(incident);
+    let office = incident.office.as_ref();
+    let office = office.and_then(|code| shared.query.registry.office(code));
+    let regency = office.and_then(|office| office.regency.clone());
     let when = match facts.resolved_ms {
         None => words.since(facts.opened_ms, reader.now, zone),
         Some(end) => words.fill(
@@ -258,6 +267,7 @@ pub(super) fn line(reader: &Reader, shared: &Shared, view: &IncidentView) -> Mar
     html! {
         a class={ "incident " (if incident.is_open() { "open" } else { "over" }) } href={ "/insiden/" (incident.number) } {
             strong { (words.subject(incident, &shared.query.registry)) }
+            @if let Some(regency) = &regency { " " span class="soft" { (regency) } }
             " " span { (words.cause(facts.cause)) }
             @if let Some(relapse) = &facts.relapse { " " span class="badge relapse" { (words.fill("incident.relapse", &[("count", &relapse.count.to_string())])) } }
             @if view.acknowledged.is_some() { " " span class="badge acknowledged" { (words.say("status.acknowledged")) } }
@@ -312,7 +322,7 @@ fn region_table(
     sees: &Regions,
 ) -> Markup {
     let words = reader.words;
-    let shown = [ShownState::Down, ShownState::Unobserved, ShownState::Up];
+    let shown = [ShownState::Down, ShownState::Unobserved];
     let mut rows: Vec<_> = regions.iter().collect();
     // The worst first: by the share in trouble; of equals by name.
     rows.sort_by(|(one_code, one), (two_code, two)| {
@@ -401,6 +411,30 @@ fn office_table(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn incident(number: u64, parent: Option<u64>, opened: i64) -> Arc<IncidentView> {
+        let incident = serde_json::json!({
+            "number": number, "office": "36.73.02", "opened_ms": opened, "resolved_ms": null, "cause": "uplink", "troubles": [], "parent": parent,
+            "revisions": [], "revisions_omitted": 0, "status": "open", "acknowledged": null, "assignee": null, "steps": [],
+        });
+        Arc::new(serde_json::from_value(incident).expect("an incident"))
+    }
+
+    #[test]
+    fn what_a_common_cause_tells_is_not_told_twice() {
+        let all = vec![
+            incident(1, Some(9), 10),
+            incident(2, None, 30),
+            incident(3, Some(7), 20),
+            incident(9, None, 40),
+        ];
+        let told: Vec<u64> = without_parts(all)
+            .iter()
+            .map(|view| view.incident.number)
+            .collect();
+        // That of number 7 is not there: its part is told by itself.
+        assert_eq!(told, [3, 2, 9]);
+    }
 
     #[test]
     fn the_worst_of_a_region_is_what_goes_on_for_longest() {
