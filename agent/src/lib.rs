@@ -16,6 +16,7 @@ mod machine;
 mod marks;
 mod membership;
 mod observe;
+mod paths;
 mod probe;
 mod run;
 mod schedule;
@@ -85,7 +86,7 @@ enum Command {
         #[command(flatten)]
         file: ConfigFile,
     },
-    /// Probe once and say what came of it; exits with 1 when the probe fails
+    /// Probe once and say what came of it, and who answers on the way if it fails; exits with 1 when the probe fails
     Probe {
         /// `gateway`, `icmp://host`, `tcp://host:port`, `http://…`, `https://…`, `dns://server/name`, or, with
         /// --config, the name of a target
@@ -367,6 +368,19 @@ async fn probe_once(
         Outcome::Ok { rtt_us } => (Some(rtt_us), None),
         Outcome::Failed(failure) => (None, Some(failure)),
     };
+    // As the agent does when a link fails.
+    let is_bad = outcome.evidence() == denyut_proto::sample::Evidence::Bad;
+    let path = if is_bad {
+        prober.path(&target).await
+    } else {
+        None
+    };
+    let path = path.map(|(to, hops)| denyut_proto::Path {
+        target: target.name.clone(),
+        at,
+        to,
+        hops,
+    });
     if json {
         let document = serde_json::json!({
             "probe": target.probe.to_string(),
@@ -375,6 +389,7 @@ async fn probe_once(
             "failure": failure.map(|f| f.reason.as_str()),
             "detail": failure.map(|f| f.detail).filter(|detail| *detail != 0),
             "shown": shown,
+            "path": path.as_ref().map(|path| serde_json::json!({ "to": path.to, "hops": path.hops })),
             "fix": fix,
         });
         println!("{document}");
@@ -390,6 +405,9 @@ async fn probe_once(
         }
         for identity in shown {
             println!("  by {identity}");
+        }
+        if let Some(path) = path {
+            println!("  way: {path}");
         }
         if let Some(fix) = fix {
             println!("{fix}");

@@ -6,6 +6,7 @@
 use crate::budget::Pace;
 use crate::machine;
 use crate::marks::Marks;
+use crate::paths::{Paths, Traced};
 use crate::probe::{Prober, Told};
 use crate::schedule::Schedule;
 use crate::spool::Spool;
@@ -50,6 +51,7 @@ pub(crate) enum Order {
 enum Event {
     Tick,
     Probed(Probed),
+    Traced(Option<Traced>),
     Ordered(Order),
     Stop(Option<Goodbye>),
 }
@@ -66,6 +68,7 @@ enum With {
     Samples,
     Targets,
     Shown,
+    Path,
 }
 
 /// What the observer is made of.
@@ -106,6 +109,9 @@ struct State {
     /// The gateway last reported.
     gateway: Option<String>,
     marks: Marks,
+    paths: Paths,
+    /// At most one way is looked at at a time.
+    tracing: JoinSet<Option<Traced>>,
     declare: bool,
     urgent: bool,
     heartbeat_due: Duration,
@@ -130,6 +136,8 @@ impl Observer {
             last: HashMap::new(),
             gateway: None,
             marks: Marks::default(),
+            paths: Paths::default(),
+            tracing: JoinSet::new(),
             declare: true,
             urgent: true,
             heartbeat_due: now,
@@ -156,11 +164,19 @@ impl Observer {
                         continue;
                     }
                 },
+                Some(traced) = state.tracing.join_next() => match traced {
+                    Ok(traced) => Event::Traced(traced),
+                    Err(error) => {
+                        error!(%error, "looking at the way to a target ended badly");
+                        continue;
+                    }
+                },
                 () = tokio::time::sleep(wake.saturating_sub(now)) => Event::Tick,
             };
             match event {
                 Event::Tick => self.start_due(&mut state),
                 Event::Probed(probed) => self.take(&mut state, probed),
+                Event::Traced(traced) => self.found(&mut state, traced),
                 Event::Ordered(Order::Targets(given)) => self.retarget(&mut state, given),
                 Event::Ordered(Order::Declare) => {
                     state.declare = true;
@@ -187,6 +203,7 @@ impl Observer {
             }
         };
         state.running.shutdown().await;
+        state.tracing.shutdown().await;
         self.spool_heartbeat(&mut state, goodbye, With::Samples)
             .await;
     }
@@ -218,6 +235,9 @@ impl Observer {
         let targets = &state.targets;
         state
             .marks
+            .keep_only(|name| targets.iter().any(|target| target.name == *name));
+        state
+            .paths
             .keep_only(|name| targets.iter().any(|target| target.name == *name));
         state.declare = true;
         state.urgent = true;
@@ -274,6 +294,9 @@ impl Observer {
             let marks = &mut state.marks;
             marks.answered(&probed.target, machine::uptime(), away, &shown);
         }
+        state
+            .paths
+            .probed(&probed.target, evidence, machine::uptime());
         self.status
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -284,6 +307,48 @@ impl Observer {
             .or_default()
             .push((probed.sent, outcome));
         state.pending_count += 1;
+        self.start_tracing(state);
+    }
+
+    /// Looks at the next way, unless another is being looked at.
+    fn start_tracing(&self, state: &mut State) {
+        while state.tracing.is_empty()
+            && let Some(name) = state.paths.take_wanted(machine::uptime())
+        {
+            let mut targets = state.targets.iter();
+            let Some(target) = targets.find(|target| target.name == name).cloned() else {
+                continue;
+            };
+            let prober = Arc::clone(&self.prober);
+            state.tracing.spawn(async move {
+                let sent = machine::uptime();
+                let (to, hops) = prober.path(&target).await?;
+                Some(Traced {
+                    target: target.name,
+                    sent,
+                    to,
+                    hops,
+                })
+            });
+        }
+    }
+
+    fn found(&self, state: &mut State, traced: Option<Traced>) {
+        let is_target = |traced: &Traced| {
+            let mut targets = state.targets.iter();
+            targets.any(|target| target.name == traced.target)
+        };
+        if let Some(traced) = traced.filter(is_target) {
+            let path = traced.clone().at(machine::wall(), machine::uptime());
+            info!(target = %path.target, %path, "a link failed; this is the way there");
+            self.status
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .traced(path);
+            state.paths.found(traced);
+            state.urgent = true;
+        }
+        self.start_tracing(state);
     }
 
     async fn spool_if_due(&self, state: &mut State) {
@@ -293,8 +358,9 @@ impl Observer {
         let due = machine::uptime() >= state.heartbeat_due;
         if urgent || due || state.pending_count >= MAX_PENDING {
             let (declare, shown) = (state.declare, state.marks.is_untold());
+            let path = state.paths.to_tell().is_some();
             // What goes beyond samples travels alone: with them it might be too long.
-            if state.pending_count > 0 || !(declare || shown) {
+            if state.pending_count > 0 || !(declare || shown || path) {
                 self.spool_heartbeat(state, None, With::Samples).await;
             }
             if declare {
@@ -303,6 +369,9 @@ impl Observer {
             if shown {
                 self.spool_heartbeat(state, None, With::Shown).await;
             }
+            if path {
+                self.spool_heartbeat(state, None, With::Path).await;
+            }
         }
     }
 
@@ -310,8 +379,14 @@ impl Observer {
         let declare = with == With::Targets;
         let shown = match with {
             With::Shown => state.marks.to_tell(),
-            With::Samples | With::Targets => Vec::new(),
+            With::Samples | With::Targets | With::Path => Vec::new(),
         };
+        let path = state
+            .paths
+            .to_tell()
+            .filter(|_| with == With::Path)
+            .cloned();
+        let tells_path = path.is_some();
         let (at, uptime) = (machine::wall(), machine::uptime());
         let gateway = default_gateway().map_or_else(|| "none".into(), |g| g.address.to_string());
         let heartbeat = Heartbeat {
@@ -335,6 +410,7 @@ impl Observer {
             goodbye,
             gateway: (declare || state.gateway.as_ref() != Some(&gateway)).then(|| gateway.clone()),
             shown: shown.clone(),
+            path: path.map(|traced| traced.at(at, uptime)),
         };
         let mut urgent = state.urgent || goodbye.is_some() || with != With::Samples;
         if state.gateway.as_ref() != Some(&gateway) {
@@ -364,6 +440,9 @@ impl Observer {
                     Ok(seq) => {
                         state.declare &= !declare;
                         state.marks.told(&shown);
+                        if tells_path {
+                            state.paths.told();
+                        }
                         self.spooled.send_modify(|tail| {
                             tail.last = seq;
                             if urgent {

@@ -4,7 +4,7 @@
 use crate::spool::Range;
 use crate::system::{self, StatusDoor};
 use anyhow::{Context, bail};
-use denyut_proto::{Identity, Outcome, Target, TargetName, UnixMillis};
+use denyut_proto::{Identity, Outcome, Path as Way, Target, TargetName, UnixMillis};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -88,6 +88,8 @@ pub(crate) struct TargetStatus {
     failure: Option<String>,
     /// What it showed of itself with its last answer.
     shown: Vec<Identity>,
+    /// The way to it when it had just failed, while it fails.
+    path: Option<Way>,
 }
 
 impl Status {
@@ -102,6 +104,7 @@ impl Status {
                 rtt_us: None,
                 failure: None,
                 shown: Vec::new(),
+                path: None,
             })
             .collect();
     }
@@ -121,7 +124,16 @@ impl Status {
             };
             if target.rtt_us.is_some() {
                 target.shown = shown.to_vec();
+                target.path = None;
             }
+        }
+    }
+
+    /// The way to a target that fails was looked at.
+    pub(crate) fn traced(&mut self, path: Way) {
+        let mut targets = self.targets.iter_mut();
+        if let Some(target) = targets.find(|target| target.name == path.target) {
+            target.path = target.failure.is_some().then_some(path);
         }
     }
 }
@@ -308,6 +320,9 @@ pub(crate) fn for_people(document: serde_json::Value) -> anyhow::Result<String> 
             result,
             since(target.last_ms)
         )?;
+        if let Some(path) = &target.path {
+            writeln!(out, "{:name_width$}  way at {}: {path}", "", path.at)?;
+        }
     }
     Ok(out)
 }

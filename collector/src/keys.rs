@@ -26,6 +26,8 @@ pub(crate) const MEMBERS: &str = "member/";
 pub(crate) const LINKS: &str = "link/";
 /// When it was down: [`denyut_detect::link::Past`].
 pub(crate) const PASTS: &str = "past/";
+/// The ways to its target when it had failed, the last first: [`denyut_proto::Path`]s, packed.
+pub(crate) const PATHS: &str = "path/";
 /// What a link was before the first sample of a day: [`denyut_detect::link::Fold`], packed.
 pub(crate) const FOLDS: &str = "fold/";
 /// An office over time: [`denyut_detect::detector::Sight`].
@@ -110,6 +112,10 @@ pub(crate) fn link(link: &LinkId) -> String {
 
 pub(crate) fn past(link: &LinkId) -> String {
     format!("{PASTS}{link}")
+}
+
+pub(crate) fn path(link: &LinkId) -> String {
+    format!("{PATHS}{link}")
 }
 
 pub(crate) fn folds_of(link: &LinkId) -> String {

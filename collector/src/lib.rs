@@ -26,6 +26,7 @@ mod keys;
 mod manager;
 mod metrics;
 mod operate;
+mod paths;
 mod promql;
 mod publik;
 mod query;

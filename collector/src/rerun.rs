@@ -124,6 +124,7 @@ impl Recording<'_> {
             goodbye: None,
             gateway: None,
             shown: Vec::new(),
+            path: None,
         };
         Ok(Some(Body::Heartbeat(Entry {
             office: self.office.clone(),

@@ -6,6 +6,7 @@
 use crate::events::{Bus, Happening};
 use crate::keys;
 use crate::metrics::Metrics;
+use crate::paths;
 use anyhow::Context;
 use denyut_detect::detector::Sight;
 use denyut_detect::link::{Fold, Past, day_of};
@@ -69,6 +70,8 @@ struct Round {
     links: BTreeSet<LinkId>,
     pasts: BTreeSet<LinkId>,
     folds: BTreeMap<(LinkId, i64), Fold>,
+    /// All that are kept of a link.
+    paths: BTreeMap<LinkId, Vec<denyut_proto::Path>>,
     incidents: BTreeMap<u64, Incident>,
     sights: BTreeSet<OfficeCode>,
     happenings: Vec<Happening>,
@@ -100,6 +103,7 @@ impl Round {
             + self.links.len()
             + self.pasts.len()
             + 3 * self.folds.len()
+            + self.paths.len()
             + 4 * self.incidents.len()
             + 2 * self.sights.len()
             + 1
@@ -460,6 +464,9 @@ impl Worker {
                     };
                     let step = self.detector.step(&event, &archive)?;
                     gather(entry, &heartbeat, round);
+                    if let Some(path) = &heartbeat.path {
+                        self.take_path(&entry.agent, path, round)?;
+                    }
                     step
                 }
                 Err(error) => {
@@ -491,6 +498,28 @@ impl Worker {
         Ok(more)
     }
 
+    /// Keeps the way to a target. Only of links that there are: names that an agent makes up take no room.
+    fn take_path(
+        &self,
+        agent: &AgentId,
+        path: &denyut_proto::Path,
+        round: &mut Round,
+    ) -> anyhow::Result<()> {
+        let link = LinkId {
+            agent: agent.clone(),
+            target: path.target.clone(),
+        };
+        if self.detector.link(&link).is_none() {
+            return Ok(());
+        }
+        if !round.paths.contains_key(&link) {
+            let kept = paths::read(&*self.state, &link)?;
+            round.paths.insert(link.clone(), kept);
+        }
+        paths::put(round.paths.entry(link).or_default(), path.clone());
+        Ok(())
+    }
+
     fn apply(&self, position: Position, round: &Round) -> anyhow::Result<()> {
         let mut change = Change::default();
         for id in &round.agents {
@@ -517,6 +546,9 @@ impl Worker {
             if let Some(link) = self.detector.link(id) {
                 change.put_json(keys::past(id), &link.past)?;
             }
+        }
+        for (id, paths) in &round.paths {
+            keys::put_packed(&mut change, keys::path(id), paths)?;
         }
         for ((id, day), fold) in &round.folds {
             keys::put_packed(&mut change, keys::fold(id, *day), fold)?;
@@ -668,6 +700,7 @@ mod tests {
                 goodbye: None,
                 gateway: None,
                 shown: Vec::new(),
+                path: None,
             };
             Body::Heartbeat(Entry {
                 office: format!("36.73.0{}", agent.len()).parse().expect("a code"),

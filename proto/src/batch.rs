@@ -89,6 +89,7 @@ fn is_plain(heartbeat: &wire::Heartbeat) -> bool {
         && heartbeat.goodbye.is_none()
         && heartbeat.gateway.is_empty()
         && heartbeat.shown.is_empty()
+        && heartbeat.path.is_none()
 }
 
 /// `None` where a step has no room in its column.

@@ -4,8 +4,9 @@
 //! the field that breaks it.
 
 use crate::{
-    Failure, Goodbye, Heartbeat, HttpExpectation, Identity, Invalid, MAX_SHOWN, MAX_TARGETS,
-    Outcome, Reason, Role, Sample, Shown, Target, TargetSamples, UnixMillis, wire,
+    Failure, Goodbye, Heartbeat, Hop, HttpExpectation, Identity, Invalid, MAX_HOPS, MAX_SHOWN,
+    MAX_TARGETS, Outcome, Path, Reason, Role, Said, Sample, Shown, Target, TargetSamples,
+    UnixMillis, wire,
 };
 use std::net::IpAddr;
 use std::time::Duration;
@@ -34,6 +35,7 @@ impl From<&Heartbeat> for wire::Heartbeat {
             }),
             gateway: from.gateway.clone().unwrap_or_default(),
             shown: from.shown.iter().map(Into::into).collect(),
+            path: from.path.as_ref().map(|path| path_out(from.at, path)),
         }
     }
 }
@@ -121,6 +123,7 @@ impl TryFrom<wire::Heartbeat> for Heartbeat {
             let read = read_shown(one).map_err(|error| error.within(&format!("shown[{i}]")))?;
             shown.extend(read);
         }
+        let path = wire.path.map(|path| path_in(at, path)).transpose();
         Ok(Self {
             at,
             uptime,
@@ -138,8 +141,98 @@ impl TryFrom<wire::Heartbeat> for Heartbeat {
             }),
             gateway: (!wire.gateway.is_empty()).then_some(wire.gateway),
             shown,
+            path: path.map_err(|error| error.within("path"))?,
         })
     }
+}
+
+fn path_out(at: UnixMillis, from: &Path) -> wire::Path {
+    let hop = |hop: &Option<Hop>| {
+        hop.map_or_else(wire::Hop::default, |hop| wire::Hop {
+            from: address_bytes(hop.from),
+            rtt_us: hop.rtt_us.max(1),
+            said: match hop.said {
+                Said::Passed => wire::hop::Said::Passed,
+                Said::Arrived => wire::hop::Said::Arrived,
+                Said::NoWay => wire::hop::Said::NoWay,
+            }
+            .into(),
+        })
+    };
+    wire::Path {
+        target: from.target.to_string(),
+        age_ms: ms32(at.since(from.at)),
+        to: address_bytes(from.to),
+        hops: from.hops.iter().map(hop).collect(),
+    }
+}
+
+fn path_in(at: UnixMillis, wire: wire::Path) -> Result<Path, Invalid> {
+    let named = |field: &'static str| {
+        move |error: Invalid| Invalid {
+            field: field.into(),
+            ..error
+        }
+    };
+    let (count, target) = (wire.hops.len(), wire.target.parse());
+    if count > MAX_HOPS {
+        let fix = format!("send at most {MAX_HOPS}");
+        return Err(Invalid::new(
+            "hops",
+            format!("{count} hops"),
+            "too many",
+            fix,
+        ));
+    }
+    let mut hops = Vec::with_capacity(count);
+    for (i, hop) in wire.hops.into_iter().enumerate() {
+        let read = hop_in(&hop).map_err(|error| error.within(&format!("hops[{i}]")))?;
+        hops.push(read);
+    }
+    if matches!(hops.last(), Some(None)) {
+        let fix = "leave out those behind the last that answered";
+        return Err(Invalid::new(
+            "hops",
+            format!("{count} hops"),
+            "the last is silent",
+            fix,
+        ));
+    }
+    Ok(Path {
+        target: target.map_err(named("target"))?,
+        at: at - Duration::from_millis(u64::from(wire.age_ms)),
+        to: read_address(&wire.to).map_err(named("to"))?,
+        hops,
+    })
+}
+
+/// What answered; `None` for nobody.
+fn hop_in(wire: &wire::Hop) -> Result<Option<Hop>, Invalid> {
+    if *wire == wire::Hop::default() {
+        return Ok(None);
+    }
+    let from = read_address(&wire.from).map_err(|error| Invalid {
+        field: "from".into(),
+        ..error
+    })?;
+    let said = match wire.said() {
+        wire::hop::Said::Passed => Said::Passed,
+        wire::hop::Said::Arrived => Said::Arrived,
+        wire::hop::Said::NoWay => Said::NoWay,
+        wire::hop::Said::Unspecified => {
+            return Err(Invalid::new(
+                "said",
+                wire.said,
+                "unknown answer",
+                "send 1 to 3",
+            ));
+        }
+    };
+    Ok(Some(Hop {
+        from,
+        rtt_us: wire.rtt_us.max(1),
+        said,
+    }))
 }
 
 impl From<&Shown> for wire::Shown {
@@ -418,6 +511,22 @@ mod tests {
         })
     }
 
+    fn path() -> impl Strategy<Value = (u32, IpAddr, Vec<Option<Hop>>)> {
+        let said = prop::sample::select(&[Said::Passed, Said::Arrived, Said::NoWay][..]);
+        let hop = (any::<IpAddr>(), 1u32.., said).prop_map(|(from, rtt_us, said)| Hop {
+            from,
+            rtt_us,
+            said,
+        });
+        let hops = prop::collection::vec(prop::option::of(hop), 0..=MAX_HOPS);
+        (0u32..100_000, any::<IpAddr>(), hops).prop_map(|(age, to, mut hops)| {
+            while matches!(hops.last(), Some(None)) {
+                hops.pop();
+            }
+            (age, to, hops)
+        })
+    }
+
     fn heartbeat() -> impl Strategy<Value = Heartbeat> {
         let steps = prop::collection::vec((0u64..100_000, outcome()), 1..40);
         (
@@ -426,8 +535,9 @@ mod tests {
             0i64..4_000_000_000_000,
             prop::option::of(Just("10.0.0.1".to_owned())),
             prop::collection::vec(shown(), 0..4),
+            prop::option::of(path()),
         )
-            .prop_map(|(by_target, uptime_ms, epoch_ms, gateway, shown)| {
+            .prop_map(|(by_target, uptime_ms, epoch_ms, gateway, shown, path)| {
                 let uptime = Duration::from_millis(uptime_ms);
                 let at = UnixMillis(epoch_ms) + uptime;
                 let samples = by_target.into_iter().map(|(name, steps)| {
@@ -452,6 +562,12 @@ mod tests {
                     goodbye: None,
                     gateway,
                     shown,
+                    path: path.map(|(age, to, hops)| Path {
+                        target: "uplink".parse().expect("a name"),
+                        at: at - Duration::from_millis(u64::from(age)),
+                        to,
+                        hops,
+                    }),
                 }
             })
     }
@@ -492,6 +608,21 @@ mod tests {
             }],
             ..Default::default()
         }
+    }
+
+    fn way(change: impl FnOnce(&mut wire::Path)) -> wire::Path {
+        let mut path = wire::Path {
+            target: "uplink".into(),
+            age_ms: 2_000,
+            to: vec![192, 0, 2, 1],
+            hops: vec![wire::Hop {
+                from: vec![192, 0, 2, 9],
+                rtt_us: 900,
+                said: wire::hop::Said::Passed.into(),
+            }],
+        };
+        change(&mut path);
+        path
     }
 
     #[test]
@@ -541,6 +672,20 @@ mod tests {
             }),
             ("shown[0].address", |h| {
                 h.shown = vec![of("", Some(Identity::Address(vec![1; 15])))];
+            }),
+            ("path.target", |h| h.path = Some(wire::Path::default())),
+            ("path.to", |h| h.path = Some(way(|path| path.to = vec![1]))),
+            ("path.hops", |h| {
+                h.path = Some(way(|path| path.hops = vec![path.hops[0].clone(); 25]));
+            }),
+            ("path.hops", |h| {
+                h.path = Some(way(|path| path.hops.push(wire::Hop::default())));
+            }),
+            ("path.hops[0].from", |h| {
+                h.path = Some(way(|path| path.hops[0].from = vec![]));
+            }),
+            ("path.hops[0].said", |h| {
+                h.path = Some(way(|path| path.hops[0].said = 9));
             }),
         ];
         for (field, break_it) in cases {
@@ -599,6 +744,17 @@ mod tests {
         });
         let full = wire::Heartbeat {
             shown: shown.collect(),
+            ..valid()
+        };
+        let bytes = full.encoded_len();
+        assert!(bytes <= crate::MAX_HEARTBEAT_BYTES, "{bytes} bytes");
+        let far = wire::Hop {
+            from: vec![1; 16],
+            rtt_us: u32::MAX,
+            said: wire::hop::Said::Passed.into(),
+        };
+        let full = wire::Heartbeat {
+            path: Some(way(|path| path.hops = vec![far; MAX_HOPS])),
             ..valid()
         };
         let bytes = full.encoded_len();

@@ -1,6 +1,6 @@
 //! One batch of samples and the agent's own state.
 
-use crate::{Sample, Shown, Target, TargetName, UnixMillis};
+use crate::{Path, Sample, Shown, Target, TargetName, UnixMillis};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ pub struct Heartbeat {
     pub gateway: Option<String>,
     /// What targets, and the way out, showed of themselves since the last one.
     pub shown: Vec<Shown>,
+    /// The way to a target whose link has failed.
+    pub path: Option<Path>,
 }
 
 impl Heartbeat {
@@ -38,6 +40,7 @@ impl Heartbeat {
     pub fn shifted(mut self, ms: i64) -> Self {
         let shift = |at: &mut UnixMillis| at.0 = at.0.saturating_add(ms);
         shift(&mut self.at);
+        self.path.iter_mut().for_each(|path| shift(&mut path.at));
         for target in &mut self.samples {
             target
                 .samples

@@ -1,7 +1,7 @@
 //! What agent and collector share: the wire (`denyut.proto`), the domain types, and the only
 //! conversions between the two.
 //!
-//! Read in this order: [`ids`] and [`time`], [`sample`], [`target`], [`identity`], [`heartbeat`], and last [`wire`].
+//! Read in this order: [`ids`] and [`time`], [`sample`], [`target`], [`identity`], [`path`], [`heartbeat`], and last [`wire`].
 //! Nothing here does I/O or reads a clock.
 
 pub mod ids;
@@ -12,6 +12,7 @@ pub mod target;
 
 pub mod identity;
 pub mod invitation;
+pub mod path;
 
 pub mod heartbeat;
 
@@ -27,6 +28,7 @@ pub use identity::{Identity, MAX_SHOWN, Shown};
 pub use ids::{AgentId, BootId, LinkId, OfficeCode, TargetName};
 pub use invalid::Invalid;
 pub use invitation::{Invitation, Secret};
+pub use path::{Hop, MAX_HOPS, Path, Said};
 pub use sample::{Failure, Outcome, Reason, Sample};
 pub use target::{HttpExpectation, Probe, Role, Target, TargetSpec, parse_duration, read_targets};
 pub use time::UnixMillis;

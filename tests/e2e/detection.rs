@@ -111,6 +111,7 @@ async fn tell_by(
             goodbye: None,
             gateway: Some("10.36.73.1".into()),
             shown: Vec::new(),
+            path: None,
         };
         assert!(
             peer.send(entry(

@@ -4,7 +4,7 @@
 use denyut_tests::net::Net;
 use denyut_tests::tls::Authority;
 use denyut_tests::{Agent, Collector, eventually, install_crypto, now_ms};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::net::TcpListener;
 use std::path::Path;
 use std::time::Duration;
@@ -184,6 +184,8 @@ async fn scenario(net: &Net) {
     near(&incident["opened_ms"], cut_at, "the opening at office 1");
     assert_eq!(incident["revisions"][0]["kind"], "open");
 
+    check_way_to_server(&collector, cut_at).await;
+
     let two = wait_for(&collector, "36.73.02", 20, "the agent is silent", |view| {
         view["state"] == "unobserved" && view["incident"].is_u64()
     })
@@ -214,6 +216,59 @@ async fn scenario(net: &Net) {
     assert_eq!(kinds.last(), Some(&"resolve"));
 
     check_backfill(&collector, cut_at, mended_at).await;
+    check_way_out(&collector, cut_at, mended_at).await;
+}
+
+/// Where the server's cable was pulled.
+async fn check_way_to_server(collector: &Collector, cut_at: i64) {
+    // The agent looked at the way there: on its own network there is no router that could answer.
+    let ways = ways_to(collector, "36.73.01", "office-1", "server").await;
+    let at = ways[0]["at_ms"].as_i64().expect("a time");
+    assert!((cut_at..now_ms()).contains(&at), "looked at {at}");
+    assert_eq!(
+        (&ways[0]["to"], &ways[0]["hops"]),
+        (&json!("10.1.0.2"), &json!([]))
+    );
+    assert_eq!(ways.len(), 1, "{ways:?}");
+    let page = collector.get("/kantor/36.73.01").await.expect("a page");
+    assert!(
+        page.contains("perangkat pertama pun diam"),
+        "the way stands with the link that fails"
+    );
+}
+
+/// Where the way out was cut, as told after it was mended.
+async fn check_way_out(collector: &Collector, cut_at: i64, mended_at: i64) {
+    // What office 2 saw of the way out came late, too: its gateway answered, and nobody behind it.
+    let ways = ways_to(collector, "36.73.02", "office-2", "uplink").await;
+    let at = ways[0]["at_ms"].as_i64().expect("a time");
+    assert!((cut_at..mended_at).contains(&at), "looked at {at}");
+    let hops = ways[0]["hops"].as_array().expect("hops");
+    let [hop] = &hops[..] else {
+        panic!("{hops:?}");
+    };
+    assert_eq!(
+        (&hop["from"], &hop["said"]),
+        (&json!("10.2.0.1"), &json!("passed"))
+    );
+    let page = collector.get("/kantor/36.73.02/office-2/uplink").await;
+    assert!(
+        page.expect("a page").contains("terakhir menjawab 10.2.0.1"),
+        "the way stands on the link's page"
+    );
+    let page = collector.get("/kantor/36.73.02").await.expect("a page");
+    assert!(!page.contains("Jalur pada"), "nothing fails there now");
+}
+
+/// The ways that are kept of a link; waits for the first.
+async fn ways_to(collector: &Collector, office: &str, agent: &str, target: &str) -> Vec<Value> {
+    let path = format!("/api/v1/offices/{office}/links/{agent}/{target}/paths");
+    let look = || async {
+        let ways = collector.json(&path).await;
+        let ways = ways.as_array().expect("a list").clone();
+        (!ways.is_empty()).then_some(ways)
+    };
+    eventually("the way was looked at", Duration::from_secs(10), look).await
 }
 
 /// All links are up and no incident is open.

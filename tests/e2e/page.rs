@@ -1,8 +1,8 @@
 //! The page in a real browser: what it shows, in both languages, on both screens, and that it is live.
 
 use denyut_proto::{
-    BootId, Failure, Goodbye, Heartbeat, HttpExpectation, Outcome, Reason, Role, Sample, Target,
-    TargetSamples, UnixMillis, wire,
+    BootId, Failure, Goodbye, Heartbeat, Hop, HttpExpectation, Outcome, Path as Way, Reason, Role,
+    Said, Sample, Target, TargetSamples, UnixMillis, wire,
 };
 use denyut_tests::browser::{Browser, Screen};
 use denyut_tests::peer::{Peer, entry, uptime_at};
@@ -83,6 +83,7 @@ async fn tell_a_day(collector: &Collector) {
             goodbye: (hour == 0).then_some(Goodbye::Stopped),
             gateway: Some("10.36.73.1".into()),
             shown: Vec::new(),
+            path: (hour == 5).then(|| way_out(at)),
         };
         let seq = 24 - u64::try_from(hour).expect("small");
         assert!(
@@ -98,6 +99,27 @@ async fn tell_a_day(collector: &Collector) {
         closed_for_s: 0,
     });
     while peer.next().await.expect("goes on") != Some(last.clone()) {}
+}
+
+/// Where the way out broke: behind a provider's second router.
+fn way_out(at: i64) -> Way {
+    let hop = |last: [u8; 4], rtt_us| {
+        Some(Hop {
+            from: last.into(),
+            rtt_us,
+            said: Said::Passed,
+        })
+    };
+    Way {
+        target: "uplink".parse().expect("a name"),
+        at: UnixMillis(at - 58 * MINUTE_MS),
+        to: [203, 0, 113, 9].into(),
+        hops: vec![
+            hop([10, 36, 73, 1], 640),
+            None,
+            hop([192, 0, 2, 17], 18_400),
+        ],
+    }
 }
 
 fn agent_config(collector: &Collector) -> String {
@@ -209,6 +231,7 @@ async fn pages_show_what_is_so_and_stay_live() {
             "Cipocok Jaya 36.73.02",
             "Server perekaman mati",
             "Server perekaman gagal (ditolak)",
+            "sampai di 127.0.0.1: jaringannya baik",
             "Belum ada yang menangani",
             "Jam buka (WIB)",
             "Senin",
@@ -259,6 +282,9 @@ async fn pages_show_what_is_so_and_stay_live() {
             "answered",
             "median",
             "steps of",
+            "Path at failure",
+            "192.0.2.17 answered last; behind it nobody did, up to 203.0.113.9.",
+            "silent",
         ],
     )
     .await;

@@ -448,3 +448,98 @@ fn ping_of_the_dead_is_never_answered() {
         net.on("pc", "ip route add default via 10.8.0.1");
     }
 }
+
+/// A PC behind two routers, and a host behind these: pc – near – far – host.
+fn chain(net: &mut Net) {
+    for host in ["pc", "near", "far", "host"] {
+        net.host(host);
+    }
+    net.cable(("pc", "eth0"), ("near", "lan"));
+    net.cable(("near", "wan"), ("far", "lan"));
+    net.cable(("far", "wan"), ("host", "eth0"));
+    for (host, interface, address) in [
+        ("pc", "eth0", "10.8.0.2/24"),
+        ("near", "lan", "10.8.0.1/24"),
+        ("near", "wan", "10.9.0.2/24"),
+        ("far", "lan", "10.9.0.1/24"),
+        ("far", "wan", "203.0.113.1/24"),
+        ("host", "eth0", "203.0.113.9/24"),
+    ] {
+        net.on(host, &format!("ip addr add {address} dev {interface}"));
+    }
+    for (host, route) in [
+        ("pc", "default via 10.8.0.1"),
+        ("near", "default via 10.9.0.1"),
+        ("far", "10.8.0.0/24 via 10.9.0.2"),
+        ("host", "default via 203.0.113.1"),
+    ] {
+        net.on(host, &format!("ip route add {route}"));
+    }
+    for router in ["near", "far"] {
+        net.on(router, "sysctl -qw net.ipv4.ip_forward=1");
+    }
+}
+
+/// Who answers on the way to a target that fails, and how the way ends; by somebody who may not even ping.
+#[test]
+fn the_way_to_a_target_that_fails() {
+    let Some(mut net) = Net::new() else { return };
+    chain(&mut net);
+    net.move_to("pc");
+    // A firewall's rejection comes from the host, and nobody listens on the port: the network is well up to it.
+    let way = |target: &str| {
+        let output = Command::new("setpriv")
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .args(["--inh-caps=-all", "--bounding-set=-all"])
+            .arg(program("denyut-agent"))
+            .args(["probe", "--json", "--timeout", "500ms", target])
+            .output()
+            .expect("runs");
+        let answer: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert!(!answer["failure"].is_null(), "{answer}");
+        let hops = answer["path"]["hops"].as_array().cloned();
+        let hops = hops.unwrap_or_else(|| {
+            panic!(
+                "no path: {answer} {}",
+                String::from_utf8_lossy(&output.stderr)
+            )
+        });
+        let text = |hop: &Value| {
+            if hop.is_null() {
+                return "-".to_owned();
+            }
+            assert!(hop["rtt_us"].as_u64() > Some(0), "{answer}");
+            format!(
+                "{} {}",
+                hop["from"].as_str().expect("an address"),
+                hop["said"].as_str().expect("a word")
+            )
+        };
+        hops.iter().map(text).collect::<Vec<_>>()
+    };
+    let far = "tcp://203.0.113.9:9";
+    let routers = ["10.8.0.1 passed", "10.9.0.1 passed"];
+    assert_eq!(way(far), [&routers[..], &["203.0.113.9 arrived"]].concat());
+    // A router that says nothing of itself is a gap and not the end.
+    net.nft(
+        "near",
+        "table ip t { chain out { type filter hook output priority 0; icmp type time-exceeded drop; }; }",
+    );
+    assert_eq!(way(far), ["-", routers[1], "203.0.113.9 arrived"]);
+    net.nft("near", "delete table ip t");
+    // It takes what is sent and passes nothing on.
+    net.nft(
+        "far",
+        "table ip t { chain pass { type filter hook forward priority 0; drop; }; }",
+    );
+    assert_eq!(way(far), routers);
+    net.nft("far", "delete table ip t");
+    net.on("far", "ip link set wan down");
+    assert_eq!(way(far), [routers[0], "10.9.0.1 no_way"]);
+    net.on("near", "ip link set wan down");
+    assert_eq!(way(far), ["10.8.0.1 no_way"]);
+    net.on("near", "ip link set lan down");
+    assert_eq!(way(far), Vec::<String>::new());
+    net.on("pc", "ip link set eth0 down");
+    assert_eq!(way(far), Vec::<String>::new());
+}

@@ -102,6 +102,7 @@ async fn tell(collector: &Collector, agent: &str, seed: i64, until: i64) -> usiz
             goodbye: None,
             gateway: None,
             shown: Vec::new(),
+            path: None,
         };
         let seq = u64::try_from(part).expect("small") + 1;
         let message = entry(seq, wire::Heartbeat::from(&heartbeat).encode_to_vec());

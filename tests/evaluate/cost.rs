@@ -94,14 +94,7 @@ impl Cost {
             sites,
             ..Setup::default()
         });
-        let names = [
-            "gateway",
-            "server",
-            "server-page",
-            "uplink",
-            "dns",
-            "central",
-        ];
+        let names = ["gateway", "server", "page", "uplink", "dns", "central"];
         let start = 1_772_416_800_000_i64;
         let mut heartbeat = Heartbeat {
             at: UnixMillis(start),
@@ -113,6 +106,7 @@ impl Cost {
             goodbye: None,
             gateway: None,
             shown: Vec::new(),
+            path: None,
         };
         for name in names {
             heartbeat.samples.push(TargetSamples {
@@ -277,6 +271,7 @@ impl RecordedRun {
                     goodbye: None,
                     gateway: None,
                     shown: Vec::new(),
+                    path: None,
                 };
                 let (office, agent) = &codes[i];
                 let event = Event::Heartbeat {

@@ -283,6 +283,7 @@ impl Office {
                 .then_some(Goodbye::Shutdown),
             gateway: None,
             shown: identities,
+            path: None,
         };
         self.declared = true;
         self.backlog.push_back(Arrived {

@@ -146,6 +146,7 @@ pub fn heartbeat_of(target: &str, at_ms: &[i64], outcome: impl Fn(i64) -> Outcom
         goodbye: None,
         gateway: None,
         shown: Vec::new(),
+        path: None,
     };
     wire::Heartbeat::from(&heartbeat).encode_to_vec()
 }

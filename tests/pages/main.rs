@@ -159,6 +159,7 @@ async fn live(collector: std::net::SocketAddr, number: usize) -> anyhow::Result<
             goodbye: None,
             gateway: None,
             shown: Vec::new(),
+            path: None,
         };
         ensure!(
             peer.send(entry(

@@ -19,7 +19,8 @@ impl Pingers {
             Ok(Ok(Ok(took))) => Ok(took),
             Ok(Ok(Err(why))) => Err(Failure::from(match why {
                 Unanswered::Timeout => Reason::Timeout,
-                Unanswered::HostUnreachable => Reason::HostUnreachable,
+                // A loop: it passed as many routers as there can be.
+                Unanswered::HostUnreachable | Unanswered::OnTheWay => Reason::HostUnreachable,
                 Unanswered::NetworkUnreachable => Reason::NetworkUnreachable,
                 Unanswered::Failed(_) => Reason::LocalError,
             })),

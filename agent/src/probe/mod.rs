@@ -7,18 +7,20 @@ mod icmp;
 #[cfg(windows)]
 #[path = "icmp_windows.rs"]
 mod icmp;
+mod path;
 mod resolver;
 mod tcp;
 
 use crate::marks;
 use crate::system;
-use denyut_proto::{Failure, Identity, Outcome, Probe, Reason, Target};
+use denyut_proto::{Failure, Hop, Identity, Outcome, Probe, Reason, Target};
 use resolver::Resolver;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 use tokio::time::Instant;
+use tracing::warn;
 
 /// The sockets and trust that probes share.
 #[derive(Debug)]
@@ -77,6 +79,40 @@ impl Prober {
         Told {
             outcome: Outcome::Failed(failure),
             shown: Vec::new(),
+        }
+    }
+
+    /// Where a target is, and who answers on the way there; `None` if there is no way to look at: the gateway stands at its beginning, and a target whose
+    /// name is not found at no place. Two seconds, and the look-up.
+    pub(crate) async fn path(&self, target: &Target) -> Option<(IpAddr, Vec<Option<Hop>>)> {
+        let deadline = Instant::now() + target.timeout;
+        let found = match &target.probe {
+            Probe::Gateway => return None,
+            Probe::Icmp { host } => self.resolve(host, 0, deadline).await,
+            Probe::Tcp { host, port } => self.resolve(host, *port, deadline).await,
+            Probe::Http { url } => {
+                let url: reqwest::Url = url.parse().ok()?;
+                // An IPv6 address stands in brackets there.
+                let host = url.host_str()?.trim_matches(['[', ']']);
+                self.resolve(host, 0, deadline).await
+            }
+            Probe::Dns { server, .. } => match server {
+                Some((host, port)) => self.resolve(host, *port, deadline).await,
+                None => Ok(SocketAddr::new(system::name_server()?, 53)),
+            },
+        };
+        let to = found.ok()?.ip();
+        let traced = tokio::task::spawn_blocking(move || path::trace(to)).await;
+        match traced {
+            Ok(Ok(hops)) => Some((to, hops)),
+            Ok(Err(error)) => {
+                warn!(target = %target.name, %error, "cannot look at the way to a target");
+                None
+            }
+            Err(error) => {
+                warn!(target = %target.name, %error, "looking at the way to a target ended badly");
+                None
+            }
         }
     }
 

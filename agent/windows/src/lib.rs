@@ -14,7 +14,7 @@ pub use event_log::{EventLog, Level};
 pub use folder::{private_folder, sync_folder, take_folder};
 pub use machine::{boot_id, hostname, program_data, uptime};
 pub use network::{Gateway, default_gateway, name_server, neighbour};
-pub use ping::{Unanswered, ping};
+pub use ping::{Echo, Unanswered, echo, ping};
 pub use service::{Asked, NAME, ServiceError, dispatch, install, start, state, stop, uninstall};
 
 /// A text as the system takes it: UTF-16 with a zero at its end.

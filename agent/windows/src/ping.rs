@@ -8,8 +8,8 @@ use windows_sys::Win32::Foundation::{HANDLE, INVALID_HANDLE_VALUE};
 use windows_sys::Win32::NetworkManagement::IpHelper::{
     ICMP_ECHO_REPLY, ICMPV6_ECHO_REPLY_LH, IP_DEST_HOST_UNREACHABLE, IP_DEST_NET_UNREACHABLE,
     IP_DEST_PORT_UNREACHABLE, IP_DEST_PROT_UNREACHABLE, IP_DEST_UNREACHABLE, IP_GENERAL_FAILURE,
-    IP_REQ_TIMED_OUT, IP_SUCCESS, IP_TTL_EXPIRED_TRANSIT, Icmp6CreateFile, Icmp6SendEcho2,
-    IcmpCloseHandle, IcmpCreateFile, IcmpSendEcho2,
+    IP_OPTION_INFORMATION, IP_REQ_TIMED_OUT, IP_SUCCESS, IP_TTL_EXPIRED_TRANSIT, Icmp6CreateFile,
+    Icmp6SendEcho2, IcmpCloseHandle, IcmpCreateFile, IcmpSendEcho2,
 };
 use windows_sys::Win32::Networking::WinSock::{AF_INET6, SOCKADDR_IN6};
 
@@ -22,6 +22,8 @@ pub enum Unanswered {
     HostUnreachable,
     /// There is no way, or a router said so.
     NetworkUnreachable,
+    /// A router said that it passed as many as it may.
+    OnTheWay,
     /// The system's own trouble, by its number.
     Failed(u32),
 }
@@ -50,21 +52,43 @@ impl Drop for Handle {
     }
 }
 
+/// What became of an echo.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Echo {
+    /// Whether it came back.
+    pub came_back: Result<(), Unanswered>,
+    /// Who answered; `None`: nobody but this machine.
+    pub from: Option<IpAddr>,
+    /// How long it took, by the monotonic clock: the system's own has a resolution of 1 ms.
+    pub took: Duration,
+}
+
+/// Routers that an ordinary packet may pass.
+const PASSES: u8 = 128;
+
 /// Sends one echo and blocks until it is answered or `timeout` is over. `scope`: interface index for a link-local IPv6 address, else 0.
-///
-/// The time is by the monotonic clock: the system's own has a resolution of 1 ms.
 pub fn ping(to: IpAddr, scope: u32, timeout: Duration) -> io::Result<Result<Duration, Unanswered>> {
+    let echo = echo(to, scope, PASSES, timeout)?;
+    Ok(echo.came_back.map(|()| echo.took))
+}
+
+/// The same; it may pass fewer routers than `passes`.
+pub fn echo(to: IpAddr, scope: u32, passes: u8, timeout: Duration) -> io::Result<Echo> {
+    let options = IP_OPTION_INFORMATION {
+        Ttl: passes,
+        ..IP_OPTION_INFORMATION::default()
+    };
     let timeout = u32::try_from(timeout.as_millis())
         .unwrap_or(u32::MAX)
         .max(1);
     // In words of eight bytes: aligned for what is read from it.
     let mut room = [0u64; ROOM.div_ceil(8)];
-    let (start, replies, status) = match to {
+    let (start, replies, status, from) = match to {
         IpAddr::V4(to) => {
             // SAFETY: takes nothing.
             let handle = Handle::open(unsafe { IcmpCreateFile() })?;
             let start = Instant::now();
-            // SAFETY: without an event the call is over when it returns; both buffers live that long, and their lengths are told.
+            // SAFETY: without an event the call is over when it returns; both buffers and the options live that long, and their lengths are told.
             let replies = unsafe {
                 IcmpSendEcho2(
                     handle.0,
@@ -74,7 +98,7 @@ pub fn ping(to: IpAddr, scope: u32, timeout: Duration) -> io::Result<Result<Dura
                     u32::from_ne_bytes(to.octets()),
                     DATA.as_ptr().cast(),
                     DATA.len() as u16,
-                    null(),
+                    &options,
                     room.as_mut_ptr().cast(),
                     size_of_val(&room) as u32,
                     timeout,
@@ -82,7 +106,8 @@ pub fn ping(to: IpAddr, scope: u32, timeout: Duration) -> io::Result<Result<Dura
             };
             // SAFETY: the buffer is longer than one reply, aligned for it, and any bytes make one.
             let reply = unsafe { &*room.as_ptr().cast::<ICMP_ECHO_REPLY>() };
-            (start, replies, reply.Status)
+            let from = IpAddr::from(reply.Address.to_ne_bytes());
+            (start, replies, reply.Status, from)
         }
         IpAddr::V6(to) => {
             // SAFETY: takes nothing.
@@ -109,7 +134,7 @@ pub fn ping(to: IpAddr, scope: u32, timeout: Duration) -> io::Result<Result<Dura
                     &to,
                     DATA.as_ptr().cast(),
                     DATA.len() as u16,
-                    null(),
+                    &options,
                     room.as_mut_ptr().cast(),
                     size_of_val(&room) as u32,
                     timeout,
@@ -117,33 +142,41 @@ pub fn ping(to: IpAddr, scope: u32, timeout: Duration) -> io::Result<Result<Dura
             };
             // SAFETY: as above.
             let reply = unsafe { &*room.as_ptr().cast::<ICMPV6_ECHO_REPLY_LH>() };
-            (start, replies, reply.Status)
+            // Packed: copied, not referred to.
+            let parts = reply.Address.sin6_addr;
+            let from = IpAddr::from(parts.map(u16::from_be));
+            (start, replies, reply.Status, from)
         }
     };
     let took = start.elapsed();
-    let status = match replies {
+    let (status, from) = match replies {
         0 => {
             let error = io::Error::last_os_error();
             match error
                 .raw_os_error()
                 .and_then(|code| u32::try_from(code).ok())
             {
-                Some(code) => code,
+                Some(code) => (code, None),
                 None => return Err(error),
             }
         }
-        _ => status,
+        _ => (status, Some(from)),
     };
-    Ok(match status {
-        IP_SUCCESS => Ok(took),
+    let came_back = match status {
+        IP_SUCCESS => Ok(()),
         IP_REQ_TIMED_OUT => Err(Unanswered::Timeout),
         IP_DEST_NET_UNREACHABLE | IP_GENERAL_FAILURE => Err(Unanswered::NetworkUnreachable),
         IP_DEST_HOST_UNREACHABLE
         | IP_DEST_PORT_UNREACHABLE
         | IP_DEST_PROT_UNREACHABLE
-        | IP_DEST_UNREACHABLE
-        | IP_TTL_EXPIRED_TRANSIT => Err(Unanswered::HostUnreachable),
+        | IP_DEST_UNREACHABLE => Err(Unanswered::HostUnreachable),
+        IP_TTL_EXPIRED_TRANSIT => Err(Unanswered::OnTheWay),
         other => Err(Unanswered::Failed(other)),
+    };
+    Ok(Echo {
+        came_back,
+        from,
+        took,
     })
 }
 
@@ -155,5 +188,12 @@ mod tests {
     fn loopback_answers() {
         let answer = ping([127, 0, 0, 1].into(), 0, Duration::from_secs(2)).expect("a ping");
         assert!(answer.is_ok_and(|took| took < Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn who_answered_is_told() {
+        let to = [127, 0, 0, 1].into();
+        let echo = echo(to, 0, 1, Duration::from_secs(2)).expect("an echo");
+        assert_eq!((echo.came_back, echo.from), (Ok(()), Some(to)));
     }
 }

@@ -165,6 +165,7 @@ fn routes() -> (Router<Arc<Shared>>, utoipa::openapi::OpenApi) {
         .routes(routes!(offices::link))
         .routes(routes!(offices::samples))
         .routes(routes!(offices::buckets))
+        .routes(routes!(offices::paths))
         .routes(routes!(incidents::list))
         .routes(routes!(incidents::show))
         .routes(routes!(patterns::list))

@@ -6,6 +6,7 @@ use super::problem::Problem;
 use super::{Parameters, Path, Shared, State, blocking};
 use crate::access::Caller;
 use crate::ingest::CommandError;
+use crate::paths::PathView;
 use crate::query::{BucketsView, LinkView, OfficeView, SampleView, ShownState};
 use crate::registry::Office;
 use axum::Json;
@@ -257,6 +258,29 @@ pub(super) async fn samples(
     })
     .await?;
     Ok(Json(answer))
+}
+
+/// Who answered on the way to a link's target when it had failed, the last first
+///
+/// The agent looks at the second failure in a row, and not again for ten minutes. The last eight are kept.
+#[utoipa::path(
+    get,
+    path = "/api/v1/offices/{office}/links/{agent}/{target}/paths",
+    params(
+        ("office" = String, Path, example = "36.73.02"),
+        ("agent" = String, Path, example = "cipocok-jaya-1"),
+        ("target" = String, Path, example = "server")
+    ),
+    responses((status = 200, body = Vec<PathView>), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 404, body = Problem, content_type = "application/problem+json"))
+)]
+pub(super) async fn paths(
+    axum::extract::State(shared): State,
+    caller: Caller,
+    Path(path): Path<(String, String, String)>,
+) -> Result<Json<Vec<PathView>>, Problem> {
+    let (link, _) = known_link(Arc::clone(&shared), caller, path).await?;
+    let paths = blocking(shared, move |shared| shared.query.paths(&link)).await?;
+    Ok(Json(paths.into_iter().map(PathView::from).collect()))
 }
 
 /// The samples of a link in numbers, step by step, at most 2,000 steps; steps without a sample are left out

@@ -16,6 +16,7 @@ mod reports;
 mod settings;
 mod smoke;
 mod text;
+mod way;
 mod words;
 
 use crate::api::Shared;
@@ -189,6 +190,7 @@ mod tests {
         include_str!("reports.rs"),
         include_str!("settings.rs"),
         include_str!("smoke.rs"),
+        include_str!("way.rs"),
         include_str!("words.rs"),
     ];
 

@@ -4,6 +4,7 @@
 use super::overview::line;
 use super::reader::{Live, Reader, Tab, address, badge, choices};
 use super::smoke::{GLANCE, Kind, Steps, Stretch};
+use super::way;
 use super::words::{Exact, Words, local};
 use crate::access::Scope;
 use crate::api::{self, Problem, Shared};
@@ -244,6 +245,12 @@ fn links(reader: &Reader, shared: &Shared, office: &OfficeView) -> anyhow::Resul
         } else {
             html! {}
         };
+        // Where it broke, while it is broken.
+        let ways = if is_failing(link) {
+            shared.query.paths(&id)?
+        } else {
+            Vec::new()
+        };
         shown.push(html! {
             article class="link" id={ "link-" (link.agent) "-" (link.target) } data-live {
                 header {
@@ -256,6 +263,7 @@ fn links(reader: &Reader, shared: &Shared, office: &OfficeView) -> anyhow::Resul
                     @if link.role != Some(link.target.as_str()) { (link.target) " · " }
                     (link.probe)
                 }
+                @if let Some(path) = ways.first() { (way::show(reader, path, Zone::of(&link.office))) }
                 div class="glances" { @for strip in &strips { (strip) } }
                 (smoke)
             }
@@ -268,6 +276,15 @@ fn links(reader: &Reader, shared: &Shared, office: &OfficeView) -> anyhow::Resul
             @for link in shown { (link) }
         }
     })
+}
+
+/// It fails now, as far as anybody knows.
+fn is_failing(link: &LinkView) -> bool {
+    let is_seen = !matches!(
+        link.state,
+        ShownState::Up | ShownState::Unobserved | ShownState::Closed | ShownState::Unknown
+    );
+    is_seen && link.last_failure.is_some()
 }
 
 /// A stretch of one glance that ends now.
@@ -454,7 +471,8 @@ pub(super) async fn link(
             return anyhow::Ok(Err(nothing(&format!("link {id} at office {code}"))));
         };
         let steps = Steps::read(&*shared.query.history, &id, Stretch::of(&range))?;
-        let body = link_body(&reader, &office, &link, &steps, hours);
+        let ways = shared.query.paths(&id)?;
+        let body = link_body(&reader, &office, &link, &steps, hours, &ways);
         let title = format!("{} – {}", link.target, office.name);
         let live = if range.end >= reader.now.0 {
             Live::Office(code.as_str())
@@ -474,6 +492,7 @@ fn link_body(
     link: &LinkView,
     steps: &Steps,
     hours: Option<i64>,
+    ways: &[denyut_proto::Path],
 ) -> Markup {
     let words = reader.words;
     let zone = Zone::of(&link.office);
@@ -518,6 +537,12 @@ fn link_body(
             p class="soft" { (words.say("plot.method")) }
         }
         (key(words))
+        section aria-labelledby="paths-title" id="paths" data-live {
+            h2 id="paths-title" { (words.say("path")) }
+            @if ways.is_empty() { p class="calm" { (words.say("path.none")) } }
+            @for path in ways { (way::show(reader, path, zone)) }
+            p class="soft" { (words.say("path.method")) }
+        }
         p {
             a href={ "/api/v1/offices/" (link.office) "/links/" (link.agent) "/" (link.target) "/samples?from_ms=" (from) "&to_ms=" (to) } { (words.say("plot.samples")) }
         }

@@ -345,6 +345,7 @@ mod tests {
             goodbye: None,
             gateway: None,
             shown: Vec::new(),
+            path: None,
         }
     }
 

@@ -202,6 +202,7 @@ pub(crate) fn heartbeat(samples: &[Sample]) -> Heartbeat {
         goodbye: None,
         gateway: None,
         shown: Vec::new(),
+        path: None,
     }
 }
 

@@ -137,6 +137,7 @@ fn live(office: &str, agent: &str, seconds: i64, life: &Life) -> Vec<Sent> {
                 })
                 .into_iter()
                 .collect(),
+            path: None,
         };
         let mut arrival = t;
         while within(&life.gateway, arrival)
@@ -558,6 +559,7 @@ fn what_was_stored_promises_nothing_for_now() {
             goodbye: None,
             gateway: None,
             shown: Vec::new(),
+            path: None,
         };
         world.take(&Event::Heartbeat {
             office: &office,
@@ -1419,6 +1421,7 @@ proptest! {
                 goodbye: flag(3).then_some(Goodbye::Suspend),
                 gateway: None,
                 shown: flag(5).then(|| Shown { target: flag(6).then(|| "server".parse().expect("a name")), identity: Identity::Mac([2 * boot; 6]) }).into_iter().collect(),
+                path: None,
             };
             for samples in &heartbeat.samples {
                 let link = LinkId { agent: format!("a-{who}").parse().expect("an id"), target: samples.target.clone() };

@@ -103,6 +103,7 @@ fn entry(seq: u64) -> Entry {
         goodbye: None,
         gateway: None,
         shown: Vec::new(),
+        path: None,
     };
     Entry {
         office: "36.73.02".parse().expect("a code"),
