@@ -369,8 +369,7 @@ async fn probe_once(
         Outcome::Failed(failure) => (None, Some(failure)),
     };
     // As the agent does when a link fails.
-    let is_bad = outcome.evidence() == denyut_proto::sample::Evidence::Bad;
-    let path = if is_bad {
+    let path = if paths::may_be_the_way(outcome) {
         prober.path(&target).await
     } else {
         None

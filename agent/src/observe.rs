@@ -204,6 +204,7 @@ impl Observer {
         };
         state.running.shutdown().await;
         state.tracing.shutdown().await;
+        self.spool_paths(&mut state).await;
         self.spool_heartbeat(&mut state, goodbye, With::Samples)
             .await;
     }
@@ -296,7 +297,7 @@ impl Observer {
         }
         state
             .paths
-            .probed(&probed.target, evidence, machine::uptime());
+            .probed(&probed.target, outcome, machine::uptime());
         self.status
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -370,7 +371,17 @@ impl Observer {
                 self.spool_heartbeat(state, None, With::Shown).await;
             }
             if path {
-                self.spool_heartbeat(state, None, With::Path).await;
+                self.spool_paths(state).await;
+            }
+        }
+    }
+
+    /// All that are to be told, each in a heartbeat of its own, up to one that the disk does not take.
+    async fn spool_paths(&self, state: &mut State) {
+        while let Some(before) = state.paths.to_tell().cloned() {
+            self.spool_heartbeat(state, None, With::Path).await;
+            if state.paths.to_tell() == Some(&before) {
+                break;
             }
         }
     }

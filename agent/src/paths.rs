@@ -1,10 +1,10 @@
 //! When the way to a target is looked at, and what of it is still to be told.
 //!
-//! A single lost packet is no reason: the second failure in a row is. One way is looked at at a time, and the way to the same target not again for a
-//! while, so that a link that flaps costs little.
+//! A single lost packet is no reason: the second failure in a row is, unless the target itself said what is wrong. One way is looked at at a time, once
+//! for failures in a row, and the way to the same target not again for a while, so that a link that flaps costs little.
 
 use denyut_proto::sample::Evidence;
-use denyut_proto::{Hop, MAX_TARGETS, Path, TargetName, UnixMillis};
+use denyut_proto::{Hop, MAX_TARGETS, Outcome, Path, Reason, TargetName, UnixMillis};
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -36,10 +36,30 @@ impl Traced {
     }
 }
 
+/// Failures in a row.
+#[derive(Debug, Default)]
+struct Failing {
+    count: u32,
+    /// The way was looked at, or will be.
+    is_looked: bool,
+}
+
+/// Whether the network may be to blame: a target that answered, if wrongly, is at the end of a way that is well.
+pub(crate) fn may_be_the_way(outcome: Outcome) -> bool {
+    matches!(outcome, Outcome::Failed(failure) if matches!(
+        failure.reason,
+        Reason::Timeout
+            | Reason::Refused
+            | Reason::HostUnreachable
+            | Reason::NetworkUnreachable
+            | Reason::ConnectionLost
+    ))
+}
+
 /// Wanted, looked at, and untold.
 #[derive(Debug, Default)]
 pub(crate) struct Paths {
-    failures: HashMap<TargetName, u32>,
+    failing: HashMap<TargetName, Failing>,
     /// Uptime at which the way to each was looked at last.
     looked: HashMap<TargetName, Duration>,
     wanted: VecDeque<TargetName>,
@@ -48,20 +68,22 @@ pub(crate) struct Paths {
 
 impl Paths {
     /// A target was probed at this uptime.
-    pub(crate) fn probed(&mut self, target: &TargetName, evidence: Evidence, at: Duration) {
-        match evidence {
+    pub(crate) fn probed(&mut self, target: &TargetName, outcome: Outcome, at: Duration) {
+        match outcome.evidence() {
             Evidence::Good => {
-                self.failures.remove(target);
+                self.failing.remove(target);
                 // Who answers again has no way to be looked at.
                 self.wanted.retain(|wanted| wanted != target);
             }
             Evidence::None => {}
             Evidence::Bad => {
-                let failures = self.failures.entry(target.clone()).or_default();
-                *failures = failures.saturating_add(1);
+                let failing = self.failing.entry(target.clone()).or_default();
+                failing.count = failing.count.saturating_add(1);
                 let looked = self.looked.get(target);
                 let is_due = looked.is_none_or(|looked| at.saturating_sub(*looked) >= AGAIN);
-                if *failures == FAILURES && is_due {
+                let is_new = failing.count >= FAILURES && !failing.is_looked;
+                if is_new && is_due && may_be_the_way(outcome) {
+                    failing.is_looked = true;
                     self.wanted.push_back(target.clone());
                 }
             }
@@ -95,7 +117,7 @@ impl Paths {
 
     /// Forgets all targets but these.
     pub(crate) fn keep_only(&mut self, is_target: impl Fn(&TargetName) -> bool) {
-        self.failures.retain(|name, _| is_target(name));
+        self.failing.retain(|name, _| is_target(name));
         self.looked.retain(|name, _| is_target(name));
         self.wanted.retain(&is_target);
         self.untold.retain(|traced| is_target(&traced.target));
@@ -106,39 +128,71 @@ impl Paths {
 mod tests {
     use super::*;
 
+    const GOOD: Outcome = Outcome::Ok { rtt_us: 900 };
+
     fn at(s: u64) -> Duration {
         Duration::from_secs(s)
     }
 
-    #[test]
-    fn the_second_failure_in_a_row_is_looked_at() {
+    fn bad(reason: Reason) -> Outcome {
+        Outcome::Failed(reason.into())
+    }
+
+    /// Whether the way is looked at after each of these, told with their second.
+    fn looks(probes: &[(u64, Outcome)]) -> Vec<u64> {
         let uplink: TargetName = "uplink".parse().expect("a name");
         let mut paths = Paths::default();
-        let mut next = |evidence, s| {
-            paths.probed(&uplink, evidence, at(s));
-            paths.take_wanted(at(s)).is_some()
-        };
-        assert!(!next(Evidence::Bad, 10));
-        assert!(!next(Evidence::Good, 20), "a packet got lost");
-        assert!(!next(Evidence::Bad, 30));
-        assert!(!next(Evidence::None, 40), "the agent could not look");
-        assert!(next(Evidence::Bad, 50));
-        assert!(!next(Evidence::Bad, 60), "once is enough");
-        assert!(!next(Evidence::Good, 70));
-        assert!(!next(Evidence::Bad, 80));
-        assert!(!next(Evidence::Bad, 90), "it flaps");
-        assert!(!next(Evidence::Good, 700));
-        assert!(!next(Evidence::Bad, 710));
-        assert!(next(Evidence::Bad, 720), "that was long ago");
+        let looked = probes.iter().filter(|(s, outcome)| {
+            paths.probed(&uplink, *outcome, at(*s));
+            paths.take_wanted(at(*s)).is_some()
+        });
+        looked.map(|(s, _)| *s).collect()
+    }
+
+    #[test]
+    fn the_second_failure_in_a_row_is_looked_at() {
+        let timeout = bad(Reason::Timeout);
+        // A packet got lost; then two, though the agent could not look in between; and it goes on.
+        let lost = [(10, timeout), (20, GOOD), (30, timeout)];
+        let went_on = [
+            (40, bad(Reason::NotPermitted)),
+            (50, timeout),
+            (60, timeout),
+        ];
+        assert_eq!(looks(&[&lost[..], &went_on].concat()), [50]);
+    }
+
+    #[test]
+    fn a_link_that_flaps_is_looked_at_every_ten_minutes() {
+        let timeout = bad(Reason::Timeout);
+        let flaps = |s| [(s, GOOD), (s + 10, timeout), (s + 20, timeout)];
+        let probes: Vec<_> = (0..50).flat_map(|n| flaps(n * 30)).collect();
+        assert_eq!(looks(&probes), [20, 620, 1_220]);
+    }
+
+    #[test]
+    fn an_outage_right_after_another_is_looked_at_when_its_time_has_come() {
+        let timeout = bad(Reason::Timeout);
+        let first = [(10, timeout), (20, timeout), (30, GOOD)];
+        let second: Vec<_> = (4..400).map(|n| (n * 10, timeout)).collect();
+        assert_eq!(looks(&[&first[..], &second].concat()), [20, 620]);
+    }
+
+    #[test]
+    fn who_says_what_is_wrong_is_reached() {
+        let unwell = bad(Reason::HttpStatus);
+        assert_eq!(looks(&[(10, unwell), (20, unwell), (30, unwell)]), [0; 0]);
+        let timeout = bad(Reason::Timeout);
+        assert_eq!(looks(&[(10, unwell), (20, timeout)]), [20]);
     }
 
     #[test]
     fn who_answers_again_is_not_looked_at() {
         let uplink: TargetName = "uplink".parse().expect("a name");
         let mut paths = Paths::default();
-        paths.probed(&uplink, Evidence::Bad, at(10));
-        paths.probed(&uplink, Evidence::Bad, at(20));
-        paths.probed(&uplink, Evidence::Good, at(30));
+        paths.probed(&uplink, bad(Reason::Timeout), at(10));
+        paths.probed(&uplink, bad(Reason::Timeout), at(20));
+        paths.probed(&uplink, GOOD, at(30));
         assert_eq!(paths.take_wanted(at(30)), None);
     }
 }

@@ -509,7 +509,7 @@ impl Worker {
             agent: agent.clone(),
             target: path.target.clone(),
         };
-        if self.detector.link(&link).is_none() {
+        if self.detector.link(&link).is_none_or(|link| link.removed) {
             return Ok(());
         }
         if !round.paths.contains_key(&link) {

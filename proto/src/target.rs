@@ -118,12 +118,16 @@ pub struct TargetSpec {
     /// See [`Probe`].
     pub probe: String,
     /// `10s` when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub interval: Option<String>,
     /// 3 s, or the interval if that is shorter, when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<String>,
     /// See [`HttpExpectation::status`].
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub expect_status: Option<u16>,
     /// See [`HttpExpectation::body`].
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub expect_body: Option<String>,
 }
 

@@ -256,6 +256,13 @@ async fn check_way_out(collector: &Collector, cut_at: i64, mended_at: i64) {
         page.expect("a page").contains("terakhir menjawab 10.2.0.1"),
         "the way stands on the link's page"
     );
+    let shown = collector.ctl(&["link", "show", "36.73.02", "office-2/uplink"]);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let wanted = "then nobody up to 10.100.9.9";
+    assert!(
+        shown.contains("10.2.0.1 (") && shown.contains(wanted),
+        "{shown}"
+    );
     let page = collector.get("/kantor/36.73.02").await.expect("a page");
     assert!(!page.contains("Jalur pada"), "nothing fails there now");
 }

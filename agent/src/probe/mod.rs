@@ -102,6 +102,10 @@ impl Prober {
             },
         };
         let to = found.ok()?.ip();
+        // On the machine's own network there is nobody between.
+        if matches!(to, IpAddr::V6(to) if to.is_unicast_link_local()) {
+            return None;
+        }
         let traced = tokio::task::spawn_blocking(move || path::trace(to)).await;
         match traced {
             Ok(Ok(hops)) => Some((to, hops)),

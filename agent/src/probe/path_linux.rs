@@ -115,7 +115,7 @@ fn answer(to: IpAddr, socket: &UdpSocket) -> Option<(IpAddr, Said)> {
         Some(&mut control),
         MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT,
     );
-    message.ok()?.cmsgs().ok()?.find_map(|one| match one {
+    let (from, said) = message.ok()?.cmsgs().ok()?.find_map(|one| match one {
         ControlMessageOwned::Ipv4RecvErr(error, Some(from)) => {
             let from = v4(from);
             (error.ee_origin == libc::SO_EE_ORIGIN_ICMP)
@@ -136,7 +136,10 @@ fn answer(to: IpAddr, socket: &UdpSocket) -> Option<(IpAddr, Said)> {
                 .map(|said| (from, arrived(to, from, said)))
         }
         _ => None,
-    })
+    })?;
+    // That nobody answers at the next hop, the system says in its own name.
+    let own = socket.local_addr().ok()?.ip();
+    (from == to || from != own).then_some((from, said))
 }
 
 fn said(is_over: bool, is_port: bool) -> Said {

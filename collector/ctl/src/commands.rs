@@ -565,8 +565,10 @@ async fn link(client: &Client, show: &Show, command: Link) -> anyhow::Result<()>
                     "{path}/buckets?from_ms={from}&to_ms={until}&step_ms={step}"
                 ))
                 .await?;
+            let paths = client.get(&format!("{path}/paths")).await?;
             show.one(&buckets, |show| {
-                plot::draw(show, &view, &buckets, from, until, step)
+                plot::draw(show, &view, &buckets, from, until, step)?;
+                plot::paths(&view, &paths, from, until)
             })
         }
         Link::Probe { office, link } => {

@@ -109,6 +109,40 @@ pub(crate) fn draw(
     ))
 }
 
+/// Who answered on the way to the target when it had failed in that time, the last first.
+pub(crate) fn paths(link: &Value, paths: &Value, from: i64, until: i64) -> anyhow::Result<()> {
+    let office = link["office"].as_str();
+    for path in paths.as_array().into_iter().flatten() {
+        let at = path["at_ms"].as_i64().unwrap_or_default();
+        if (from..until).contains(&at) {
+            line(&format!("path at {}: {}", time(at, office), way(path)))?;
+        }
+    }
+    Ok(())
+}
+
+fn way(path: &Value) -> String {
+    let hops = path["hops"].as_array().map_or(&[][..], Vec::as_slice);
+    let mut parts: Vec<String> = hops
+        .iter()
+        .map(|hop| {
+            let Some(from) = hop["from"].as_str() else {
+                return "silent".to_owned();
+            };
+            let ms = hop["rtt_us"].as_f64().unwrap_or_default() / 1_000.0;
+            format!("{} ({ms:.1} ms)", plain(from))
+        })
+        .collect();
+    let to = plain(path["to"].as_str().unwrap_or_default());
+    parts.push(match hops.last().and_then(|hop| hop["said"].as_str()) {
+        None => format!("nobody answered on the way to {to}"),
+        Some("arrived") => "arrived".to_owned(),
+        Some("no_way") => format!("no way on to {to}"),
+        Some(_) => format!("then nobody up to {to}"),
+    });
+    parts.join(" → ")
+}
+
 fn columns(answer: &Value, from: i64, until: i64, step: i64) -> Vec<Column> {
     let first = from.div_euclid(step);
     let count = usize::try_from((until - 1).div_euclid(step) - first + 1).unwrap_or(0);
@@ -176,6 +210,19 @@ fn scale(row: usize, top: f64) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_way_reads_well() {
+        let hop = |said: &str| json!({"from": "10.0.0.1", "rtt_us": 1_250, "said": said});
+        let path = |hops: Value| way(&json!({"to": "203.0.113.9", "hops": hops}));
+        assert_eq!(path(json!([])), "nobody answered on the way to 203.0.113.9");
+        assert_eq!(
+            path(json!([null, hop("passed")])),
+            "silent → 10.0.0.1 (1.2 ms) → then nobody up to 203.0.113.9"
+        );
+        assert!(path(json!([hop("no_way")])).ends_with("no way on to 203.0.113.9"));
+        assert_eq!(path(json!([hop("arrived")])), "10.0.0.1 (1.2 ms) → arrived");
+    }
 
     #[test]
     fn a_column_is_where_its_time_is() {

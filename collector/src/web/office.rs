@@ -245,11 +245,14 @@ fn links(reader: &Reader, shared: &Shared, office: &OfficeView) -> anyhow::Resul
         } else {
             html! {}
         };
-        // Where it broke, while it is broken.
-        let ways = if is_failing(link) {
-            shared.query.paths(&id)?
-        } else {
-            Vec::new()
+        // Where it broke, while it is broken: not where it did another time.
+        let way = match link.since_ms.filter(|_| is_down(link)) {
+            Some(since) => shared
+                .query
+                .paths(&id)?
+                .into_iter()
+                .find(|way| way.at >= since),
+            None => None,
         };
         shown.push(html! {
             article class="link" id={ "link-" (link.agent) "-" (link.target) } data-live {
@@ -263,7 +266,7 @@ fn links(reader: &Reader, shared: &Shared, office: &OfficeView) -> anyhow::Resul
                     @if link.role != Some(link.target.as_str()) { (link.target) " · " }
                     (link.probe)
                 }
-                @if let Some(path) = ways.first() { (way::show(reader, path, Zone::of(&link.office))) }
+                @if let Some(path) = &way { (way::show(reader, path, Zone::of(&link.office))) }
                 div class="glances" { @for strip in &strips { (strip) } }
                 (smoke)
             }
@@ -278,13 +281,9 @@ fn links(reader: &Reader, shared: &Shared, office: &OfficeView) -> anyhow::Resul
     })
 }
 
-/// It fails now, as far as anybody knows.
-fn is_failing(link: &LinkView) -> bool {
-    let is_seen = !matches!(
-        link.state,
-        ShownState::Up | ShownState::Unobserved | ShownState::Closed | ShownState::Unknown
-    );
-    is_seen && link.last_failure.is_some()
+/// It is down now, whether or not somebody works on it.
+fn is_down(link: &LinkView) -> bool {
+    matches!(link.state, ShownState::Down | ShownState::Maintenance) && link.last_failure.is_some()
 }
 
 /// A stretch of one glance that ends now.
