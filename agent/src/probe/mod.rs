@@ -83,7 +83,7 @@ impl Prober {
     }
 
     /// Where a target is, and who answers on the way there; `None` if there is no way to look at: the gateway stands at its beginning, and a target whose
-    /// name is not found at no place. Two seconds, and the look-up.
+    /// name is not found at no place. Three seconds, and the look-up.
     pub(crate) async fn path(&self, target: &Target) -> Option<(IpAddr, Vec<Option<Hop>>)> {
         let deadline = Instant::now() + target.timeout;
         let found = match &target.probe {

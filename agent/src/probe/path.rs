@@ -1,6 +1,6 @@
 //! The way to a target: who answers at which distance.
 //!
-//! A packet that may pass only so many routers is sent for each distance at once; the router at which it ends says so (RFC 792, RFC 4443). Twice, as
+//! A packet that may pass only so many routers is sent for each distance; the router at which it ends says so (RFC 792, RFC 4443). Twice, as
 //! one packet may get lost, and routers answer only so many. On Linux over UDP, to ports where nobody listens, with the answers read from the
 //! sockets' error queues: that needs no permission, other than ICMP. On Windows by the system's own echo.
 
@@ -23,7 +23,7 @@ const ROUNDS: usize = 2;
 /// What was found so far, by distance.
 type Hops = [Option<Hop>; MAX_HOPS];
 
-/// Who answers on the way to an address: see [`denyut_proto::Path::hops`]. Blocks for two seconds at most.
+/// Who answers on the way to an address: see [`denyut_proto::Path::hops`]. Blocks for three seconds at most.
 pub(super) fn trace(to: IpAddr) -> std::io::Result<Vec<Option<Hop>>> {
     let mut hops: Hops = [None; MAX_HOPS];
     for _ in 0..ROUNDS {

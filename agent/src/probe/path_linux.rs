@@ -11,15 +11,24 @@ use nix::sys::socket::{
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Where traces have always been sent; one port for each distance.
 const FIRST_PORT: u16 = 33_434;
 
-/// Asks those of whom nothing is known yet.
+/// From one packet to the next: a router from which there is no way on answers all that are under way, and routers answer only so many.
+const STEP: Duration = Duration::from_millis(20);
+
+/// A packet under way: its distance, when it was sent, and where the answer comes.
+type Asked = Vec<(usize, Instant, UdpSocket)>;
+
+/// Asks those of whom nothing is known yet, the nearest first, up to the end of the way once that is known.
 pub(super) fn round(to: IpAddr, hops: &mut Hops) -> io::Result<()> {
-    let mut asked = Vec::new();
-    for i in missing(hops) {
+    let mut asked = Asked::new();
+    for i in missing(hops).collect::<Vec<_>>() {
+        if !missing(hops).any(|other| other == i) {
+            break;
+        }
         let Some(socket) = socket(to, i)? else {
             return Ok(());
         };
@@ -27,8 +36,13 @@ pub(super) fn round(to: IpAddr, hops: &mut Hops) -> io::Result<()> {
         // What the machine itself says (no way, no room, an error of an earlier packet) is no answer from the way.
         socket.send(&[0; 16]).ok();
         asked.push((i, sent, socket));
+        collect(to, &mut asked, hops, sent + STEP)?;
     }
-    let until = Instant::now() + ROUND;
+    collect(to, &mut asked, hops, Instant::now() + ROUND)
+}
+
+/// Takes the answers that come up to then, or until none is missing.
+fn collect(to: IpAddr, asked: &mut Asked, hops: &mut Hops, until: Instant) -> io::Result<()> {
     while !asked.is_empty() {
         let left = until.saturating_duration_since(Instant::now());
         let Ok(left) = PollTimeout::try_from(left) else {

@@ -199,6 +199,7 @@ impl Reader {
             Live::All => Some("/api/v1/events".to_owned()),
             Live::Office(code) => Some(format!("/api/v1/events?office={code}&samples=true")),
         };
+        let is_live = listen.is_some();
         let other = match words.language {
             Language::Id => Language::En,
             Language::En => Language::Id,
@@ -208,9 +209,6 @@ impl Reader {
             html lang=(words.language.code()) {
                 head {
                     (head(&format!("{title} – denyut"), "/style.css"))
-                    @if listen.is_some() {
-                        noscript { meta http-equiv="refresh" content="60"; }
-                    }
                     script type="module" src="/live.js" {}
                     script type="module" src="/plot.js" {}
                 }
@@ -233,6 +231,8 @@ impl Reader {
                         }
                     }
                     main id="main" tabindex="-1" {
+                        // No reload by itself: it would take what somebody is just writing.
+                        @if is_live { noscript { p class="soft" { (words.say("live.none")) } } }
                         @if self.catches_up { p class="warning" role="status" { (words.say("catches_up")) } }
                         (body)
                     }
