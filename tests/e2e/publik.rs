@@ -1,7 +1,7 @@
 //! The page for citizens: what it says, that it never says yes of what is old, and that it says nothing else.
 
 use crate::alerts::{WITHIN, nowhere};
-use crate::page::{picture, shows};
+use crate::page::{is_sound, picture, shows};
 use denyut_tests::browser::{Browser, Screen};
 use denyut_tests::{Agent, Collector, eventually};
 use reqwest::{Method, StatusCode};
@@ -197,8 +197,7 @@ async fn see(collector: &Collector) {
                 .await,
             !scripts
         );
-        assert!(browser.fits().await, "{name}");
-        assert_eq!(browser.complaints().await, Vec::<String>::new());
+        is_sound(&browser, &name).await;
     }
     see_the_way(collector).await;
 }

@@ -19,7 +19,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::sync::Arc;
 
-/// How long a browser, or what stands between, keeps it. After three minutes without a new one a page shows itself as old.
+/// How long a browser, or what stands between, keeps it. Three minutes after it was loaded a page shows itself as old.
 const KEPT: &str = "public, max-age=30";
 const HTML: &str = "text/html; charset=utf-8";
 
@@ -230,7 +230,6 @@ fn frame(language: Language, title: &str, body: &Markup) -> Markup {
         html lang=(language.code()) {
             head {
                 (head(title, "/publik.css"))
-                meta http-equiv="refresh" content="60";
                 script type="module" src="/publik.js" {}
             }
             body {
