@@ -13,6 +13,7 @@ use denyut_proto::{
     AgentId, BootId, Heartbeat, LinkId, OfficeCode, Outcome, Reason, Sample, TargetSamples,
     UnixMillis,
 };
+use nix::unistd::{SysconfVar, sysconf};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -71,7 +72,8 @@ pub(crate) struct Cost {
 fn resident() -> anyhow::Result<u64> {
     let text = std::fs::read_to_string("/proc/self/statm")?;
     let pages: u64 = text.split_whitespace().nth(1).unwrap_or_default().parse()?;
-    Ok(pages * rustix::param::page_size() as u64)
+    let page = sysconf(SysconfVar::PAGE_SIZE)?.context("no page size")?;
+    Ok(pages * u64::try_from(page)?)
 }
 
 impl Cost {

@@ -8,6 +8,7 @@
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
 use denyut_tests::net::Net;
+use nix::unistd::{SysconfVar, sysconf};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::fs;
@@ -165,7 +166,7 @@ fn taken(net: &Net, n: u8, process: &Running) -> anyhow::Result<Taken> {
         Ok(rest.split(' ').nth(at).context("no field")?.parse()?)
     };
     #[allow(clippy::cast_precision_loss, reason = "a hundred")]
-    let ticks = rustix::param::clock_ticks_per_second() as f64;
+    let ticks = sysconf(SysconfVar::CLK_TCK)?.context("no clock ticks")? as f64;
     let count = |what: &str| -> anyhow::Result<u64> {
         let path = format!("/sys/class/net/wan/statistics/{what}_bytes");
         Ok(run(net, &office(n), &["cat", &path])?.trim().parse()?)

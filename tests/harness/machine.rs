@@ -1,8 +1,7 @@
 //! A Debian machine of its own, with systemd as its service manager. Switched off and gone when dropped.
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use nix::sched::{CloneFlags, setns};
 use std::fs::{self, File};
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -124,8 +123,7 @@ impl Machine {
     pub fn move_to(&self) {
         let path = format!("/proc/{}/ns/net", self.init);
         let namespace = File::open(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
-            .expect("may move");
+        setns(namespace, CloneFlags::CLONE_NEWNET).expect("may move");
     }
 }
 

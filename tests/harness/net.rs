@@ -1,9 +1,8 @@
 //! Hosts as network namespaces, cables as veth pairs. All are gone when the [`Net`] is dropped.
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use nix::sched::{CloneFlags, setns};
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -116,8 +115,7 @@ impl Net {
     pub fn move_to(&self, host: &str) {
         let path = format!("/run/netns/{}", self.name(host));
         let namespace = File::open(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
-            .expect("may move");
+        setns(namespace, CloneFlags::CLONE_NEWNET).expect("may move");
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the system says of a process and a folder.
 
 use anyhow::Context;
+use nix::unistd::{SysconfVar, sysconf};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -17,8 +18,9 @@ pub(crate) fn cpu_of(pid: u32) -> anyhow::Result<Duration> {
     // utime and stime are fields 14 and 15; what follows the name begins with 3.
     let ticks: u64 = fields.get(11).context("utime")?.parse::<u64>()?
         + fields.get(12).context("stime")?.parse::<u64>()?;
+    let a_second = sysconf(SysconfVar::CLK_TCK)?.context("no clock ticks")?;
     Ok(Duration::from_millis(
-        ticks * 1000 / rustix::param::clock_ticks_per_second(),
+        ticks * 1000 / u64::try_from(a_second)?,
     ))
 }
 

@@ -7,11 +7,13 @@ use crate::workload::{Nation, STEP_MS, TARGETS, agent_name};
 use anyhow::{Context, bail, ensure};
 use denyut_proto::Outcome;
 use prost::Message;
+use reqwest::{Client, RequestBuilder};
 use serde::{Deserialize, Serialize};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
 
 /// What a peer made of the samples.
 #[derive(Debug, Serialize, Deserialize)]
@@ -63,7 +65,8 @@ struct Sample {
 struct Server {
     process: Child,
     address: String,
-    client: reqwest::blocking::Client,
+    client: Client,
+    runtime: Runtime,
 }
 
 impl Drop for Server {
@@ -93,13 +96,17 @@ impl Server {
             .stderr(log)
             .spawn()
             .with_context(|| format!("cannot start {program}; install Debian's package"))?;
-        let client = reqwest::blocking::Client::builder()
+        let client = Client::builder()
             .timeout(Duration::from_secs(600))
+            .build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
             .build()?;
         let mut server = Self {
             process,
             address,
             client,
+            runtime,
         };
         let give_up = Instant::now() + Duration::from_secs(60);
         while server.get(ready).is_err() {
@@ -115,27 +122,29 @@ impl Server {
     }
 
     fn get(&self, path: &str) -> anyhow::Result<String> {
-        Ok(self
-            .client
-            .get(format!("http://{}{path}", self.address))
-            .send()?
-            .error_for_status()?
-            .text()?)
+        let request = self.client.get(format!("http://{}{path}", self.address));
+        self.send(request).context(path.to_owned())
     }
 
     fn post(&self, path: &str, body: Vec<u8>) -> anyhow::Result<String> {
-        let answer = self
+        let request = self
             .client
             .post(format!("http://{}{path}", self.address))
             .header("Content-Encoding", "snappy")
             .header("Content-Type", "application/x-protobuf")
             .header("X-Prometheus-Remote-Write-Version", "0.1.0")
-            .body(body)
-            .send()?;
-        let status = answer.status();
-        let text = answer.text()?;
-        ensure!(status.is_success(), "{path}: {status}: {text}");
-        Ok(text)
+            .body(body);
+        self.send(request).context(path.to_owned())
+    }
+
+    fn send(&self, request: RequestBuilder) -> anyhow::Result<String> {
+        self.runtime.block_on(async {
+            let answer = request.send().await?;
+            let status = answer.status();
+            let text = answer.text().await?;
+            ensure!(status.is_success(), "{status}: {text}");
+            Ok(text)
+        })
     }
 
     /// Sends the nation's samples in the order of time; how many there were.
