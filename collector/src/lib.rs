@@ -36,6 +36,7 @@ mod registry;
 mod report;
 mod rerun;
 mod sites;
+mod table;
 pub mod tried;
 mod villages;
 mod web;

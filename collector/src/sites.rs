@@ -2,6 +2,7 @@
 //! `regency,isp,pop,pool,latitude,longitude,hours,agents` (agents separated by spaces).
 
 use crate::config::OfficeSection;
+use crate::table;
 use anyhow::{Context, bail};
 use serde::Deserialize;
 use std::path::Path;
@@ -23,26 +24,14 @@ struct Line {
 
 /// Reads a file: each office with the number of its line. What its texts say is checked with the other offices.
 pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<(u64, OfficeSection)>> {
-    let file = std::fs::File::open(path)
-        .with_context(|| format!("`offices`: cannot read {}", path.display()))?;
+    let file = table::open("offices", path)?;
     parse(file).with_context(|| format!("`offices`: {}", path.display()))
 }
 
 pub(crate) fn parse(text: impl std::io::Read) -> anyhow::Result<Vec<(u64, OfficeSection)>> {
-    let mut reader = csv::ReaderBuilder::new()
-        .trim(csv::Trim::All)
-        .from_reader(text);
-    let headers = reader
-        .headers()
-        .context("cannot read its first line")?
-        .clone();
+    let columns = "code,name and any of regency,isp,pop,pool,latitude,longitude,hours,agents";
     let mut offices = Vec::new();
-    for record in reader.records() {
-        let record = record.map_err(|error| anyhow::anyhow!("{error}"))?;
-        let line = record.position().map_or(0, csv::Position::line);
-        let told: Line = record
-            .deserialize(Some(&headers))
-            .with_context(|| format!("line {line}: expected the columns code,name and any of regency,isp,pop,pool,latitude,longitude,hours,agents"))?;
+    for (line, told) in table::rows::<Line>(text, columns)? {
         let degrees = |column: &str, text: &Option<String>| match text
             .as_deref()
             .filter(|text| !text.is_empty())

@@ -1,5 +1,6 @@
 //! Villages (*kelurahan*, *desa*) and where they lie, from a CSV file with the columns `code,name,latitude,longitude`: citizens choose theirs, and their device says which office is near.
 
+use crate::table;
 use anyhow::{Context, bail};
 use denyut_proto::OfficeCode;
 use serde::Deserialize;
@@ -28,26 +29,13 @@ struct Line {
 
 /// Reads a file.
 pub(crate) fn read(path: &Path) -> anyhow::Result<Villages> {
-    let file = std::fs::File::open(path)
-        .with_context(|| format!("`public.villages`: cannot read {}", path.display()))?;
+    let file = table::open("public.villages", path)?;
     parse(file).with_context(|| format!("`public.villages`: {}", path.display()))
 }
 
 pub(crate) fn parse(text: impl std::io::Read) -> anyhow::Result<Villages> {
-    let mut reader = csv::ReaderBuilder::new()
-        .trim(csv::Trim::All)
-        .from_reader(text);
-    let headers = reader
-        .headers()
-        .context("cannot read its first line")?
-        .clone();
     let mut villages = Villages::new();
-    for record in reader.records() {
-        let record = record.map_err(|error| anyhow::anyhow!("{error}"))?;
-        let line = record.position().map_or(0, csv::Position::line);
-        let told: Line = record.deserialize(Some(&headers)).with_context(|| {
-            format!("line {line}: expected the columns code,name,latitude,longitude")
-        })?;
+    for (line, told) in table::rows::<Line>(text, "code,name,latitude,longitude")? {
         let code: OfficeCode = told
             .code
             .parse()

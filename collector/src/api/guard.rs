@@ -2,6 +2,7 @@
 //! done.
 
 use super::Shared;
+use super::cookie::Cookie;
 use super::document::problem;
 use super::problem::Problem;
 use crate::access::{Caller, Entry, Scope, Via};
@@ -179,25 +180,6 @@ impl Source {
     }
 }
 
-/// What a browser is known by after a login.
-pub(crate) fn cookie_name(is_https: bool) -> &'static str {
-    // With this prefix a browser takes it from this very host only, and only over TLS.
-    if is_https { "__Host-denyut" } else { "denyut" }
-}
-
-/// The secret of the session in the cookies of a request.
-pub(crate) fn session_secret(headers: &HeaderMap, is_https: bool) -> Option<&str> {
-    let name = cookie_name(is_https);
-    let cookies = headers.get_all(header::COOKIE).into_iter();
-    let mut pairs = cookies
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|text| text.split(';'));
-    pairs.find_map(|pair| {
-        let (key, value) = pair.trim().split_once('=')?;
-        (key == name).then_some(value)
-    })
-}
-
 /// The token that a request shows.
 fn token(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
@@ -366,7 +348,7 @@ fn who(
         check_site(request.method(), headers, false)?;
         return Ok(shared.book.of_token(secret, now));
     }
-    let secret = session_secret(headers, shared.address.is_https());
+    let secret = Cookie::SESSION.of(headers, shared.address.is_https());
     let caller = secret.and_then(|secret| shared.book.of_session(secret, now));
     check_site(request.method(), headers, caller.is_some())?;
     Ok(caller)
@@ -468,10 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn the_session_is_found_among_cookies() {
-        let all = headers(&[("cookie", "a=b; denyut=xyz; c")]);
-        assert_eq!(session_secret(&all, false), Some("xyz"));
-        assert_eq!(session_secret(&all, true), None);
+    fn the_token_is_found_behind_its_kind() {
         assert_eq!(
             token(&headers(&[("authorization", "bearer  abc ")])),
             Some("abc")

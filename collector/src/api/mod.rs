@@ -2,6 +2,7 @@
 
 mod answers;
 mod availability;
+mod cookie;
 mod document;
 mod events;
 mod guard;
@@ -21,7 +22,8 @@ pub(crate) mod silences;
 pub(crate) mod users;
 
 pub(crate) use answers::forget;
-pub(crate) use guard::{Socket, Source, cookie_name, session_secret, write_down};
+pub(crate) use cookie::Cookie;
+pub(crate) use guard::{Socket, Source, write_down};
 pub(crate) use list::{number, pairs, plain, slot};
 pub(crate) use machines::Copied;
 pub(crate) use offices::FAR;

@@ -3,7 +3,7 @@
 use super::reader::address;
 use super::text::{Language, head, language_of, languages, say};
 use crate::access::{Caller, Entry, Refused, Via};
-use crate::api::{Problem, Shared, Source, cookie_name, pairs, session_secret, write_down};
+use crate::api::{Cookie, Problem, Shared, Source, pairs, write_down};
 use anyhow::Context;
 use axum::Extension;
 use axum::Form;
@@ -263,20 +263,9 @@ pub(super) async fn note(
 /// Gives the browser its session, and sends it on.
 pub(super) fn let_in(shared: &Shared, secret: &str, to: &str) -> Response {
     let mut response = Redirect::to(to).into_response();
-    put_cookie(shared, &mut response, secret, 30 * 86_400);
-    response
-}
-
-fn put_cookie(shared: &Shared, response: &mut Response, secret: &str, seconds: u32) {
     let is_https = shared.address.is_https();
-    let secure = if is_https { "; Secure" } else { "" };
-    let text = format!(
-        "{}={secret}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}",
-        cookie_name(is_https)
-    );
-    if let Ok(value) = HeaderValue::from_str(&text) {
-        response.headers_mut().append(header::SET_COOKIE, value);
-    }
+    Cookie::SESSION.put(&mut response, is_https, secret, 30 * 86_400);
+    response
 }
 
 /// Logs out.
@@ -295,8 +284,9 @@ pub(super) async fn leave(
         done.context("a logout panicked")??;
     }
     let mut response = Redirect::to("/masuk").into_response();
-    if session_secret(&headers, shared.address.is_https()).is_some() {
-        put_cookie(&shared, &mut response, "", 0);
+    let is_https = shared.address.is_https();
+    if Cookie::SESSION.of(&headers, is_https).is_some() {
+        Cookie::SESSION.put(&mut response, is_https, "", 0);
     }
     Ok(response)
 }

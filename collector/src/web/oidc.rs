@@ -2,47 +2,21 @@
 
 use super::login::{let_in, next_of, note, refused, wanted};
 use super::text::{Language, language_of, say};
-use crate::access::Refused;
-use crate::api::{Problem, Shared, Source, pairs};
+use crate::access::{Oidc, Refused};
+use crate::api::{Cookie, Problem, Shared, Source, pairs};
 use anyhow::Context;
 use axum::Extension;
 use axum::extract::{RawQuery, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 use std::collections::HashMap;
 use std::sync::Arc;
 use tracing::warn;
 
-/// What ties a login that is under way to the browser that began it.
-fn cookie_name(is_https: bool) -> &'static str {
-    if is_https {
-        "__Host-denyut-oidc"
-    } else {
-        "denyut-oidc"
-    }
-}
-
-fn put_cookie(shared: &Shared, response: &mut Response, value: &str, seconds: u32) {
-    let is_https = shared.address.is_https();
-    let secure = if is_https { "; Secure" } else { "" };
-    let text = format!(
-        "{}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}",
-        cookie_name(is_https)
-    );
-    if let Ok(value) = HeaderValue::from_str(&text) {
-        response.headers_mut().append(header::SET_COOKIE, value);
-    }
-}
-
-fn cookie(headers: &HeaderMap, is_https: bool) -> Option<&str> {
-    let all = headers.get_all(header::COOKIE).into_iter();
-    let mut pairs = all
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|text| text.split(';'));
-    pairs.find_map(|pair| {
-        let (name, value) = pair.trim().split_once('=')?;
-        (name == cookie_name(is_https)).then_some(value)
-    })
+/// The provider, where there is one.
+fn provider(shared: &Shared) -> Result<&Oidc, Problem> {
+    let provider = shared.oidc.as_ref();
+    provider.ok_or_else(|| Problem::not_found("there is no identity provider"))
 }
 
 /// Where the provider sends people back to; it must know this address.
@@ -61,10 +35,7 @@ pub(super) async fn begin(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let oidc = shared
-        .oidc
-        .as_ref()
-        .ok_or_else(|| Problem::not_found("there is no identity provider"))?;
+    let oidc = provider(&shared)?;
     let language = language_of(query.as_deref(), &headers);
     if let Err(wait) = shared.logins.ask(&format!("oidc {}", from.network())) {
         let seconds = (wait.as_secs() + 1).to_string();
@@ -82,7 +53,7 @@ pub(super) async fn begin(
     match oidc.begin(&back(&shared), &to).await {
         Ok((url, state)) => {
             let mut response = Redirect::to(&url).into_response();
-            put_cookie(&shared, &mut response, &state, 600);
+            Cookie::PROVIDER.put(&mut response, shared.address.is_https(), &state, 600);
             Ok(response)
         }
         Err(error) => {
@@ -109,7 +80,7 @@ fn failed(
 ) -> Response {
     let text = say(language, key, &[("name", name)]);
     let mut response = refused(shared, status, "/", language, &text);
-    put_cookie(shared, &mut response, "", 0);
+    Cookie::PROVIDER.put(&mut response, shared.address.is_https(), "", 0);
     response
 }
 
@@ -120,43 +91,23 @@ pub(super) async fn finish(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let oidc = shared
-        .oidc
-        .as_ref()
-        .ok_or_else(|| Problem::not_found("there is no identity provider"))?;
+    let oidc = provider(&shared)?;
     let language = language_of(None, &headers);
+    let fail = |status, key, name: &str| Ok(failed(&shared, language, status, key, name));
     let mut asked: HashMap<String, String> = pairs(query.as_deref()).into_iter().collect();
     let name = oidc.name.as_str();
     let (Some(state), Some(code)) = (asked.remove("state"), asked.remove("code")) else {
-        return Ok(failed(
-            &shared,
-            language,
-            StatusCode::UNAUTHORIZED,
-            "oidc.failed",
-            name,
-        ));
+        return fail(StatusCode::UNAUTHORIZED, "oidc.failed", name);
     };
     // Another's login must not become that of whoever was led here.
-    if cookie(&headers, shared.address.is_https()) != Some(state.as_str()) {
-        return Ok(failed(
-            &shared,
-            language,
-            StatusCode::FORBIDDEN,
-            "oidc.failed",
-            name,
-        ));
+    if Cookie::PROVIDER.of(&headers, shared.address.is_https()) != Some(state.as_str()) {
+        return fail(StatusCode::FORBIDDEN, "oidc.failed", name);
     }
     let (name, to) = match oidc.finish(&back(&shared), &state, &code).await {
         Ok(found) => found,
         Err(error) => {
             warn!(error = %format!("{error:#}"), "a login by OpenID Connect failed");
-            return Ok(failed(
-                &shared,
-                language,
-                StatusCode::UNAUTHORIZED,
-                "oidc.failed",
-                name,
-            ));
+            return fail(StatusCode::UNAUTHORIZED, "oidc.failed", name);
         }
     };
     let now = shared.gate.clock.read().now;
@@ -166,16 +117,10 @@ pub(super) async fn finish(
         Ok(session) => {
             note(&shared, &name, from, 200, now).await;
             let mut response = let_in(&shared, &session, &to);
-            put_cookie(&shared, &mut response, "", 0);
+            Cookie::PROVIDER.put(&mut response, shared.address.is_https(), "", 0);
             Ok(response)
         }
         Err(Refused::Failed(error)) => Err(error.into()),
-        Err(_) => Ok(failed(
-            &shared,
-            language,
-            StatusCode::FORBIDDEN,
-            "oidc.unknown",
-            &name,
-        )),
+        Err(_) => fail(StatusCode::FORBIDDEN, "oidc.unknown", &name),
     }
 }
