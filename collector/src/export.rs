@@ -239,17 +239,7 @@ impl Exporter {
                 );
                 next = begin;
             }
-            let held = self.store.log.bytes() <= self.target.holds;
-            self.store.hold_log(&self.target.name, held.then_some(next));
-            let behind = self
-                .processed
-                .load(Ordering::Acquire)
-                .saturating_sub(next - 1);
-            let lag = i64::try_from(behind).unwrap_or(i64::MAX);
-            self.metrics
-                .export_behind
-                .get_or_create(&self.label())
-                .set(lag);
+            self.wait_from(next);
             let (request, past) = tokio::task::block_in_place(|| self.gather(next))?;
             if past == next {
                 tokio::select! {
@@ -258,12 +248,24 @@ impl Exporter {
                 }
             }
             tokio::select! {
-                () = self.deliver(request) => {}
+                () = self.deliver(next, request) => {}
                 () = stop.cancelled() => return Ok(()),
             }
             next = past;
             self.keep(&key, next)?;
         }
+    }
+
+    /// Says how far behind the store is, and has the log kept for it from there on, as long as that is not too much.
+    fn wait_from(&self, next: Position) {
+        let held = self.store.log.bytes() <= self.target.holds;
+        self.store.hold_log(&self.target.name, held.then_some(next));
+        let processed = self.processed.load(Ordering::Acquire);
+        let behind = i64::try_from(processed.saturating_sub(next - 1)).unwrap_or(i64::MAX);
+        self.metrics
+            .export_behind
+            .get_or_create(&self.label())
+            .set(behind);
     }
 
     /// Notes up to where the store took everything. Durable with the next checkpoint: what is sent again changes nothing.
@@ -361,8 +363,9 @@ impl Exporter {
         Ok(Some(pairs))
     }
 
-    /// Sends a request until the store has taken of it what it ever will.
-    async fn deliver(&self, request: WriteRequest) {
+    /// Sends what begins at a place of the log until the store has taken of it what it ever will.
+    async fn deliver(&self, next: Position, request: WriteRequest) {
+        let (mut refused, mut refused_why) = (0, String::new());
         let mut parts = vec![request.timeseries];
         let mut wait = WAITS.0;
         let mut failing = false;
@@ -397,20 +400,15 @@ impl Exporter {
                         .get_or_create(&self.label())
                         .inc();
                     parts.push(part);
+                    self.wait_from(next);
                     sleep(wait).await;
                     wait = (wait * 2).min(WAITS.1);
                 }
                 Err(Untaken::Never(why)) => {
                     // One of them is at fault: the others need not suffer for it.
                     if let [only] = &part[..] {
-                        let refused = self.metrics.export_refused.get_or_create(&self.label());
-                        refused.inc_by(only.samples.len() as u64);
-                        error!(
-                            export = self.target.name,
-                            error = why,
-                            samples = only.samples.len(),
-                            "a store refuses samples for good; they are left out"
-                        );
+                        refused += only.samples.len() as u64;
+                        refused_why = why;
                         continue;
                     }
                     let mut first = part;
@@ -418,6 +416,18 @@ impl Exporter {
                     parts.extend([second, first]);
                 }
             }
+        }
+        if refused > 0 {
+            self.metrics
+                .export_refused
+                .get_or_create(&self.label())
+                .inc_by(refused);
+            error!(
+                export = self.target.name,
+                error = refused_why,
+                samples = refused,
+                "a store refuses samples for good; they are left out"
+            );
         }
     }
 

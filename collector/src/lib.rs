@@ -387,7 +387,7 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         logins: Pace::new(LOGINS.0, LOGINS.1),
         logins_of_user: Pace::new(LOGINS_OF_USER.0, LOGINS_OF_USER.1),
         refusals: Pace::new(REFUSALS.0, REFUSALS.1),
-        queries: Arc::new(Semaphore::new(api::QUERIES)),
+        queries: Slots::new(api::QUERIES.0, api::QUERIES.1),
         passwords: Semaphore::new(PASSWORDS),
         address: config.address,
         letterhead: config.letterhead,

@@ -448,6 +448,44 @@ async fn a_real_prometheus_gives_the_same_answers() {
             "{ours}"
         );
     }
+    // What grows without bounds ends, and so does what would take too long.
+    let twice = |inner: String| {
+        format!(
+            "label_replace({inner}, \"x\", \"{}\", \"x\", \"(.*)\")",
+            "${1}".repeat(9)
+        )
+    };
+    let seed = "label_replace(vector(1), \"x\", \"aaaaaaaaaa\", \"\", \"\")".to_owned();
+    let bomb = (0..8).fold(seed, |inner, _| twice(inner));
+    let long = vec!["sum(quantile_over_time(0.5, denyut_up[1h]))"; 90].join(" + ");
+    let pairs = [
+        ("query", long.as_str()),
+        ("start", &start),
+        ("end", &end),
+        ("step", "1"),
+        ("timeout", "200ms"),
+    ];
+    for (path, pairs, why) in [
+        (
+            "/api/v1/query",
+            &[("query", bomb.as_str())][..],
+            "a label longer than 4096 bytes",
+        ),
+        ("/api/v1/query_range", &pairs[..], "took longer than 200ms"),
+        (
+            "/api/v1/query",
+            &[("query", "count_values(\"0x\", denyut_up)"), ("time", &end)],
+            "invalid label name",
+        ),
+    ] {
+        let ours = ask(collector.request(Method::GET, &address(path, pairs))).await;
+        assert!(
+            ours["error"]
+                .as_str()
+                .is_some_and(|text| text.contains(why)),
+            "{ours}"
+        );
+    }
     // What there is to choose from, and what Grafana asks for first.
     let window = [("start", start.as_str()), ("end", end.as_str())];
     for (path, more) in [
@@ -528,6 +566,13 @@ async fn a_store_that_was_away_is_sent_what_it_missed() {
     let failing =
         || async { (collector.metric("denyut_export_failures_total").await > 0).then_some(()) };
     eventually("the store is missed", WITHIN, failing).await;
+    // What waits for it grows while it is away.
+    let behind = collector.metric("denyut_export_behind_records").await;
+    tell(&collector, "a-2", 2, until).await;
+    let grows = || async {
+        (collector.metric("denyut_export_behind_records").await > behind).then_some(())
+    };
+    eventually("more waits", WITHIN, grows).await;
     collector.kill();
     collector.launch().await;
     tell(&collector, "b-1", 3, until).await;
@@ -544,7 +589,7 @@ async fn a_store_that_was_away_is_sent_what_it_missed() {
             .await;
         let all = ours["data"]["result"]
             .as_array()
-            .is_some_and(|all| all.len() == 4);
+            .is_some_and(|all| all.len() == 6);
         (all && difference(&ours, &theirs).is_none()).then_some(())
     };
     eventually("everything has arrived", Duration::from_secs(90), arrived).await;

@@ -1,7 +1,9 @@
 //! How many long answers there are at once: in all, and for each caller.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::Notify;
 
 /// Slots of a kind.
 #[derive(Debug)]
@@ -9,6 +11,8 @@ pub(crate) struct Slots {
     all: usize,
     each: usize,
     taken: Mutex<HashMap<String, usize>>,
+    /// One was given back.
+    freed: Notify,
 }
 
 /// A slot that is taken until this is dropped.
@@ -25,6 +29,7 @@ impl Slots {
             all,
             each,
             taken: Mutex::default(),
+            freed: Notify::new(),
         })
     }
 
@@ -42,6 +47,19 @@ impl Slots {
             caller: caller.to_owned(),
         })
     }
+
+    /// Takes one as soon as there is one for this caller.
+    pub(crate) async fn wait(self: &Arc<Self>, caller: &str) -> Slot {
+        loop {
+            let mut freed = pin!(self.freed.notified());
+            // From here on none that is given back is missed.
+            freed.as_mut().enable();
+            if let Some(slot) = self.take(caller) {
+                return slot;
+            }
+            freed.await;
+        }
+    }
 }
 
 impl Drop for Slot {
@@ -57,12 +75,15 @@ impl Drop for Slot {
                 taken.remove(&self.caller);
             }
         }
+        drop(taken);
+        self.slots.freed.notify_waiters();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::Slots;
+    use std::sync::Arc;
 
     #[test]
     fn one_caller_does_not_take_all() {
@@ -73,5 +94,22 @@ mod tests {
         assert!(other.is_some() && slots.take("c").is_none(), "three in all");
         drop(one);
         assert!(slots.take("c").is_some() && slots.take("a").is_some());
+    }
+
+    #[tokio::test]
+    async fn who_waits_gets_the_next_that_is_free() {
+        let slots = Slots::new(3, 2);
+        let mine = [slots.take("a"), slots.take("a")];
+        let waits = tokio::spawn({
+            let slots = Arc::clone(&slots);
+            async move { slots.wait("a").await }
+        });
+        tokio::task::yield_now().await;
+        let other = slots.wait("b").await;
+        assert!(!waits.is_finished(), "one of their own must be free");
+        drop(other);
+        drop(mine);
+        let _mine = (waits.await.expect("waits"), slots.take("a"));
+        assert!(slots.take("a").is_none(), "it holds one");
     }
 }

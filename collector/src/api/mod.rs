@@ -90,7 +90,7 @@ pub(crate) struct Shared {
     /// How often what is refused of a caller is written down.
     pub(crate) refusals: Pace,
     /// One permit for each PromQL query that is answered at once.
-    pub(crate) queries: Arc<Semaphore>,
+    pub(crate) queries: Arc<Slots>,
     /// One permit for each password that is tried at once: each takes 19 MiB and a tenth of a second.
     pub(crate) passwords: Semaphore,
     /// What people open.

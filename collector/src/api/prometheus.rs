@@ -2,7 +2,7 @@
 
 use super::problem::Problem;
 use super::{Shared, State, pairs};
-use crate::access::Caller;
+use crate::access::{Caller, Regions};
 use crate::promql::{
     self, Budget, Labels, METRICS, POINTS_MOST, Refused, Series, TAKES_MOST, Times, Value, select,
 };
@@ -21,8 +21,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use utoipa::{IntoParams, ToSchema};
 
-/// Queries that are answered at once; others wait.
-pub(crate) const QUERIES: usize = 4;
+/// Queries that are answered at once, and of one caller; others wait.
+pub(crate) const QUERIES: (usize, usize) = (4, 2);
 /// How long one waits for its turn.
 const TURN_WITHIN: Duration = Duration::from_secs(30);
 /// Bytes of a form.
@@ -165,7 +165,10 @@ fn parameters(
     let kind = headers
         .get(header::CONTENT_TYPE)
         .and_then(|kind| kind.to_str().ok());
-    let is_form = kind.is_some_and(|kind| kind.starts_with("application/x-www-form-urlencoded"));
+    let is_form = kind.is_some_and(|kind| {
+        let kind = kind.split(';').next().unwrap_or_default().trim();
+        kind.eq_ignore_ascii_case("application/x-www-form-urlencoded")
+    });
     if !is_form {
         let text = "send the parameters as application/x-www-form-urlencoded";
         return Err(Refused::BadData(text.to_owned()));
@@ -264,15 +267,17 @@ fn budget(all: &Parameters) -> Result<Budget, Refused> {
 /// Answers what takes long, when it is its turn.
 async fn in_turn(
     shared: Arc<Shared>,
-    work: impl FnOnce(&Shared) -> Result<String, Refused> + Send + 'static,
+    caller: Caller,
+    work: impl FnOnce(&Shared, &Regions) -> Result<String, Refused> + Send + 'static,
 ) -> Response {
-    let turn = Arc::clone(&shared.queries).acquire_owned();
-    let Ok(Ok(turn)) = tokio::time::timeout(TURN_WITHIN, turn).await else {
+    let person = caller.person();
+    let turn = shared.queries.wait(&person);
+    let Ok(turn) = tokio::time::timeout(TURN_WITHIN, turn).await else {
         let text = "too many queries are answered at once; ask again later".to_owned();
         return refused(StatusCode::SERVICE_UNAVAILABLE, "unavailable", text);
     };
     let done = tokio::task::spawn_blocking(move || {
-        let done = work(&shared);
+        let done = work(&shared, &caller.regions);
         drop(turn);
         done
     });
@@ -367,7 +372,7 @@ async fn instant(
     all: Result<Parameters, Refused>,
 ) -> Response {
     let now = UnixMillis::from(std::time::SystemTime::now()).0;
-    in_turn(shared, move |shared| {
+    in_turn(shared, caller, move |shared, sees| {
         let all = all?;
         let at = time(&all, "time")?.unwrap_or(now);
         let mut budget = budget(&all)?;
@@ -379,13 +384,7 @@ async fn instant(
             end: at,
             step: 0,
         };
-        let value = promql::answer(
-            &shared.query,
-            &caller.regions,
-            &expression,
-            times,
-            &mut budget,
-        )?;
+        let value = promql::answer(&shared.query, sees, &expression, times, &mut budget)?;
         Ok(written(&value, at)?)
     })
     .await
@@ -396,7 +395,7 @@ async fn over_time(
     caller: Caller,
     all: Result<Parameters, Refused>,
 ) -> Response {
-    in_turn(shared, move |shared| {
+    in_turn(shared, caller, move |shared, sees| {
         let all = all?;
         let need = |name: &str, found: Option<i64>| found.ok_or_else(|| wrong(name, "it is missing"));
         let start = need("start", time(&all, "start")?)?;
@@ -413,7 +412,7 @@ async fn over_time(
         let text = first(&all, "query").ok_or_else(|| wrong("query", "no expression found in input"))?;
         let expression = promql::parse(text)?;
         let times = Times { start, end, step };
-        let value = promql::answer(&shared.query, &caller.regions, &expression, times, &mut budget)?;
+        let value = promql::answer(&shared.query, sees, &expression, times, &mut budget)?;
         Ok(written(&value, end)?)
     })
     .await
@@ -422,7 +421,7 @@ async fn over_time(
 /// The labels of the series that fit one of the selectors of `match[]`; of all without one.
 fn labels_of(
     shared: &Shared,
-    caller: &Caller,
+    sees: &Regions,
     all: &Parameters,
     need: bool,
 ) -> Result<BTreeSet<Labels>, Refused> {
@@ -440,7 +439,7 @@ fn labels_of(
     let mut found = BTreeSet::new();
     for text in selectors {
         let matchers = promql::parse_selector(text)?;
-        let series = select(&shared.query, &caller.regions, &matchers, &mut budget)?;
+        let series = select(&shared.query, sees, &matchers, &mut budget)?;
         found.extend(series.into_iter().map(|one| one.labels));
     }
     Ok(found)
@@ -472,9 +471,9 @@ async fn series_of(
     caller: Caller,
     all: Result<Parameters, Refused>,
 ) -> Response {
-    in_turn(shared, move |shared| {
+    in_turn(shared, caller, move |shared, sees| {
         let all = all?;
-        let found = labels_of(shared, &caller, &all, true)?;
+        let found = labels_of(shared, sees, &all, true)?;
         cut(found.iter().map(told), &all)
     })
     .await
@@ -485,9 +484,9 @@ async fn names_of(
     caller: Caller,
     all: Result<Parameters, Refused>,
 ) -> Response {
-    in_turn(shared, move |shared| {
+    in_turn(shared, caller, move |shared, sees| {
         let all = all?;
-        let found = labels_of(shared, &caller, &all, false)?;
+        let found = labels_of(shared, sees, &all, false)?;
         let names: BTreeSet<&str> = found
             .iter()
             .flat_map(|labels| labels.keys().map(|name| &**name))
@@ -581,9 +580,9 @@ pub(super) async fn values(
     RawQuery(query): RawQuery,
 ) -> Response {
     let all = parameters(query.as_deref(), None);
-    in_turn(shared, move |shared| {
+    in_turn(shared, caller, move |shared, sees| {
         let all = all?;
-        let found = labels_of(shared, &caller, &all, false)?;
+        let found = labels_of(shared, sees, &all, false)?;
         let values: BTreeSet<&str> = found
             .iter()
             .filter_map(|labels| labels.get(label.as_str()))

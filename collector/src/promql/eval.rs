@@ -171,6 +171,14 @@ fn at_of(selector: &VectorSelector, times: Times) -> Option<i64> {
     })
 }
 
+/// Whether a label may be called so.
+fn is_label(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    let first = bytes.next();
+    first.is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_')
+        && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
 /// An error if two have the same labels.
 fn unique(samples: &[Sample]) -> Result<(), Refused> {
     let mut seen = BTreeSet::new();
@@ -246,6 +254,7 @@ impl Evaluation<'_> {
 
     /// What it is at a moment.
     fn at(&mut self, expression: &Expr, at: i64) -> Result<Value, Refused> {
+        self.budget.in_time()?;
         match expression {
             Expr::NumberLiteral(number) => Ok(Value::Scalar(number.val)),
             Expr::StringLiteral(text) => Ok(Value::Text(text.val.clone())),
@@ -474,13 +483,7 @@ impl Evaluation<'_> {
         let [to, text, from @ ..] = &texts[..] else {
             return Err(wrong_argument("more texts"));
         };
-        let is_name = |name: &str| {
-            let mut bytes = name.bytes();
-            let first = bytes.next();
-            first.is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_')
-                && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-        };
-        if !is_name(to) {
+        if !is_label(to) {
             let text = format!(
                 "invalid destination label name in {}(): {to}",
                 call.func.name
@@ -514,6 +517,8 @@ impl Evaluation<'_> {
                 let parts: Vec<Arc<str>> = parts.collect();
                 Some(parts.join(text.as_str()))
             };
+            self.budget
+                .take_label(value.as_deref().unwrap_or_default())?;
             match value {
                 Some(value) if value.is_empty() => {
                     sample.labels.remove(to.as_str());
@@ -573,6 +578,10 @@ impl Evaluation<'_> {
                     let Some(Value::Text(label)) = &parameter else {
                         return Err(wrong_argument("the name of a label"));
                     };
+                    if !is_label(label) {
+                        let text = format!("invalid label name \"{label}\"");
+                        return Err(Refused::Execution(text));
+                    }
                     made.extend(values_of(&labels, &samples, label, at));
                     continue;
                 }

@@ -28,6 +28,10 @@ const DEPTH_MOST: usize = 100;
 pub(crate) const POINTS_MOST: i64 = 11_000;
 /// Samples that one query may read, and that an answer may hold.
 const SAMPLES_MOST: usize = 5_000_000;
+/// Bytes of the value of a label that a query makes.
+const LABEL_MOST: usize = 4 * 1024;
+/// So many bytes of such values count as a sample; a usual one is free.
+const BYTES_OF_SAMPLE: usize = 32;
 /// How long one may take, and when nothing is said.
 pub(crate) const TAKES_MOST: Duration = Duration::from_secs(60);
 
@@ -41,7 +45,9 @@ pub(crate) enum Refused {
     #[error("{0}")]
     Execution(String),
     /// It takes too long.
-    #[error("the query took longer than {} s; ask for a shorter time, a longer step or fewer links", .0.as_secs())]
+    #[error(
+        "the query took longer than {0:?}; ask for a shorter time, a longer step or fewer links"
+    )]
     Timeout(Duration),
     #[error(transparent)]
     Failed(#[from] anyhow::Error),
@@ -80,6 +86,16 @@ impl Budget {
             ))
         })?;
         self.in_time()
+    }
+
+    /// Takes what a label holds that was made.
+    fn take_label(&mut self, value: &str) -> Result<(), Refused> {
+        if value.len() > LABEL_MOST {
+            return Err(Refused::Execution(format!(
+                "the query makes a label longer than {LABEL_MOST} bytes"
+            )));
+        }
+        self.take(value.len() / BYTES_OF_SAMPLE)
     }
 
     fn in_time(&self) -> Result<(), Refused> {
