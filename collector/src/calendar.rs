@@ -1,6 +1,7 @@
 //! National holidays from a file: CSV with the columns `date,name`, or a calendar (`.ics`, RFC 5545) as offices and the
 //! government publish them.
 
+use crate::table;
 use anyhow::{Context, bail};
 use denyut_detect::calendar::Holidays;
 use icalendar::{Calendar, CalendarComponent, Component, DatePerhapsTime};
@@ -13,12 +14,17 @@ const DAYS_MAX: i32 = 31;
 
 /// Reads a file; an error names the line or the event.
 pub(crate) fn read(path: &Path) -> anyhow::Result<Holidays> {
-    let text =
-        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let is_calendar = path
         .extension()
         .is_some_and(|ending| ending.eq_ignore_ascii_case("ics"));
-    let read = if is_calendar { ics(&text) } else { csv(&text) };
+    let read = if is_calendar {
+        str::from_utf8(&text)
+            .context("not UTF-8; save it as UTF-8")
+            .and_then(ics)
+    } else {
+        csv(&text)
+    };
     read.with_context(|| path.display().to_string())
 }
 
@@ -29,19 +35,16 @@ struct Line {
     name: String,
 }
 
-pub(crate) fn csv(text: &str) -> anyhow::Result<Holidays> {
+pub(crate) fn csv(text: &[u8]) -> anyhow::Result<Holidays> {
     let mut holidays = Holidays::default();
-    let mut reader = csv::Reader::from_reader(text.as_bytes());
-    for line in reader.deserialize() {
-        let line: Line = line.context("expected the columns date,name")?;
-        let number = holidays.len() + 2;
-        let date: Date = line.date.trim().parse().ok().with_context(|| {
+    for (number, line) in table::rows::<Line>(text, "date,name")? {
+        let date: Date = line.date.parse().ok().with_context(|| {
             format!(
                 "line {number}: `date` = `{}`: not a date; write it like `2026-08-17`",
                 line.date
             )
         })?;
-        holidays.add(date, line.name.trim());
+        holidays.add(date, &line.name);
     }
     if holidays.is_empty() {
         bail!("it holds no holiday");
@@ -75,6 +78,9 @@ pub(crate) fn ics(text: &str) -> anyhow::Result<Holidays> {
         }
         // The end of whole days is the day after the last.
         let end = event.get_end().as_ref().and_then(date);
+        if let Some(end) = end.filter(|end| *end < first) {
+            bail!("the event `{name}` from {first} ends before that ({end}); mend it");
+        }
         let days = end.map_or(1, |end| {
             first.until(end).map_or(1, |span| span.get_days()).max(1)
         });
@@ -111,7 +117,7 @@ mod tests {
 
     #[test]
     fn both_forms_say_the_same() {
-        let lines = csv("date,name\n2026-03-20,Idul Fitri\n2026-03-21,Idul Fitri\n2026-08-17,Hari Kemerdekaan\n").expect("reads");
+        let lines = csv(b"date,name\n2026-03-20,Idul Fitri\n2026-03-21,Idul Fitri\n2026-08-17,Hari Kemerdekaan\n").expect("reads");
         let event = |start: &str, end: &str, name: &str| {
             format!(
                 "BEGIN:VEVENT\r\nUID:{start}\r\nDTSTAMP:20250101T000000Z\r\nDTSTART;VALUE=DATE:{start}\r\n{end}SUMMARY:{name}\r\nEND:VEVENT\r\n"
@@ -127,14 +133,17 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        let error = csv("date,name\n2026-01-01,a\n17-08-2026,b\n")
+        let error = csv(b"date,name\n2026-01-01,a\n2026-01-01,c\n17-08-2026,b\n")
             .expect_err("is refused")
             .to_string();
-        assert!(error.contains("line 3: `date` = `17-08-2026`"), "{error}");
-        assert!(csv("date,name\n").is_err(), "no holiday");
+        assert!(error.contains("line 4: `date` = `17-08-2026`"), "{error}");
+        assert!(csv(b"date,name\n").is_err(), "no holiday");
         let yearly = "BEGIN:VCALENDAR\r\nVERSION:2.0\r\nBEGIN:VEVENT\r\nUID:1\r\nDTSTAMP:20250101T000000Z\r\nDTSTART;VALUE=DATE:20260817\r\nRRULE:FREQ=YEARLY\r\nSUMMARY:x\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n";
         let error = ics(yearly).expect_err("is refused").to_string();
         assert!(error.contains("`x` has a RRULE"), "{error}");
+        let backwards = yearly.replace("RRULE:FREQ=YEARLY", "DTEND;VALUE=DATE:20260815");
+        let error = ics(&backwards).expect_err("is refused").to_string();
+        assert!(error.contains("ends before that"), "{error}");
         for text in ["", "BEGIN:VCALENDAR\r\nEND:VCALENDAR\r\n", "hello"] {
             assert!(ics(text).is_err(), "{text:?}");
         }

@@ -5,6 +5,7 @@
 
 use crate::events::{Bus, Happening};
 use crate::keys;
+use crate::plain::{self, NAME_MOST};
 use anyhow::Context;
 use denyut_detect::Incident;
 use denyut_detect::incident::RevisionReason;
@@ -17,8 +18,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use utoipa::ToSchema;
 
-/// Characters of a name, and of what somebody says, at most.
-const NAME_MAX: usize = 100;
+/// How a text is read: on one line, or on more.
+type Read = fn(&str, &str, usize) -> Result<String, Invalid>;
+
+/// Characters of what somebody says, at most.
 const TEXT_MAX: usize = 2_000;
 /// Steps of one incident, at most.
 const STEPS_MAX: usize = 500;
@@ -206,44 +209,25 @@ fn began(incident: &Incident) -> UnixMillis {
     again.map_or(UnixMillis(0), |revision| revision.recorded_ms)
 }
 
-/// A text that somebody wrote, trimmed; an error if it is too long, or holds what no line of text does.
-fn text(field: &str, text: &str, most: usize) -> Result<String, Invalid> {
-    let text = text.trim();
-    if text.chars().count() > most {
-        let fix = format!("write at most {most} characters");
-        return Err(Invalid::new(field, text, "too long", fix));
-    }
-    // Those that turn the direction of text could make it say something else.
-    let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let is_line = most == NAME_MAX;
-    if text
-        .chars()
-        .any(|c| turns(c) || (c.is_control() && (c != '\n' || is_line)))
-    {
-        return Err(Invalid::new(
-            field,
-            text.escape_debug(),
-            "it holds control characters",
-            "write plain text",
-        ));
-    }
-    Ok(text.to_owned())
-}
-
-/// The same of what may be left out.
-fn maybe(field: &str, said: Option<&str>, most: usize) -> Result<Option<String>, Invalid> {
-    let said = said.map(|said| text(field, said, most)).transpose()?;
+/// What may be left out, and is when it is empty.
+fn maybe(
+    field: &str,
+    said: Option<&str>,
+    most: usize,
+    read: Read,
+) -> Result<Option<String>, Invalid> {
+    let said = said.map(|said| read(field, said, most)).transpose()?;
     Ok(said.filter(|said| !said.is_empty()))
 }
 
 /// A name that may be left out, checked as that of a step.
 pub(crate) fn maybe_name(field: &str, said: Option<&str>) -> Result<Option<String>, Invalid> {
-    maybe(field, said, NAME_MAX)
+    maybe(field, said, NAME_MOST, plain::line)
 }
 
-/// The same of what may not.
-fn needed(field: &str, said: &str, most: usize, fix: &str) -> Result<String, Invalid> {
-    let said = text(field, said, most)?;
+/// What may not be empty.
+fn needed(field: &str, said: &str, most: usize, read: Read, fix: &str) -> Result<String, Invalid> {
+    let said = read(field, said, most)?;
     if said.is_empty() {
         return Err(Invalid::new(field, "", "empty", fix));
     }
@@ -253,15 +237,15 @@ fn needed(field: &str, said: &str, most: usize, fix: &str) -> Result<String, Inv
 /// Who somebody is, and what they say, checked as those of a step.
 pub(crate) fn signed(by: &str, why: &str) -> Result<(String, String), Invalid> {
     Ok((
-        needed("by", by, NAME_MAX, "write who you are")?,
-        needed("why", why, TEXT_MAX, "write why")?,
+        needed("by", by, NAME_MOST, plain::line, "write who you are")?,
+        needed("why", why, TEXT_MAX, plain::lines, "write why")?,
     ))
 }
 
 impl Deed {
     /// What it is, done now.
     fn step(&self, by: &str, now: UnixMillis) -> Result<Step, Invalid> {
-        let by = needed("by", by, NAME_MAX, "write who you are")?;
+        let by = needed("by", by, NAME_MOST, plain::line, "write who you are")?;
         let what = match self {
             Self::Acknowledge { why, lasts } => {
                 let lasts = match lasts {
@@ -277,18 +261,18 @@ impl Deed {
                     ));
                 }
                 What::Acknowledge {
-                    why: maybe("why", why.as_deref(), TEXT_MAX)?,
+                    why: maybe("why", why.as_deref(), TEXT_MAX, plain::lines)?,
                     until_ms: now + lasts,
                 }
             }
             Self::Withdraw { why } => What::Withdraw {
-                why: maybe("why", why.as_deref(), TEXT_MAX)?,
+                why: maybe("why", why.as_deref(), TEXT_MAX, plain::lines)?,
             },
             Self::Note { text } => What::Note {
-                text: needed("text", text, TEXT_MAX, "write what you know")?,
+                text: needed("text", text, TEXT_MAX, plain::lines, "write what you know")?,
             },
             Self::Assign { to } => What::Assign {
-                to: maybe("to", to.as_deref(), NAME_MAX)?,
+                to: maybe("to", to.as_deref(), NAME_MOST, plain::line)?,
             },
         };
         Ok(Step {

@@ -6,6 +6,7 @@ use crate::alert::{self, Alerts, Place};
 use crate::calendar;
 use crate::export::{self, ExportSection};
 use crate::join::{Authority, Name};
+use crate::plain::{self, NAME_MOST};
 use crate::registry::{Office, Registry};
 use crate::sites;
 use crate::villages::{self, Villages};
@@ -192,6 +193,7 @@ impl Address {
         let Some(text) = text else {
             return Ok(Self(None));
         };
+        let text = text.trim();
         let url = text.parse::<reqwest::Url>().ok().filter(|url| {
             let rest = (url.path(), url.query(), url.fragment());
             matches!(url.scheme(), "http" | "https")
@@ -467,6 +469,9 @@ fn villages(section: &PublicSection, folder: &Path) -> anyhow::Result<Option<Vil
     Ok(section.page.then_some(villages))
 }
 
+/// Characters of a reason, at most.
+const REASON_MOST: usize = 200;
+
 /// Lines of a letterhead, and characters of each, at most.
 const LETTERHEAD_MOST: (usize, usize) = (6, 120);
 
@@ -482,15 +487,7 @@ fn letterhead(lines: Vec<String>) -> Result<Vec<String>, Invalid> {
         ));
     }
     for line in &lines {
-        if line.chars().count() > length || line.chars().any(char::is_control) {
-            let fix = format!("write at most {length} characters in one line");
-            return Err(Invalid::new(
-                "report.letterhead",
-                line.escape_debug(),
-                "not a line",
-                fix,
-            ));
-        }
+        plain::line("report.letterhead", line, length)?;
     }
     Ok(lines)
 }
@@ -737,7 +734,7 @@ fn maintenance(sections: Vec<MaintenanceSection>) -> Result<Vec<Maintenance>, In
         Ok(Maintenance {
             region: section.region,
             when,
-            reason: section.reason,
+            reason: plain::name(&at("reason"), &section.reason, REASON_MOST)?,
         })
     };
     sections.into_iter().enumerate().map(read).collect()
@@ -746,20 +743,9 @@ fn maintenance(sections: Vec<MaintenanceSection>) -> Result<Vec<Maintenance>, In
 /// What the detector and the page are told of an office, checked.
 fn office(section: &OfficeSection, name: String, at: &str) -> Result<Office, Invalid> {
     let named = |field: &str, text: &Option<String>| {
-        let text = text
-            .as_deref()
-            .map(str::trim)
-            .filter(|text| !text.is_empty());
-        if let Some(text) = text.filter(|text| text.len() > 100 || text.contains(char::is_control))
-        {
-            return Err(Invalid::new(
-                format!("{at}.{field}"),
-                text,
-                "too long, or with control characters",
-                "write at most 100 bytes of text",
-            ));
-        }
-        Ok(text.map(str::to_owned))
+        let read = |text: &String| plain::line(&format!("{at}.{field}"), text, NAME_MOST);
+        let text = text.as_ref().map(read).transpose()?;
+        Ok::<_, Invalid>(text.filter(|text| !text.is_empty()))
     };
     let degrees = |field: &str, value: Option<f64>, most: f64| match value {
         Some(value) if !(-most..=most).contains(&value) => Err(Invalid::new(
@@ -810,15 +796,7 @@ pub(crate) fn office_of(
     common: &[Target],
 ) -> Result<(OfficeCode, Office), Invalid> {
     let code: OfficeCode = section.code.parse().map_err(|e: Invalid| e.within(at))?;
-    let name = section.name.trim().to_owned();
-    if name.is_empty() || name.len() > 100 || name.contains(char::is_control) {
-        return Err(Invalid::new(
-            format!("{at}.name"),
-            name,
-            "empty, too long, or with control characters",
-            "write 1 to 100 bytes of text",
-        ));
-    }
+    let name = plain::name(&format!("{at}.name"), &section.name, NAME_MOST)?;
     let mut office = office(section, name, at)?;
     // An office's own targets win over the common ones by name.
     let mut targets = read_targets(section.target.clone()).map_err(|error| error.within(at))?;

@@ -71,6 +71,14 @@ pub(crate) struct Target {
     holds: u64,
 }
 
+impl Target {
+    /// Where what is measured goes, in words.
+    pub(crate) fn describe(&self) -> String {
+        let host = self.url.host_str().unwrap_or_default();
+        format!("What is measured is also sent to {}, at {host}.", self.name)
+    }
+}
+
 /// Reads the sections; files that they name lie in `folder`.
 pub(crate) fn read(
     sections: Vec<ExportSection>,

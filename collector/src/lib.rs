@@ -27,6 +27,7 @@ mod manager;
 mod metrics;
 mod operate;
 mod paths;
+mod plain;
 mod promql;
 mod publik;
 mod query;
@@ -749,6 +750,29 @@ fn describe_receivers(config: &Config) {
     }
 }
 
+/// Says what leaves this machine, and who else comes in.
+fn describe_outside(config: &Config) {
+    match &config.public {
+        None => println!("The page for citizens, /publik, is off."),
+        Some(villages) => {
+            let count: usize = villages.values().map(Vec::len).sum();
+            println!(
+                "The page for citizens, /publik, is open to everybody; {count} villages to choose from."
+            );
+        }
+    }
+    for export in &config.exports {
+        println!("{}", export.describe());
+    }
+    if let Some(oidc) = &config.oidc {
+        println!(
+            "Users may also come in by {}, {}.",
+            oidc.name,
+            oidc.issuer()
+        );
+    }
+}
+
 fn check_config(path: &Path) -> anyhow::Result<()> {
     let config = Config::load_to_serve(path)?;
     let how = match &config.tls {
@@ -772,6 +796,7 @@ fn check_config(path: &Path) -> anyhow::Result<()> {
         println!("{whom} is told of {}.", route.describe());
     }
     describe_receivers(&config);
+    describe_outside(&config);
     for (code, office) in &*config.registry.offices() {
         println!("{code} {}:", office.name);
         let targets: Vec<&str> = office.targets.iter().map(|t| t.name.as_str()).collect();
@@ -789,7 +814,14 @@ fn check_config(path: &Path) -> anyhow::Result<()> {
         }
     }
     if config.registry.agents().is_empty() {
-        println!("No agent is named; let machines join by `denyutctl invitation create`.");
+        match &config.tls {
+            Some(_) => {
+                println!("No agent is named; let machines join by `denyutctl invitation create`.");
+            }
+            None => println!(
+                "No agent is named, and in plaintext none can join: name agents in `[[office]]`, or what agents call the collector in `ingest.names`."
+            ),
+        }
     }
     Ok(())
 }

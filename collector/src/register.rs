@@ -183,10 +183,11 @@ impl Register {
         Ok(all.filter(theirs).collect())
     }
 
-    /// Registers offices, or changes them: all, or none if one is wrong. Nothing is done in a `rehearsal`.
+    /// Registers offices, or changes them: all, or none if one is wrong; what stands before each is how whoever wrote them knows its place. Nothing is done in a
+    /// `rehearsal`.
     pub(crate) fn put(
         &self,
-        offices: &[Registration],
+        offices: &[(String, Registration)],
         sees: &Regions,
         rehearsal: bool,
     ) -> Result<Registered, Refused> {
@@ -204,9 +205,8 @@ impl Register {
         let mut made = BTreeMap::new();
         let mut kept = Vec::new();
         let mut registered = Registered::default();
-        for (place, one) in offices.iter().enumerate() {
-            let at = format!("offices[{place}]");
-            let (code, office) = office_of(&one.section(), &at, &self.common)?;
+        for (at, one) in offices {
+            let (code, office) = office_of(&one.section(), at, &self.common)?;
             if !sees.has(&code) {
                 return Err(Refused::Beyond(code));
             }

@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn a_wrong_line_is_named() {
         for (text, wrong) in [
-            ("code,name\n36.73.01\n", "line: 2"),
+            ("code,name\n36.73.01\n", "line 2: 1 columns"),
             (
                 "code,name,longitud\n36.73.01,Serang,1\n",
                 "line 2: expected the columns",

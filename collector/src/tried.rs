@@ -30,7 +30,7 @@ pub fn authority(certificate: &Path, key: &Path) {
 pub fn tables(text: &str) {
     sites::parse(text.as_bytes()).ok();
     villages::parse(text.as_bytes()).ok();
-    calendar::csv(text).ok();
+    calendar::csv(text.as_bytes()).ok();
     calendar::ics(text).ok();
     recorded::parse(text.as_bytes()).ok();
 }

@@ -1,5 +1,6 @@
 //! Villages (*kelurahan*, *desa*) and where they lie, from a CSV file with the columns `code,name,latitude,longitude`: citizens choose theirs, and their device says which office is near.
 
+use crate::plain::{self, NAME_MOST};
 use crate::table;
 use anyhow::{Context, bail};
 use denyut_proto::OfficeCode;
@@ -35,6 +36,7 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Villages> {
 
 pub(crate) fn parse(text: impl std::io::Read) -> anyhow::Result<Villages> {
     let mut villages = Villages::new();
+    let mut codes = BTreeMap::new();
     for (line, told) in table::rows::<Line>(text, "code,name,latitude,longitude")? {
         let code: OfficeCode = told
             .code
@@ -44,8 +46,12 @@ pub(crate) fn parse(text: impl std::io::Read) -> anyhow::Result<Villages> {
         if code.as_str().len() != 13 {
             bail!("line {line}: `code` = `{code}`: not a village; write it like `36.73.02.1001`");
         }
-        if told.name.is_empty() || told.name.len() > 100 || told.name.contains(char::is_control) {
-            bail!("line {line}: `name`: write 1 to 100 bytes of text");
+        let name = plain::name("name", &told.name, NAME_MOST);
+        let name = name.with_context(|| format!("line {line}"))?;
+        if let Some(other) = codes.insert(code.clone(), line) {
+            bail!(
+                "line {line}: `code` = `{code}`: line {other} has it already; give each village its own"
+            );
         }
         let degrees = |column: &str, text: &str, most: f64| {
             let value = text.parse::<f64>().ok();
@@ -62,10 +68,13 @@ pub(crate) fn parse(text: impl std::io::Read) -> anyhow::Result<Villages> {
             degrees("longitude", &told.longitude, 180.0)?,
         );
         let regency = code.as_str()[..5].to_owned();
-        villages.entry(regency).or_default().push(Village {
-            name: told.name,
-            place,
-        });
+        villages
+            .entry(regency)
+            .or_default()
+            .push(Village { name, place });
+    }
+    if villages.is_empty() {
+        bail!("it holds no village");
     }
     for of_regency in villages.values_mut() {
         of_regency.sort_by(|one, two| one.name.cmp(&two.name));
@@ -95,6 +104,12 @@ mod tests {
             ("36.73.02.1001,X,-96,106", "`latitude` = `-96`"),
             ("36.73.02.1001,X,-6,east", "`longitude` = `east`"),
             ("x,X,-6,106", "line 2"),
+            ("36.73.02.1001,\u{202e}X,-6,106", "`name` = `\\u{202e}X`"),
+            (
+                "36.73.02.1001,X,-6,106\n36.73.02.1001,Y,-6,106",
+                "line 2 has it",
+            ),
+            ("", "no village"),
         ] {
             let text = format!("code,name,latitude,longitude\n{line}\n");
             let error = format!("{:#}", parse(text.as_bytes()).expect_err("is refused"));

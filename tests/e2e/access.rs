@@ -698,7 +698,9 @@ async fn a_user_chooses_a_password_logs_in_and_out_and_is_shut_out() {
         401
     );
     assert!(collector.ctl(&["user", "enable", "siti"]).status.success());
-    assert_eq!(siti.get("/api/v1/me").await.0, 200);
+    assert_eq!(siti.get("/api/v1/me").await.0, 401, "whoever was in is out");
+    let login = format!("name=siti&password={PASSWORD}");
+    assert_eq!(siti.post("/masuk", &login).await.0, 303);
     // A token does no more than its user may now.
     assert!(
         collector

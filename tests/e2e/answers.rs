@@ -1,7 +1,7 @@
 //! What is true of all answers of the API: pages, streams, tables, what did not change, what was asked twice, and what was missed.
 
 use crate::alerts::{OFFICES, WITHIN, agent, nowhere};
-use denyut_tests::{Collector, eventually};
+use denyut_tests::{Collector, eventually, program, said};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -345,4 +345,130 @@ async fn availability_is_told_of_offices_and_what_they_belong_to() {
         .send()
         .await;
     assert_eq!(long.expect("answers").status(), 400);
+}
+
+/// A monitoring program is never told of a finding when nobody could look.
+#[tokio::test]
+async fn who_cannot_look_says_so() {
+    let collector = Collector::start(&registry(3)).await;
+    // It takes connections, and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    let silent = format!("http://{}", silent.local_addr().expect("an address"));
+    let here = format!("http://{}", collector.api);
+    for (arguments, token, said_of_it) in [
+        (
+            vec!["check", "36.73.02", "--address", &here],
+            None,
+            "asks for a token",
+        ),
+        (
+            vec!["check", "36.73.02", "--address", &here],
+            Some("no"),
+            "UNKNOWN",
+        ),
+        (
+            vec!["check", "36.73.02", "--address", "bogus"],
+            Some("x"),
+            "not an address",
+        ),
+        (
+            vec!["check", "36.73.02", "--address", "http://192.0.2.1"],
+            Some("x"),
+            "over https only",
+        ),
+        (
+            vec!["check", "36.73.02", "--timeout", "1", "--address", &silent],
+            Some("x"),
+            "no answer within 1 s",
+        ),
+        (
+            vec!["--address", &here, "check"],
+            Some("x"),
+            "command line is wrong",
+        ),
+        (
+            vec!["check", "--warning", "5", "36.73.02"],
+            Some("x"),
+            "command line is wrong",
+        ),
+    ] {
+        let mut command = std::process::Command::new(program("denyutctl"));
+        command.args(&arguments).env_remove("DENYUT_TOKEN");
+        if let Some(token) = token {
+            command.env("DENYUT_TOKEN", token);
+        }
+        let output = command.output().expect("runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(3), "{arguments:?}: {text}");
+        assert!(
+            text.starts_with("DENYUT UNKNOWN - ") && text.contains(said_of_it),
+            "{arguments:?}: {text}"
+        );
+    }
+    // What somebody wrote is no formula in a table.
+    let silence = [
+        "silence",
+        "add",
+        "--region",
+        "36.73",
+        "--why",
+        "=HYPERLINK(1)",
+        "--for",
+        "1h",
+    ];
+    let added = collector.ctl(&silence);
+    assert!(added.status.success(), "{}", said(&added));
+    let table = said(&collector.ctl(&["silence", "list", "-o", "csv"]));
+    assert!(table.contains("'=HYPERLINK(1)"), "{table}");
+    let late = collector.ctl(&["report", "--month", "9999-01"]);
+    assert!(
+        !late.status.success() && said(&late).contains("has not begun"),
+        "{}",
+        said(&late)
+    );
+}
+
+/// Of a stranger only what a login takes is read.
+#[tokio::test]
+async fn a_long_body_is_read_of_who_may_send_it() {
+    let collector = Collector::start(&registry(3)).await;
+    let admin = collector.token_of(
+        &["token", "create", "a", "--region", "all"],
+        &["--scope", "admin"],
+    );
+    let reader = collector.token_of(
+        &["token", "create", "r", "--region", "all"],
+        &["--scope", "read"],
+    );
+    for (path, token, length, status) in [
+        ("/masuk", None, 20_000, 413),
+        ("/api/v1/silences", None, 20_000, 413),
+        ("/api/v1/silences", Some(&reader), 2_000_000, 413),
+        ("/api/v1/silences", Some(&reader), 20_000, 403),
+        ("/api/v1/registrations", Some(&admin), 3_000_000, 400),
+        ("/api/v1/registrations", Some(&admin), 40_000_000, 413),
+    ] {
+        let mut request = reqwest::Client::new()
+            .post(format!("http://{}{path}", collector.api))
+            .header(
+                "content-type",
+                if path == "/masuk" {
+                    "application/x-www-form-urlencoded"
+                } else {
+                    "application/json"
+                },
+            )
+            .body("x".repeat(length));
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        // A server that reads no further may close before the rest is sent.
+        match request.send().await {
+            Ok(answer) => assert_eq!(answer.status(), status, "{path} {length}"),
+            Err(error) => assert!(
+                status == 413 && length > 1_000_000,
+                "{path} {length}: {error}"
+            ),
+        }
+    }
 }

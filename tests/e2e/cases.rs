@@ -204,7 +204,7 @@ fn wrong(number: &str) -> Vec<(&str, &str, Value, u16, &str)> {
             "notes",
             json!({"by": "a", "text": "b\u{7}"}),
             400,
-            "it holds control characters",
+            "it holds the character U+0007",
         ),
         (
             number,

@@ -140,6 +140,10 @@ async fn what_is_wrong_of_a_file_is_named_and_nothing_is_done() {
             "`offices[1].code` = `36.73.3`",
         ),
         (
+            "code,name\n36.73.03,Kasemen\n\n\n36.73.04,\n",
+            "line 5: `name` is missing",
+        ),
+        (
             "code,name\n36.73.03,Kasemen\n36.73.03,Taktakan\n",
             "it is there twice",
         ),
@@ -175,6 +179,66 @@ async fn what_is_wrong_of_a_file_is_named_and_nothing_is_done() {
         );
     }
     assert_eq!(collector.json("/api/v1/registrations").await, json!([]));
+    // What feeds and badges cannot say, or what looks like another name, is none.
+    for name in ["Kec. \u{ffff}", "\u{202e}kopiC", "\u{200b}", "…"] {
+        let (status, problem) = put(
+            &collector,
+            "36.73.05",
+            &json!({"code": "36.73.05", "name": name}),
+        )
+        .await;
+        assert_eq!(
+            (status.as_u16(), &problem["field"]),
+            (400, &"office.name".into()),
+            "{problem}"
+        );
+    }
+    // A table for the page is a table for the collector: its lines are counted alike, and agents come by invitation.
+    for (table, wrong) in [
+        (
+            "code,name\n36.73.03,Kasemen\n36.73.3,Taktakan\n",
+            "`line 3.code` = `36.73.3`",
+        ),
+        (
+            "code,name,agents\n36.73.03,Kasemen,nine\n",
+            "line 2: agents` = `nine`",
+        ),
+    ] {
+        let mut form = reqwest::Url::parse("http://x").expect("an address");
+        form.query_pairs_mut()
+            .extend_pairs([("csv", table), ("deed", "import")]);
+        let form = collector
+            .request(Method::POST, "/pengaturan/kantor/impor")
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(form.query().expect("pairs").to_owned());
+        let page = form
+            .send()
+            .await
+            .expect("answers")
+            .text()
+            .await
+            .expect("reads");
+        assert!(page.contains(wrong), "{table}: {page}");
+    }
+    assert_eq!(collector.json("/api/v1/registrations").await, json!([]));
+    // A nation at once fits; of who may not, and of nobody, less is read.
+    let nation: String = (0..30_000).fold("code,name\n".to_owned(), |text, n| {
+        format!(
+            "{text}{}.{:02}.{:02}.{:04},Desa yang namanya cukup panjang {n}\n",
+            11 + n / 10_000,
+            1 + n / 100 % 99,
+            1 + n % 99,
+            1_000 + n % 9_000
+        )
+    });
+    std::fs::write(&file, nation).expect("writes");
+    let output = collector.ctl(&[
+        "office",
+        "import",
+        file.to_str().expect("text"),
+        "--dry-run",
+    ]);
+    assert!(said(&output).contains("30000 added"), "{}", said(&output));
     let body = json!({"code": "36.73.05", "name": "x"});
     assert_eq!(put(&collector, "36.73.06", &body).await.0, 400);
     let others = collector.token_of(

@@ -186,6 +186,9 @@ pub(crate) struct Check {
     /// Only this target, as all agents of the office see it
     #[arg(long, value_name = "NAME")]
     pub(crate) target: Option<String>,
+    /// How long to wait for the collector, in seconds
+    #[arg(short, long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub(crate) timeout: u64,
 }
 
 #[derive(Subcommand)]

@@ -3,8 +3,10 @@
 use crate::arguments::Check;
 use crate::client::{Client, part};
 use crate::show::{length, now, plain};
+use anyhow::Context;
 use serde_json::Value;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// What a monitoring program makes of it (Monitoring Plugins Development Guidelines): its exit code and its word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,14 +38,29 @@ impl Verdict {
 }
 
 /// Prints one line, and returns the code.
-pub(crate) async fn check(client: &Client, check: Check) -> ExitCode {
-    let asked = client
-        .get(&format!("/api/v1/offices/{}", part(&check.office)))
-        .await;
-    let (verdict, text) = match asked {
-        Ok(view) => judge(&view, check.target.as_deref()),
-        Err(error) => (Verdict::Unknown, plain(&format!("{error:#}"))),
+pub(crate) async fn check(client: anyhow::Result<Client>, check: Check) -> ExitCode {
+    let within = Duration::from_secs(check.timeout);
+    let asked = async {
+        let client = client?.at_once();
+        let path = format!("/api/v1/offices/{}", part(&check.office));
+        let answer = tokio::time::timeout(within, client.get(&path)).await;
+        answer.with_context(|| format!("no answer within {} s", check.timeout))?
     };
+    match asked.await {
+        Ok(view) => {
+            let (verdict, text) = judge(&view, check.target.as_deref());
+            say(verdict, &text)
+        }
+        Err(error) => unknown(&format!("{error:#}")),
+    }
+}
+
+/// What is said when nobody can tell.
+pub(crate) fn unknown(why: &str) -> ExitCode {
+    say(Verdict::Unknown, &plain(why).replace('|', "¦"))
+}
+
+fn say(verdict: Verdict, text: &str) -> ExitCode {
     // Where nobody takes it, the code says it.
     crate::show::line(&format!("DENYUT {} - {text}", verdict.word())).ok();
     ExitCode::from(verdict as u8)
@@ -54,7 +71,8 @@ fn judge(view: &Value, target: Option<&str>) -> (Verdict, String) {
     let links = view["links"].as_array().unwrap_or(&empty);
     let named = |link: &&Value| target.is_none_or(|target| link["target"] == target);
     let links: Vec<&Value> = links.iter().filter(named).collect();
-    let name = plain(view["name"].as_str().unwrap_or_default());
+    // What stands behind a `|` is taken for figures.
+    let name = plain(view["name"].as_str().unwrap_or_default()).replace('|', "¦");
     if let (Some(target), true) = (target, links.is_empty()) {
         return (
             Verdict::Unknown,
@@ -135,6 +153,8 @@ mod tests {
         );
         assert_eq!(judge(&view, Some("uplink")).0, Verdict::Critical);
         assert_eq!(judge(&view, Some("nothing")).0, Verdict::Unknown);
+        let piped = json!({"name": "A|rta=1", "state": "up", "since_ms": null, "links": []});
+        assert_eq!(judge(&piped, None).1, "A¦rta=1 is up");
         let closed = json!({"name": "Serang", "state": "closed", "since_ms": null, "incident": 3, "links": []});
         assert_eq!(
             judge(&closed, None).0,

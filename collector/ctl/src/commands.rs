@@ -9,8 +9,10 @@ use crate::plot;
 use crate::show::{Column, Kind, Show, length, line, now, plain, region, time};
 use crate::watch;
 use anyhow::{Context, bail};
+use jiff::Timestamp;
 use reqwest::Method;
 use serde_json::{Value, json};
+use std::io::Read;
 use std::path::Path;
 
 const ALL: usize = usize::MAX;
@@ -269,7 +271,7 @@ async fn report(
     region: Option<&str>,
     all_hours: bool,
 ) -> anyhow::Result<()> {
-    let (from, to) = crate::show::month(month, region)?;
+    let (from, to) = crate::show::month(month, region, Timestamp::now())?;
     let (from, to) = (from.to_string(), to.to_string());
     let pairs = [
         ("by", Some(per.as_str())),
@@ -418,15 +420,16 @@ async fn office(client: &Client, show: &Show, command: Office) -> anyhow::Result
 fn offices_of(file: &Path) -> anyhow::Result<Vec<Value>> {
     const TEXTS: [&str; 7] = ["code", "name", "regency", "isp", "pop", "pool", "hours"];
     const NUMBERS: [&str; 2] = ["latitude", "longitude"];
-    let input: Box<dyn std::io::Read> = if file == Path::new("-") {
-        Box::new(std::io::stdin())
+    let input = if file == Path::new("-") {
+        let mut input = Vec::new();
+        std::io::stdin().read_to_end(&mut input).map(|_| input)
     } else {
-        let opened = std::fs::File::open(file);
-        Box::new(opened.with_context(|| format!("cannot read {}", file.display()))?)
+        std::fs::read(file)
     };
+    let input = input.with_context(|| format!("cannot read {}", file.display()))?;
     let mut reader = csv::ReaderBuilder::new()
         .trim(csv::Trim::All)
-        .from_reader(input);
+        .from_reader(input.as_slice());
     let names = reader
         .headers()
         .context("cannot read the first line")?
@@ -441,7 +444,7 @@ fn offices_of(file: &Path) -> anyhow::Result<Vec<Value>> {
     let mut offices = Vec::new();
     for record in reader.records() {
         let record = record.map_err(|error| anyhow::anyhow!("{error}"))?;
-        let number = record.position().map_or(0, csv::Position::line);
+        let number = record.position().map_or(0, |at| line_of(&input, at));
         let mut office = serde_json::Map::new();
         for (name, text) in names
             .iter()
@@ -466,6 +469,14 @@ fn offices_of(file: &Path) -> anyhow::Result<Vec<Value>> {
         offices.push(Value::Object(office));
     }
     Ok(offices)
+}
+
+/// The line of a record that begins behind this place and the empty lines there.
+fn line_of(text: &[u8], at: &csv::Position) -> u64 {
+    let from = usize::try_from(at.byte()).unwrap_or(usize::MAX);
+    let rest = text.get(from..).unwrap_or_default();
+    let empty = rest.iter().take_while(|byte| matches!(byte, b'\r' | b'\n'));
+    at.line() + empty.filter(|byte| **byte == b'\n').count() as u64
 }
 
 fn office_in_words(show: &Show, view: &Value) -> anyhow::Result<()> {

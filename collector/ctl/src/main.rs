@@ -15,7 +15,15 @@ use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        // A monitoring program takes the usual code of a wrong command line for a finding.
+        Err(error) if error.use_stderr() && is_check() => {
+            error.print().ok();
+            return check::unknown("the command line is wrong: see `denyutctl check --help`");
+        }
+        Err(error) => error.exit(),
+    };
     let done = match arguments.command {
         Command::Completions { shell } => {
             let mut text = Vec::new();
@@ -33,10 +41,11 @@ fn main() -> ExitCode {
                 .enable_all()
                 .build();
             let run = async |command| {
-                let client = Client::new(&arguments.collector)?;
+                let client = Client::new(&arguments.collector);
                 if let Command::Check(check) = command {
-                    return Ok(Some(check::check(&client.at_once(), check).await));
+                    return Ok(Some(check::check(client, check).await));
                 }
+                let client = client?;
                 let show = show::Show::new(arguments.output);
                 commands::run(&client, &show, command).await.map(|()| None)
             };
@@ -65,4 +74,20 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether the command line, be it right or wrong, is that of a check.
+fn is_check() -> bool {
+    let mut words = std::env::args_os().skip(1);
+    while let Some(word) = words.next() {
+        let word = word.to_string_lossy();
+        if !word.starts_with('-') {
+            return word == "check";
+        }
+        // All options that may stand before a command have a value.
+        if !word.contains('=') {
+            words.next();
+        }
+    }
+    false
 }

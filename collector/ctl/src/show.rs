@@ -1,7 +1,7 @@
 //! Printing: tables for people, JSON and CSV for programs.
 
 use crate::arguments::Output;
-use anyhow::Context;
+use anyhow::{Context, bail};
 use denyut_detect::calendar::Zone;
 use jiff::Timestamp;
 use jiff::tz::{Offset, TimeZone};
@@ -79,7 +79,11 @@ impl Show {
                 let mut writer = csv::Writer::from_writer(Vec::new());
                 writer.write_record(columns.iter().map(|(_, path, _)| path))?;
                 for row in rows {
-                    writer.write_record(columns.iter().map(|(_, path, _)| raw(find(row, path))))?;
+                    writer.write_record(
+                        columns
+                            .iter()
+                            .map(|(_, path, _)| formula_free(raw(find(row, path)))),
+                    )?;
                 }
                 let text = writer
                     .into_inner()
@@ -162,6 +166,16 @@ pub(crate) fn find<'a>(value: &'a Value, path: &str) -> &'a Value {
     path.split('.').fold(value, |value, name| &value[name])
 }
 
+/// A text that a table program does not take for a formula; a number is what it was.
+fn formula_free(text: String) -> String {
+    let is_formula =
+        text.starts_with(['=', '+', '-', '@', '\t', '\r']) && text.parse::<f64>().is_err();
+    if is_formula {
+        return format!("'{text}");
+    }
+    text
+}
+
 /// A value as text for programs.
 fn raw(value: &Value) -> String {
     match value {
@@ -221,7 +235,11 @@ fn zone(region: Option<&str>) -> (Offset, &'static str) {
 }
 
 /// A month (2026-11) by the clock of a region, or else of Jakarta, as Unix ms; this one if none is named.
-pub(crate) fn month(text: Option<&str>, region: Option<&str>) -> anyhow::Result<(i64, i64)> {
+pub(crate) fn month(
+    text: Option<&str>,
+    region: Option<&str>,
+    now: Timestamp,
+) -> anyhow::Result<(i64, i64)> {
     let zone = TimeZone::fixed(zone(Some(region.unwrap_or("31"))).0);
     let wrong = || {
         format!(
@@ -233,11 +251,14 @@ pub(crate) fn month(text: Option<&str>, region: Option<&str>) -> anyhow::Result<
         Some(text) => format!("{text}-01")
             .parse::<jiff::civil::Date>()
             .with_context(wrong)?,
-        None => Timestamp::now()
-            .to_zoned(zone.clone())
-            .date()
-            .first_of_month(),
+        None => now.to_zoned(zone.clone()).date().first_of_month(),
     };
+    if first > now.to_zoned(zone.clone()).date() {
+        bail!(
+            "`--month` = `{}`: it has not begun; name this month, or one before it",
+            text.unwrap_or_default()
+        );
+    }
     let next = first
         .checked_add(jiff::Span::new().months(1))
         .with_context(wrong)?;
@@ -311,6 +332,8 @@ mod tests {
 
     #[test]
     fn a_month_is_one_of_the_place() {
+        let today: Timestamp = "2026-12-05T00:00:00Z".parse().expect("a moment");
+        let month = |text, region| month(text, region, today);
         assert_eq!(
             month(Some("2026-12"), Some("91")).expect("a month"),
             (1_796_050_800_000, 1_798_729_200_000)
@@ -321,7 +344,9 @@ mod tests {
             2 * 3_600_000
         );
         let (from, to) = month(None, Some("36")).expect("a month");
-        assert!((from..to).contains(&now()));
+        assert!((from..to).contains(&today.as_millisecond()));
+        let early = month(Some("2027-01"), None).expect_err("is to come");
+        assert!(early.to_string().contains("has not begun"), "{early}");
         for wrong in ["2026", "2026-13", "2026-11-26", "", "November"] {
             let error = month(Some(wrong), None).expect_err(wrong).to_string();
             assert!(error.contains("write it like `2026-11`"), "{error}");

@@ -424,6 +424,18 @@ impl Book {
         })
     }
 
+    /// The same; whoever came in before must come in anew.
+    fn put_user_out(&self, name: &str, user: User) -> anyhow::Result<()> {
+        let sessions = self.read().sessions_of(name);
+        let mut change = Change::default();
+        change.put_json(keys::user(name), &user)?;
+        change.delete = sessions.iter().map(|one| keys::session(one)).collect();
+        self.keep(change, |pages| {
+            pages.users.insert(name.to_owned(), user);
+            pages.sessions.retain(|key, _| !sessions.contains(key));
+        })
+    }
+
     pub(crate) fn change_user(
         &self,
         name: &str,
@@ -444,7 +456,11 @@ impl Book {
         user.role = change.role.unwrap_or(user.role);
         user.disabled = change.disabled.unwrap_or(user.disabled);
         let view = UserView::of(name, &user, now);
-        self.put_user(name, user)?;
+        if user.disabled {
+            self.put_user_out(name, user)?;
+        } else {
+            self.put_user(name, user)?;
+        }
         Ok(view)
     }
 
@@ -537,14 +553,7 @@ impl Book {
             .ok_or(Refused::NoWelcome)?;
         user.password = Some(hash);
         user.welcome = None;
-        let sessions = self.read().sessions_of(&name);
-        let mut change = Change::default();
-        change.put_json(keys::user(&name), &user)?;
-        change.delete = sessions.iter().map(|one| keys::session(one)).collect();
-        self.keep(change, |pages| {
-            pages.users.insert(name.clone(), user);
-            pages.sessions.retain(|key, _| !sessions.contains(key));
-        })?;
+        self.put_user_out(&name, user)?;
         let session = self.session(&name, now)?;
         Ok((name, session))
     }

@@ -81,12 +81,13 @@ struct Unanswered(anyhow::Error);
 
 impl OidcSection {
     pub(crate) fn read(self, at: &Place<'_>) -> anyhow::Result<Oidc> {
-        let name = self.name.trim().to_owned();
-        if name.is_empty() || name.chars().count() > 40 || name.contains(char::is_control) {
-            let fix = "write what people call it, at most 40 characters";
-            return Err(at.invalid("name", name, "not a name", fix));
-        }
-        let issuer = crate::alert::hook(&at.field("issuer"), &self.issuer)?;
+        let name = crate::plain::name(&at.field("name"), &self.name, 40)?;
+        // It is no secret, as other addresses may be.
+        let issuer = crate::alert::hook(&at.field("issuer"), &self.issuer);
+        let issuer = issuer.map_err(|error| Invalid {
+            value: self.issuer.clone(),
+            ..error
+        })?;
         if issuer.query().is_some() || issuer.fragment().is_some() {
             let fix = "write it as the provider does, without a query";
             return Err(at.invalid("issuer", self.issuer, "not an issuer", fix));
@@ -138,6 +139,10 @@ async fn fetch(client: reqwest::Client, request: HttpRequest) -> anyhow::Result<
 }
 
 impl Oidc {
+    pub(crate) fn issuer(&self) -> &str {
+        self.issuer.as_str()
+    }
+
     /// What the provider says of itself, asked for anew after an hour.
     async fn metadata(&self) -> anyhow::Result<CoreProviderMetadata> {
         let mut known = self.known.lock().await;

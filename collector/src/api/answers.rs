@@ -29,8 +29,7 @@ const KEY_MOST: usize = 100;
 const KEPT: Duration = Duration::from_secs(24 * 3_600);
 /// Answers kept of a caller, at most; with more nothing can be asked under a key until some are over.
 const ANSWERS_MOST: usize = 400;
-/// Bytes of a body of a request under a key; and of an answer that is kept, so that it fits in a value of the state.
-const BODY_MOST: usize = 256 * 1024;
+/// Bytes of an answer that is kept, so that it fits in a value of the state.
 const ANSWER_MOST: usize = 32 * 1024;
 
 /// What is known by a tag: JSON, and the files of pages.
@@ -194,10 +193,10 @@ async fn kept(
         Invalid::new("Idempotency-Key", "…", "not a key", fix)
     })?;
     let (parts, body) = request.into_parts();
-    let body = axum::body::to_bytes(body, BODY_MOST).await.map_err(|_| {
-        let text = format!("send at most {BODY_MOST} bytes");
-        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, text)
-    })?;
+    // It has been read: see `guard`.
+    let body = axum::body::to_bytes(body, usize::MAX)
+        .await
+        .context("a body broke off")?;
     // A key is one of a caller's for one route.
     let of_caller = Fingerprint::of(caller.identity().as_bytes()).to_string();
     let route = Fingerprint::of(format!("{} {}\n{key}", parts.method, parts.uri.path()).as_bytes());

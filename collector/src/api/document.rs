@@ -62,13 +62,15 @@ pub(super) fn complete(document: &mut OpenApi) {
         if is_question(path) {
             continue;
         }
+        // What is put is the same however often it is.
         let writes = [
-            &mut item.post,
-            &mut item.put,
-            &mut item.patch,
-            &mut item.delete,
+            (&mut item.put, false),
+            (&mut item.post, true),
+            (&mut item.patch, true),
+            (&mut item.delete, true),
         ];
-        for operation in writes.into_iter().flatten() {
+        for (operation, has_key) in writes {
+            let Some(operation) = operation else { continue };
             let key = ParameterBuilder::new()
                 .name("Idempotency-Key")
                 .parameter_in(ParameterIn::Header)
@@ -77,19 +79,21 @@ pub(super) fn complete(document: &mut OpenApi) {
                     "A name of this request: when it comes again under it, it is not done twice.",
                 ))
                 .schema(Some(ObjectBuilder::new().schema_type(Type::String)));
-            operation
-                .parameters
-                .get_or_insert_default()
-                .push(key.build());
+            if has_key {
+                let known = operation.parameters.get_or_insert_default();
+                known.push(key.build());
+            }
             parameters(operation, path);
             let mut answers = vec![
                 ("400", "something in it is not valid; `field` says what"),
                 (
                     "409",
-                    "as things stand it cannot be done; or a request under this `Idempotency-Key` is being done",
+                    "as things stand it cannot be done (or a request under this `Idempotency-Key` is being done)",
                 ),
-                ("422", "this `Idempotency-Key` was used with another body"),
             ];
+            if has_key {
+                answers.push(("422", "this `Idempotency-Key` was used with another body"));
+            }
             if operation.request_body.is_some() {
                 answers.push(("413", "the body is too long"));
                 answers.push(("415", "the body is not JSON"));

@@ -6,6 +6,7 @@ use super::cookie::Cookie;
 use super::document::problem;
 use super::problem::Problem;
 use crate::access::{Caller, Entry, Scope, Via};
+use axum::body::{Body, HttpBody, to_bytes};
 use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, header};
@@ -13,6 +14,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 use tracing::error;
 use utoipa::openapi::security::SecurityRequirement;
 use utoipa_axum::router::OpenApiRouter;
@@ -253,6 +255,45 @@ pub(super) fn is_question(path: &str) -> bool {
         .is_some_and(|name| QUESTIONS.contains(&name))
 }
 
+/// Bytes of a body, at most, and how long it may take to arrive: of who may register offices (a nation of villages at once), of others who are known, and of
+/// anybody else (a login).
+const BODIES: [(usize, Duration); 3] = [
+    (32 * 1024 * 1024, Duration::from_secs(300)),
+    (1024 * 1024, Duration::from_secs(60)),
+    (16 * 1024, Duration::from_secs(20)),
+];
+
+/// Reads the body before anybody looks at it: nobody holds more of the memory, or for longer, than who they are lets them.
+async fn read_body(request: Request, caller: Option<&Caller>) -> Result<Request, Problem> {
+    let (most, within) = match caller {
+        Some(caller) if caller.may(Scope::Admin) => BODIES[0],
+        Some(_) => BODIES[1],
+        None => BODIES[2],
+    };
+    let too_long = || {
+        let text = format!("send at most {most} bytes");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, text)
+    };
+    let (parts, body) = request.into_parts();
+    if body.size_hint().lower() > most as u64 {
+        return Err(too_long());
+    }
+    let read = tokio::time::timeout(within, to_bytes(body, most)).await;
+    let read = read.map_err(|_| {
+        let text = format!("the body did not arrive within {} s", within.as_secs());
+        Problem::new(StatusCode::REQUEST_TIMEOUT, text)
+    })?;
+    let is_limit = |error: &axum::Error| {
+        let source = std::error::Error::source(error);
+        source.is_some_and(<dyn std::error::Error>::is::<http_body_util::LengthLimitError>)
+    };
+    let body = read.map_err(|error| match &error {
+        error if is_limit(error) => too_long(),
+        _ => Problem::new(StatusCode::BAD_REQUEST, "the body broke off"),
+    })?;
+    Ok(Request::from_parts(parts, Body::from(body)))
+}
+
 /// Finds out who asks, refuses what no page of ours sends and who asks too often, and writes down what was done.
 pub(super) async fn identify(
     State(shared): State<Arc<Shared>>,
@@ -279,6 +320,10 @@ pub(super) async fn identify(
         }
         request.extensions_mut().insert(caller.clone());
     }
+    let mut request = match read_body(request, caller.as_ref()).await {
+        Ok(request) => request,
+        Err(problem) => return problem.into_response(),
+    };
     request.extensions_mut().insert(from);
     request.extensions_mut().insert(Arc::clone(&shared));
     let changes = !is_safe(request.method()) && !is_question(request.uri().path());

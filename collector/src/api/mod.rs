@@ -43,6 +43,7 @@ use crate::query::Query;
 use crate::register::Register;
 use crate::web;
 use anyhow::Context;
+use axum::extract::DefaultBodyLimit;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{from_fn, from_fn_with_state};
@@ -252,6 +253,8 @@ fn app(shared: &Arc<Shared>) -> anyhow::Result<Router> {
             document::check(Arc::clone(&names), request, next)
         }))
         .layer(from_fn(answers::tag))
+        // How long a body may be depends on whose it is.
+        .layer(DefaultBodyLimit::disable())
         .layer(from_fn_with_state(Arc::clone(shared), guard::identify))
         .with_state(Arc::clone(shared));
     Ok(router

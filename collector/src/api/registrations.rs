@@ -109,6 +109,8 @@ pub(super) async fn import(
         return Err(Invalid::new("offices", "[]", "none", "name at least one").into());
     }
     let Import { offices, rehearsal } = import;
+    let named = |(place, one)| (format!("offices[{place}]"), one);
+    let offices = offices.into_iter().enumerate().map(named).collect();
     put_all(shared, caller, offices, rehearsal).await
 }
 
@@ -116,7 +118,7 @@ pub(super) async fn import(
 pub(crate) async fn put_all(
     shared: Arc<Shared>,
     caller: Caller,
-    offices: Vec<Registration>,
+    offices: Vec<(String, Registration)>,
     rehearsal: bool,
 ) -> Result<Json<Registered>, Problem> {
     let done = act(shared, move |shared| {
@@ -144,7 +146,8 @@ pub(crate) async fn put(
         let code = registration.code.escape_debug();
         return Err(Invalid::new("code", code, "another office", fix).into());
     }
-    put_all(shared, caller, vec![registration], false).await
+    let offices = vec![("office".to_owned(), registration)];
+    put_all(shared, caller, offices, false).await
 }
 
 /// Take an office away that was registered here and has no agents; what was measured there stays

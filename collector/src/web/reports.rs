@@ -532,7 +532,8 @@ fn gap_table(reader: &Reader, shared: &Shared, report: &Report, paper: &mut Pape
         .take(GAPS_MOST)
         .map(|gap| {
             let zone = Zone::of(&gap.office);
-            let time = |at| words.time(at, reader.now, zone, Exact::Minute);
+            // On paper no day goes without saying.
+            let time = |at| words.time(at, UnixMillis(0), zone, Exact::Minute);
             vec![
                 format!(
                     "{} {}",

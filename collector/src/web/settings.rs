@@ -320,9 +320,16 @@ pub(super) async fn import_offices(
                 "mend that line, and send all of it again",
             ))
         })?;
+        if let Some((line, office)) = offices.iter().find(|(_, office)| !office.agents.is_empty()) {
+            let field = format!("csv: line {line}: agents");
+            let fix = "leave the column out: machines are let in by an invitation";
+            return Err(
+                Invalid::new(field, office.agents.join(" "), "not of this import", fix).into(),
+            );
+        }
         let offices = offices
             .into_iter()
-            .map(|(_, office)| office.into())
+            .map(|(line, office)| (format!("line {line}"), office.into()))
             .collect();
         let rehearsal = said.get("deed") != Some("import");
         let caller = reader.caller.clone();

@@ -8,6 +8,7 @@ use crate::alert::notice::Notice;
 use crate::alert::outbox::Message;
 use crate::alert::telegram::{Answers, User};
 use crate::alert::template::Template;
+use crate::plain::{self, NAME_MOST};
 use anyhow::{Context, bail};
 use denyut_proto::Invalid;
 use reqwest::Url;
@@ -388,11 +389,7 @@ impl TelegramSection {
                 let id = user.id.to_string();
                 return Err(at.invalid("telegram.users.id", id, "not one person's number", fix));
             }
-            let name = user.name.trim().to_owned();
-            if name.is_empty() || name.chars().count() > 100 || name.contains(char::is_control) {
-                let fix = "write 1 to 100 characters";
-                return Err(at.invalid("telegram.users.name", name, "not a name", fix));
-            }
+            let name = plain::name(&at.field("telegram.users.name"), &user.name, NAME_MOST)?;
             users.push(User { id: user.id, name });
         }
         if !users.is_empty() && self.chat.parse::<i64>().is_err() {
