@@ -282,14 +282,17 @@ impl Query {
             .chain(agent_states)
             .max()
             .unwrap_or(ShownState::Unknown);
-        // The office is in its state since the first of those that put it there.
+        // What is wrong is so since the first of those that put it there; all is well since the last that became so.
         let links_since = links.iter().map(|link| (link.state, link.since_ms));
         let agents_since = agents.iter().map(|agent| (agent.state, agent.since_ms));
-        let since_ms = links_since
-            .chain(agents_since)
-            .filter(|(of, _)| *of == state)
-            .filter_map(|(_, since_ms)| since_ms)
-            .min();
+        let all = links_since.chain(agents_since);
+        let all = all.filter(|(of, _)| *of == state);
+        let all = all.filter_map(|(_, since_ms)| since_ms);
+        let since_ms = if state <= ShownState::Up {
+            all.max()
+        } else {
+            all.min()
+        };
         Ok(Some(OfficeView {
             code: code.clone(),
             name: office.name.clone(),
@@ -749,14 +752,15 @@ impl LinkView {
         agent: &Agent,
         is_worked_on: bool,
     ) -> Self {
+        let since = link.fold.phase_since();
         let (state, since_ms) = match (agent.presence, link.fold.phase) {
             (Presence::Silent, _) => (ShownState::Unobserved, Some(agent.since)),
             (Presence::Closed, _) => (ShownState::Closed, Some(agent.since)),
             (Presence::Present, Phase::Unknown) => (ShownState::Unknown, None),
-            (Presence::Present, Phase::Up) => (ShownState::Up, link.fold.since),
-            (Presence::Present, Phase::Suspect) => (ShownState::Suspect, link.fold.since),
-            (Presence::Present, Phase::Recovering) => (ShownState::Recovering, link.fold.since),
-            (Presence::Present, Phase::Down) => (ShownState::Down, link.fold.since),
+            (Presence::Present, Phase::Up) => (ShownState::Up, since),
+            (Presence::Present, Phase::Suspect) => (ShownState::Suspect, since),
+            (Presence::Present, Phase::Recovering) => (ShownState::Recovering, since),
+            (Presence::Present, Phase::Down) => (ShownState::Down, since),
         };
         let state = if is_worked_on && state > ShownState::Maintenance {
             ShownState::Maintenance

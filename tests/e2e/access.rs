@@ -927,3 +927,49 @@ async fn who_is_shut_out_hears_no_more() {
         .await
         .expect("the stream ends");
 }
+
+/// Somebody can always let others in.
+#[tokio::test]
+async fn the_last_administrator_stays() {
+    let collector = Collector::start(&config()).await;
+    link(
+        &collector,
+        &["user", "add", "siti", "--role", "admin", "--region", "all"],
+    );
+    link(
+        &collector,
+        &["user", "add", "budi", "--role", "admin", "--region", "36"],
+    );
+    let path = "/api/v1/users/siti";
+    let try_it = |method: Method, body: Option<Value>| {
+        let request = collector.request(method, path);
+        let request = match body {
+            Some(body) => request.json(&body),
+            None => request,
+        };
+        async move { request.send().await.expect("answers").status().as_u16() }
+    };
+    for change in [
+        json!({"disabled": true}),
+        json!({"role": "viewer"}),
+        json!({"regions": ["36"]}),
+    ] {
+        assert_eq!(
+            try_it(Method::PATCH, Some(change.clone())).await,
+            409,
+            "{change}"
+        );
+    }
+    assert_eq!(try_it(Method::DELETE, None).await, 409);
+    assert_eq!(
+        try_it(Method::PATCH, Some(json!({"full_name": "Siti"}))).await,
+        200
+    );
+    // With another she may go; who is on the machine always may.
+    link(
+        &collector,
+        &["user", "add", "ani", "--role", "admin", "--region", "all"],
+    );
+    assert_eq!(try_it(Method::DELETE, None).await, 204);
+    assert!(collector.ctl(&["user", "remove", "ani"]).status.success());
+}

@@ -116,7 +116,7 @@ async fn what_fails_together_is_one_message_and_its_end_another() {
     assert_eq!(body["alerts"][other]["labels"]["office"], "36.73.03");
     assert_eq!(
         body["alerts"][0]["generatorURL"],
-        "https://denyut.example/#incident-1"
+        "https://denyut.example/insiden/1"
     );
     // It is signed as the Standard Webhooks say; OpenSSL is the judge.
     let signed = format!(

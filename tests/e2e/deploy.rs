@@ -95,28 +95,12 @@ fn the_quickstart_starts_shows_and_stops() {
     net.on("router", "ip addr add 1.1.1.1/32 dev lo");
     net.move_to("pc");
     let dir = tempfile::tempdir().expect("tempdir");
-    let transcript = dir.path().join("transcript");
-    let mut script = Command::new(deploy().join("quickstart"))
-        .args(["--profile", "dev", "--data"])
-        .arg(dir.path().join("data"))
-        .env("CARGO_NET_OFFLINE", "true")
-        .stdin(Stdio::null())
-        .stdout(fs::File::create(&transcript).expect("creates"))
-        .stderr(Stdio::inherit())
-        .spawn()
-        .expect("starts");
-    let said = || fs::read_to_string(&transcript).unwrap_or_default();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .expect("a runtime");
-    let running = || async { said().contains("Ctrl-C stops both.").then_some(()) };
-    runtime.block_on(eventually(
-        "the quickstart runs",
-        Duration::from_secs(120),
-        running,
-    ));
-    let shown = said();
+    let first = Quickstart::start(dir.path(), &runtime);
+    let shown = first.said();
     for text in [
         "connected",
         "gateway    10.9.0.1",
@@ -144,15 +128,76 @@ fn the_quickstart_starts_shows_and_stops() {
     };
     let what = "gateway, uplink and collector are up";
     runtime.block_on(eventually(what, Duration::from_secs(20), all_up));
-    kill_process(Pid::from_child(&script), Signal::INT).expect("is there");
-    let status = script.wait().expect("ends");
-    assert!(status.success(), "{status}\n{}", said());
-    for text in [
-        "Stopping",
-        "denyut-agent stopped",
-        "denyut-collector stopped",
-    ] {
-        assert!(said().contains(text), "no {text:?} in\n{}", said());
+    first.stop();
+    // What somebody wrote into the configurations stays.
+    let configurations =
+        ["collector.toml", "agent.toml"].map(|name| dir.path().join("data").join(name));
+    let mine = configurations.each_ref().map(|path| {
+        let text = fs::read_to_string(path).expect("reads") + "# mine\n";
+        fs::write(path, &text).expect("writes");
+        text
+    });
+    let again = Quickstart::start(dir.path(), &runtime);
+    assert!(again.said().contains("Keeping"), "{}", again.said());
+    again.stop();
+    let kept = configurations.map(|path| fs::read_to_string(path).expect("reads"));
+    assert_eq!(kept, mine);
+}
+
+/// The quickstart while it runs; it is stopped, and so are its programs, however the test ends.
+struct Quickstart {
+    script: std::process::Child,
+    transcript: PathBuf,
+}
+
+impl Quickstart {
+    fn start(folder: &Path, runtime: &tokio::runtime::Runtime) -> Self {
+        let transcript = folder.join("transcript");
+        let script = Command::new(deploy().join("quickstart"))
+            .args(["--profile", "dev", "--data"])
+            .arg(folder.join("data"))
+            .env("CARGO_NET_OFFLINE", "true")
+            .stdin(Stdio::null())
+            .stdout(fs::File::create(&transcript).expect("creates"))
+            .stderr(Stdio::inherit())
+            .spawn()
+            .expect("starts");
+        let started = Self { script, transcript };
+        let running = || async { started.said().contains("Ctrl-C stops both.").then_some(()) };
+        runtime.block_on(eventually(
+            "the quickstart runs",
+            Duration::from_secs(180),
+            running,
+        ));
+        started
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(&self.transcript).unwrap_or_default()
+    }
+
+    fn stop(mut self) {
+        kill_process(Pid::from_child(&self.script), Signal::INT).expect("is there");
+        let status = self.script.wait().expect("ends");
+        let said = self.said();
+        assert!(status.success(), "{status}\n{said}");
+        for text in [
+            "Stopping",
+            "denyut-agent stopped",
+            "denyut-collector stopped",
+        ] {
+            assert!(said.contains(text), "no {text:?} in\n{said}");
+        }
+    }
+}
+
+impl Drop for Quickstart {
+    fn drop(&mut self) {
+        // It has ended already where all went well.
+        if let Ok(None) = self.script.try_wait() {
+            kill_process(Pid::from_child(&self.script), Signal::INT).ok();
+            self.script.wait().ok();
+        }
     }
 }
 

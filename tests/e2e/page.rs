@@ -493,7 +493,14 @@ async fn an_incident_is_cared_for_on_its_page() {
         .await;
         // What is wrong is said where it was written.
         press(&browser, "[value=note]").await;
-        shows(&browser, &["`text`", "Siti menugaskan Budi"]).await;
+        shows(
+            &browser,
+            &[
+                "Keterangan: kosong; tulis apa yang Anda ketahui",
+                "Siti menugaskan Budi",
+            ],
+        )
+        .await;
         browser.visit(&format!("{base}/insiden/1")).await;
         assert!(browser.fits().await, "the page is wider than the screen");
         browser
@@ -503,13 +510,11 @@ async fn an_incident_is_cared_for_on_its_page() {
         shows(&browser, &["Siti membatalkan pengakuannya"]).await;
         fill(&browser, "textarea", "server dipindah").await;
         press(&browser, "[value=silence]").await;
+        shows(&browser, &["Disenyapkan", "oleh Siti: server dipindah"]).await;
         browser.visit(&format!("{base}/insiden")).await;
         shows(
             &browser,
-            &[
-                "36.73.02 · Server perekaman mati",
-                "oleh Siti: server dipindah",
-            ],
+            &["36.73.02 · sampai", "oleh Siti: server dipindah"],
         )
         .await;
         press(&browser, ".silence button").await;
@@ -519,7 +524,8 @@ async fn an_incident_is_cared_for_on_its_page() {
     }
     let silences = collector.json("/api/v1/silences").await;
     assert_eq!(silences.as_array().map(Vec::len), Some(2), "{silences}");
-    assert_eq!(silences[0]["causes"], serde_json::json!(["server"]));
+    // The office is silent, whatever the cause becomes.
+    assert_eq!(silences[0]["causes"], serde_json::json!([]));
 }
 
 /// People, tokens and tests of receivers by the settings; what is secret is shown once.
@@ -538,7 +544,11 @@ async fn settings_let_people_and_programs_in() {
     fill(&browser, &format!("{users} [name=regions]"), "36.73, 31").await;
     press(&browser, &format!("{users} button")).await;
     // 31 has no office.
-    shows(&browser, &["there is no office in it"]).await;
+    shows(
+        &browser,
+        &["tidak ada kantor di situ; sebut wilayah yang punya kantor"],
+    )
+    .await;
     browser
         .run("document.querySelectorAll('details').forEach((one) => one.open = true)")
         .await;

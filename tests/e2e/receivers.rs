@@ -131,8 +131,7 @@ async fn a_matrix_room_reads_the_beginning_once_and_the_end_in_its_thread() {
     }
     let body = first["content"]["body"].as_str().expect("text");
     assert!(
-        body.starts_with("🔴 Cipocok Jaya: ")
-            && body.ends_with("https://denyut.example/#incident-1"),
+        body.starts_with("🔴 Cipocok Jaya: ") && body.ends_with("https://denyut.example/insiden/1"),
         "{body}"
     );
     let _listener = TcpListener::bind(target).expect("listens");

@@ -116,7 +116,7 @@ async fn an_office_is_registered_watched_changed_and_taken_away() {
     let office = collector.json("/api/v1/offices/36.73.03").await;
     assert_eq!(
         (&office["agents"][0]["agent"], &office["links"][0]["target"]),
-        (&id.into(), &"api".into())
+        (&id.as_str().into(), &"api".into())
     );
     assert!(
         collector
@@ -128,6 +128,21 @@ async fn an_office_is_registered_watched_changed_and_taken_away() {
         .request(Method::GET, "/api/v1/offices/36.73.04")
         .send();
     assert_eq!(gone.await.expect("answers").status(), 404);
+    // A machine that is shut out holds its office no more.
+    let out = collector.request(Method::POST, &format!("/pengaturan/mesin/{id}/cabut"));
+    let page = out
+        .send()
+        .await
+        .expect("answers")
+        .text()
+        .await
+        .expect("reads");
+    assert!(
+        page.contains("id=\"machines\"") && !page.contains(&id),
+        "{page}"
+    );
+    let removed = collector.ctl(&["office", "remove", "36.73.03"]);
+    assert!(removed.status.success(), "{}", said(&removed));
 }
 
 #[tokio::test]
@@ -168,6 +183,10 @@ async fn what_is_wrong_of_a_file_is_named_and_nothing_is_done() {
             "the column `nama` is not known",
         ),
         ("code,name\n,Kasemen\n", "line 2: `code` is missing"),
+        (
+            "code,name,agents\n36.73.03,Kasemen,\n",
+            "machines of registered offices come by invitation",
+        ),
         ("code,name\n", "none"),
     ] {
         std::fs::write(&file, table).expect("writes");
@@ -179,6 +198,29 @@ async fn what_is_wrong_of_a_file_is_named_and_nothing_is_done() {
         );
     }
     assert_eq!(collector.json("/api/v1/registrations").await, json!([]));
+    // A nation at once fits.
+    let nation: String = (0..30_000).fold("code,name\n".to_owned(), |text, n| {
+        format!(
+            "{text}{}.{:02}.{:02}.{:04},Desa yang namanya cukup panjang {n}\n",
+            11 + n / 10_000,
+            1 + n / 100 % 99,
+            1 + n % 99,
+            1_000 + n % 9_000
+        )
+    });
+    std::fs::write(&file, nation).expect("writes");
+    let output = collector.ctl(&[
+        "office",
+        "import",
+        file.to_str().expect("text"),
+        "--dry-run",
+    ]);
+    assert!(said(&output).contains("30000 added"), "{}", said(&output));
+}
+
+#[tokio::test]
+async fn what_is_no_name_and_whose_an_office_is_not_is_refused() {
+    let collector = collector("").await;
     // What feeds and badges cannot say, or what looks like another name, is none.
     for name in ["Kec. \u{ffff}", "\u{202e}kopiC", "\u{200b}", "…"] {
         let (status, problem) = put(
@@ -197,11 +239,11 @@ async fn what_is_wrong_of_a_file_is_named_and_nothing_is_done() {
     for (table, wrong) in [
         (
             "code,name\n36.73.03,Kasemen\n36.73.3,Taktakan\n",
-            "`line 3.code` = `36.73.3`",
+            "baris 3, Kode kantor “36.73.3”",
         ),
         (
             "code,name,agents\n36.73.03,Kasemen,nine\n",
-            "line 2: agents` = `nine`",
+            "hapus kolom itu",
         ),
     ] {
         let mut form = reqwest::Url::parse("http://x").expect("an address");
@@ -221,24 +263,6 @@ async fn what_is_wrong_of_a_file_is_named_and_nothing_is_done() {
         assert!(page.contains(wrong), "{table}: {page}");
     }
     assert_eq!(collector.json("/api/v1/registrations").await, json!([]));
-    // A nation at once fits; of who may not, and of nobody, less is read.
-    let nation: String = (0..30_000).fold("code,name\n".to_owned(), |text, n| {
-        format!(
-            "{text}{}.{:02}.{:02}.{:04},Desa yang namanya cukup panjang {n}\n",
-            11 + n / 10_000,
-            1 + n / 100 % 99,
-            1 + n % 99,
-            1_000 + n % 9_000
-        )
-    });
-    std::fs::write(&file, nation).expect("writes");
-    let output = collector.ctl(&[
-        "office",
-        "import",
-        file.to_str().expect("text"),
-        "--dry-run",
-    ]);
-    assert!(said(&output).contains("30000 added"), "{}", said(&output));
     let body = json!({"code": "36.73.05", "name": "x"});
     assert_eq!(put(&collector, "36.73.06", &body).await.0, 400);
     let others = collector.token_of(
@@ -266,7 +290,7 @@ async fn offices_are_registered_on_the_page() {
             .await;
         shows(&browser, &["Kantor 36.73.05", "Target sendiri"]).await;
         browser.run("document.querySelector('main [name=name]').value = 'Walantaka'; document.querySelector('main [name=latitude]').value = 'utara'; document.querySelector('main form button').click()").await;
-        shows(&browser, &["`latitude` = `utara`"]).await;
+        shows(&browser, &["Lintang “utara”: bukan angka"]).await;
         assert_eq!(
             browser
                 .run("return document.querySelector('main [name=name]').value")
@@ -310,8 +334,33 @@ async fn offices_are_registered_on_the_page() {
         );
         browser.run(&csv).await;
         shows(&browser, &["belum ada yang dilakukan"]).await;
-        browser.run(&csv.replace("rehearse", "import")).await;
+        // What was looked at can be sent as it is.
+        browser
+            .run("document.querySelector('[value=import]').click()")
+            .await;
         shows(&browser, &["tetap."]).await;
+        // A machine is invited, and the invitation taken back.
+        browser.visit(&format!("{base}/pengaturan")).await;
+        browser.run("document.querySelector('[action=\"/pengaturan/undangan\"] [name=office]').value = '36.73.06'; document.querySelector('[action=\"/pengaturan/undangan\"] button').click()").await;
+        shows(
+            &browser,
+            &[
+                "denyut-agent join 'https://",
+                "Undangan yang masih berlaku",
+                "untuk 1 mesin",
+            ],
+        )
+        .await;
+        assert!(browser.fits().await);
+        browser
+            .screenshot(&picture(&format!("machines-{name}.png")))
+            .await;
+        browser
+            .run("document.querySelector('[action^=\"/pengaturan/undangan/\"] button').click()")
+            .await;
+        let gone =
+            || async { (collector.json("/api/v1/invitations").await == json!([])).then_some(()) };
+        eventually("the invitation is taken back", WITHIN, gone).await;
         assert_eq!(
             collector.json("/api/v1/offices/36.73.06").await["name"],
             format!("Curug {name}")

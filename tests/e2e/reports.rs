@@ -180,11 +180,11 @@ async fn a_month_is_reported_as_page_table_and_paper() {
     .await;
     browser.screenshot(&picture("report-laptop-id.png")).await;
     for (wrong, named) in [
-        ("month=2026-13", "`month` = `2026-13`"),
-        ("month=2199-01", "it has not begun"),
-        ("by=desa", "`by` = `desa`"),
-        ("hours=night", "`hours` = `night`"),
-        ("region=x", "`region` = `x`"),
+        ("month=2026-13", "Bulan “2026-13”"),
+        ("month=2199-01", "belum dimulai"),
+        ("by=desa", "`by` “desa”"),
+        ("hours=night", "Jam buka “night”: bukan salah satu pilihan"),
+        ("region=x", "Kode wilayah “x”: bukan kode wilayah"),
     ] {
         let request = collector.request(Method::GET, &format!("/laporan?{wrong}"));
         let answer = request

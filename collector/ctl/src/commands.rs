@@ -34,6 +34,17 @@ const LINKS: &[Column] = &[
     ("since", "since_ms", Kind::Time),
     ("failure", "last_failure", Kind::Text),
 ];
+const BUCKETS: &[Column] = &[
+    ("from", "from_ms", Kind::Text),
+    ("ok", "ok", Kind::Text),
+    ("failed", "failed", Kind::Text),
+    ("unobserved", "unobserved", Kind::Text),
+    ("up", "up_ms", Kind::Text),
+    ("down", "down_ms", Kind::Text),
+    ("not observed", "unobserved_ms", Kind::Text),
+    ("median", "rtt_us.median", Kind::Text),
+    ("p95", "rtt_us.p95", Kind::Text),
+];
 const INCIDENTS: &[Column] = &[
     ("no.", "number", Kind::Text),
     ("status", "status", Kind::State),
@@ -334,7 +345,9 @@ async fn status(client: &Client, show: &Show) -> anyhow::Result<()> {
         .iter()
         .map(|(state, count)| show.state(state, &format!("{count} {state}")))
         .collect();
-    line(&format!("{} offices: {}", offices.len(), texts.join(", ")))?;
+    if !show.is_csv() {
+        line(&format!("{} offices: {}", offices.len(), texts.join(", ")))?;
+    }
     // The worst first: what hit many, then what lasts longest.
     let mut open = located(open);
     open.sort_by_key(|one| {
@@ -435,6 +448,11 @@ fn offices_of(file: &Path) -> anyhow::Result<Vec<Value>> {
         .context("cannot read the first line")?
         .clone();
     let is_known = |name: &&str| TEXTS.contains(name) || NUMBERS.contains(name);
+    if names.iter().any(|name| name == "agents") {
+        bail!(
+            "the column `agents` is for offices of the configuration; leave it out: machines of registered offices come by invitation"
+        );
+    }
     if let Some(name) = names.iter().find(|name| !is_known(name)) {
         bail!(
             "the column `{}` is not known; write code,name and any of regency,isp,pop,pool,latitude,longitude,hours",
@@ -480,6 +498,9 @@ fn line_of(text: &[u8], at: &csv::Position) -> u64 {
 }
 
 fn office_in_words(show: &Show, view: &Value) -> anyhow::Result<()> {
+    if show.is_csv() {
+        return show.list(&rows(view["links"].clone()), LINKS, "");
+    }
     let text = |name: &str| plain(view[name].as_str().unwrap_or_default());
     let code = view["code"].as_str();
     let state = text("state");
@@ -576,6 +597,9 @@ async fn link(client: &Client, show: &Show, command: Link) -> anyhow::Result<()>
                     "{path}/buckets?from_ms={from}&to_ms={until}&step_ms={step}"
                 ))
                 .await?;
+            if show.is_csv() {
+                return show.list(&rows(buckets["buckets"].clone()), BUCKETS, "");
+            }
             let paths = client.get(&format!("{path}/paths")).await?;
             show.one(&buckets, |show| {
                 plot::draw(show, &view, &buckets, from, until, step)?;
@@ -641,6 +665,9 @@ async fn incident(client: &Client, show: &Show, command: Incident) -> anyhow::Re
 fn incident_in_words(show: &Show, view: &Value) -> anyhow::Result<()> {
     let place = region(view);
     show.list(&located(vec![view.clone()]), INCIDENTS, "")?;
+    if show.is_csv() {
+        return Ok(());
+    }
     if let Some(at) = view["paged_ms"].as_i64() {
         line(&format!(
             "Somebody is to be called since {}.",

@@ -41,6 +41,11 @@ impl Show {
         self.output == Output::Json
     }
 
+    /// A table for programs: nothing but it is printed.
+    pub(crate) fn is_csv(&self) -> bool {
+        self.output == Output::Csv
+    }
+
     /// A text in the colour of a state.
     pub(crate) fn state(&self, state: &str, text: &str) -> String {
         let colour = match state {

@@ -77,10 +77,18 @@ impl Default for Hours {
     }
 }
 
-const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
+const DAYS: [[&str; 2]; 7] = [
+    ["mon", "sen"],
+    ["tue", "sel"],
+    ["wed", "rab"],
+    ["thu", "kam"],
+    ["fri", "jum"],
+    ["sat", "sab"],
+    ["sun", "min"],
+];
 
 impl Hours {
-    /// Reads `Mon-Thu 08:00-16:00, Fri 08:00-11:30 13:00-16:30`, or `always`.
+    /// Reads `Mon-Thu 08:00-16:00, Fri 08:00-11:30 13:00-16:30`, or `always`; days also by their Indonesian names (`Sen-Kam`).
     pub fn parse(field: &str, text: &str) -> Result<Self, Invalid> {
         let wrong = |part: &str, problem: &str| {
             let fix =
@@ -95,7 +103,8 @@ impl Hours {
             let mut words = part.split_whitespace();
             let days = words.next().ok_or_else(|| wrong(text, "a part is empty"))?;
             let day = |name: &str| {
-                let position = DAYS.iter().position(|day| name.eq_ignore_ascii_case(day));
+                let is_it = |day: &[&str; 2]| day.iter().any(|one| name.eq_ignore_ascii_case(one));
+                let position = DAYS.iter().position(is_it);
                 position.ok_or_else(|| wrong(name, "not a day (Mon, Tue, Wed, Thu, Fri, Sat, Sun)"))
             };
             let (first, last) = match days.split_once('-') {
@@ -121,7 +130,7 @@ impl Hours {
             if spans.is_empty() {
                 return Err(wrong(part, "without a time"));
             }
-            for (name, day) in DAYS[first..=last].iter().zip(&mut hours[first..=last]) {
+            for ([name, _], day) in DAYS[first..=last].iter().zip(&mut hours[first..=last]) {
                 if !day.is_empty() {
                     return Err(wrong(name, "said twice"));
                 }
@@ -407,6 +416,10 @@ mod tests {
     #[test]
     fn a_week_with_a_break_and_a_holiday() {
         let week = hours("Mon-Thu 08:00-16:00, Fri 08:00-11:30 13:00-16:30");
+        assert_eq!(
+            hours("Sen-Kam 08:00-16:00, jum 08:00-11:30 13:00-16:30"),
+            week
+        );
         let mut holidays = Holidays::default();
         holidays.add(jiff::civil::date(2026, 11, 26), "hari libur");
         assert_eq!(holidays.last_year(), Some(2026));
@@ -512,7 +525,7 @@ mod tests {
             ("Mon 8:00-16:00", "`8:00`"),
             ("Mon 16:00-08:00", "not after"),
             ("Mon 08:00-12:00 11:00-16:00", "not after"),
-            ("Sen 08:00-16:00", "`Sen`"),
+            ("Senin 08:00-16:00", "`Senin`"),
             ("Fri-Mon 08:00-16:00", "order of the week"),
             ("Mon 08:00-16:00, Mon-Tue 08:00-16:00", "said twice"),
             ("Mon 08:00-25:00", "`25:00`"),

@@ -276,6 +276,14 @@ impl Fold {
         failure_of(self.last_failure)
     }
 
+    /// Since when it is in its phase: of one that is not certain yet since the first answer or failure that speaks for it.
+    pub fn phase_since(&self) -> Option<UnixMillis> {
+        match self.phase {
+            Phase::Suspect | Phase::Recovering => self.run_since.or(self.since),
+            Phase::Unknown | Phase::Up | Phase::Down => self.since,
+        }
+    }
+
     /// Since when its round trips take longer than usual.
     pub fn slow_since(&self) -> Option<UnixMillis> {
         self.slow.since

@@ -59,6 +59,13 @@ struct User {
     disabled: bool,
 }
 
+impl User {
+    /// Whether they may let anybody in.
+    fn rules_everything(&self) -> bool {
+        self.role == Role::Admin && !self.disabled && self.regions.is_everywhere()
+    }
+}
+
 /// A link to choose a password by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Welcome {
@@ -213,6 +220,10 @@ pub(crate) enum Refused {
     /// What is asked for goes beyond what whoever asks may do.
     #[error("{0}")]
     Beyond(String),
+    #[error(
+        "this is the last who may administer everything; let another do so first, or use denyutctl on the collector's machine"
+    )]
+    Last,
     #[error(
         "the link is over: it was used, or is older than 72 hours; ask whoever gave it to you for a new one"
     )]
@@ -373,6 +384,16 @@ impl Book {
             })
     }
 
+    /// An error if nobody but this user may administer everything: then nobody could let anybody in any more. Who is on the machine always can.
+    fn leaves_another(&self, name: &str, by: &Caller) -> Result<(), Refused> {
+        let pages = self.read();
+        let mut others = pages.users.iter().filter(|(other, _)| *other != name);
+        if by.via == Via::Socket || others.any(|(_, user)| user.rules_everything()) {
+            return Ok(());
+        }
+        Err(Refused::Last)
+    }
+
     /// Lets somebody in; the secret of the link to choose a password by.
     pub(crate) fn add_user(
         &self,
@@ -445,6 +466,7 @@ impl Book {
     ) -> Result<UserView, Refused> {
         let _changing = self.changing();
         let mut user = self.mine(name, by)?;
+        let could = user.rules_everything();
         if let Some(regions) = &change.regions {
             regions.check()?;
             within(regions, by)?;
@@ -455,6 +477,9 @@ impl Book {
         }
         user.role = change.role.unwrap_or(user.role);
         user.disabled = change.disabled.unwrap_or(user.disabled);
+        if could && !user.rules_everything() {
+            self.leaves_another(name, by)?;
+        }
         let view = UserView::of(name, &user, now);
         if user.disabled {
             self.put_user_out(name, user)?;
@@ -486,7 +511,9 @@ impl Book {
     /// Removes a user with all sessions and tokens. What they did stays.
     pub(crate) fn remove_user(&self, name: &str, by: &Caller) -> Result<(), Refused> {
         let _changing = self.changing();
-        self.mine(name, by)?;
+        if self.mine(name, by)?.rules_everything() {
+            self.leaves_another(name, by)?;
+        }
         let (sessions, tokens) = {
             let pages = self.read();
             let of = |token: &Token| token.user.as_deref() == Some(name);

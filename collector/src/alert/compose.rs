@@ -344,7 +344,7 @@ impl<'a> Writer<'a> {
     }
 
     fn link(&self, number: u64) -> Option<String> {
-        self.page.map(|page| format!("{page}/#incident-{number}"))
+        self.page.map(|page| format!("{page}/insiden/{number}"))
     }
 
     fn line(&self, entry: &Entry) -> Line {

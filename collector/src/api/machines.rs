@@ -235,8 +235,7 @@ pub(crate) async fn invite(
     }
     let known = caller.regions.has(&office) && shared.query.registry.has(&office);
     if !known {
-        let fix =
-            "name an office that you see; new ones are added to the collector's configuration";
+        let fix = "name an office that you see; register a new one first, in the settings or by `denyutctl office import`";
         return Err(Invalid::new("office", office, "there is no such office", fix).into());
     }
     let address = asked

@@ -22,7 +22,9 @@ impl From<Refused> for Problem {
         let text = refused.to_string();
         match refused {
             Refused::None { .. } => Self::not_found(text),
-            Refused::Taken { .. } | Refused::TooMany(_) => Self::new(StatusCode::CONFLICT, text),
+            Refused::Taken { .. } | Refused::TooMany(_) | Refused::Last => {
+                Self::new(StatusCode::CONFLICT, text)
+            }
             Refused::Beyond(_) | Refused::NoWelcome => Self::new(StatusCode::FORBIDDEN, text),
             Refused::NoLogin => Self::new(StatusCode::UNAUTHORIZED, text),
             Refused::Invalid(invalid) => invalid.into(),

@@ -4,7 +4,7 @@ use super::overview::line;
 use super::reader::{Live, Reader, Said, Tab, choices};
 use super::words::{Exact, Words, office_name, zone_of};
 use crate::access::Scope;
-use crate::alert::{Silence, Wish};
+use crate::alert::{About, Silence, Wish};
 use crate::api::{self, Problem, Shared};
 use crate::case::{Deed, What};
 use crate::query::{IncidentView, ShownStatus, Wanted};
@@ -148,22 +148,35 @@ fn list_body(
     }
 }
 
+/// A silence, and how to end it.
+fn silence_line(reader: &Reader, one: &Silence) -> Markup {
+    let words = reader.words;
+    let first = one.regions.first().map_or("", |region| region);
+    let until = words.time(
+        one.until_ms,
+        reader.now,
+        Zone::of_region(first),
+        Exact::Minute,
+    );
+    let causes = one.causes.iter().map(|cause| words.cause(*cause));
+    let causes = causes.collect::<Vec<_>>().join(", ");
+    html! {
+        div class="silence" {
+            p { strong { (one.regions.join(", ")) } @if !causes.is_empty() { " · " (causes) } " · " (words.fill("silence.until", &[("time", &until), ("by", &one.by)])) ": " (one.why) }
+            @if reader.caller.may(Scope::Operate) {
+                form method="post" action={ "/insiden/senyap/" (one.number) "/akhiri" } { button class="small" { (words.say("silence.end")) } }
+            }
+        }
+    }
+}
+
 fn silence_section(reader: &Reader, silences: &[Silence]) -> Markup {
     let words = reader.words;
     html! {
         section aria-labelledby="silences-title" {
             h2 id="silences-title" { (words.say("silences")) }
             @if silences.is_empty() { p class="soft" { (words.say("silences.none")) } }
-            @for one in silences {
-                @let until = words.time(one.until_ms, reader.now, Zone::of_region(one.regions.first().map_or("", |region| region)), Exact::Minute);
-                @let causes = one.causes.iter().map(|cause| words.cause(*cause)).collect::<Vec<_>>().join(", ");
-                div class="silence" {
-                    p { strong { (one.regions.join(", ")) } @if !causes.is_empty() { " · " (causes) } " · " (words.fill("silence.until", &[("time", &until), ("by", &one.by)])) ": " (one.why) }
-                    @if reader.caller.may(Scope::Operate) {
-                        form method="post" action={ "/insiden/senyap/" (one.number) "/akhiri" } { button class="small" { (words.say("silence.end")) } }
-                    }
-                }
-            }
+            @for one in silences { (silence_line(reader, one)) }
             @if reader.caller.may(Scope::Operate) {
                 details {
                     summary { (words.say("silence.add")) }
@@ -233,6 +246,9 @@ fn one(
     let time = |at| words.time(at, reader.now, zone, Exact::Minute);
     let registry = &shared.query.registry;
     let members = members(reader, shared, view)?;
+    let about = About::of(incident, registry, Vec::new());
+    let mut silences = silences(shared, reader)?;
+    silences.retain(|one| incident.is_open() && one.covers(&about, reader.now));
     let status = match view.status {
         ShownStatus::Open => "open",
         ShownStatus::Acknowledged => "acknowledged",
@@ -281,6 +297,9 @@ fn one(
                         @let names = scope.offices.iter().map(|office| office_name(office, registry)).collect::<Vec<_>>().join(", ");
                         p { (words.fill("incident.offices", &[("names", &names)])) }
                     }
+                }
+                @if !silences.is_empty() {
+                    section aria-labelledby="silenced-title" { h2 id="silenced-title" { (words.say("silence.here")) } @for one in &silences { (silence_line(reader, one)) } }
                 }
                 (care(reader, view, problem))
             }
@@ -334,7 +353,10 @@ fn story(reader: &Reader, view: &IncidentView) -> Vec<Markup> {
         all.push((step.at_ms, "done", text));
     }
     for told in &view.told {
-        let text = words.fill("case.told", &[("receiver", &told.receiver)]);
+        let text = words.fill(
+            &format!("told.{}", told.state),
+            &[("receiver", &told.receiver)],
+        );
         all.push((told.at_ms, "told", text));
     }
     all.sort_by_key(|(at, _, _)| *at);
@@ -439,7 +461,7 @@ pub(super) async fn act(
     };
     // What is wrong is said beside the form, where there is one.
     let number = api::number("number", &number)?;
-    let text = problem.detail().to_owned();
+    let text = reader.words.problem(problem.detail());
     let status = problem.status();
     if status == StatusCode::NOT_FOUND {
         return Err(problem);
@@ -460,7 +482,7 @@ pub(super) async fn act(
         .context("a page panicked")??
 }
 
-/// Silences the office of an incident for its cause.
+/// Silences the office of an incident, whatever its cause becomes.
 async fn silence(
     shared: &Arc<Shared>,
     reader: &Reader,
@@ -476,18 +498,15 @@ async fn silence(
     );
     let found = tokio::task::spawn_blocking(move || of.query.incident(number, &sees, now));
     let found = found.await.context("a query panicked")??;
-    let incident = found.map(|view| view.incident);
-    let office = incident
-        .as_ref()
-        .and_then(|incident| incident.office.clone());
-    let (Some(incident), Some(office)) = (incident, office) else {
+    let office = found.and_then(|view| view.incident.office);
+    let Some(office) = office else {
         return Err(Problem::not_found(format!(
             "there is no office's incident {number}"
         )));
     };
     let wish = Wish::of(
         office.as_str(),
-        vec![incident.facts.cause],
+        Vec::new(),
         why.as_deref().unwrap_or_default(),
         lasts.as_deref().unwrap_or("4h"),
     );

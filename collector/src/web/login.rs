@@ -400,10 +400,7 @@ mod tests {
         ] {
             assert_eq!(next_of(Some(to)), "/", "{to}");
         }
-        assert_eq!(
-            next_of(Some("/?lang=en#incident-3")),
-            "/?lang=en#incident-3"
-        );
+        assert_eq!(next_of(Some("/insiden/3?lang=en")), "/insiden/3?lang=en");
         assert_eq!(
             wanted(Some("a=b&to=%2Foffices%3Fq%3D1")).as_deref(),
             Some("/offices?q=1")

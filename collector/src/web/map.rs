@@ -14,6 +14,8 @@ const MARGIN: f64 = 14.0;
 const GRID: f64 = 3.0;
 /// The least stretch that is shown, in degrees: a single office is no point on nothing.
 const LEAST: f64 = 0.2;
+/// With fewer dots than these each is larger.
+const FEW: usize = 200;
 /// Offices in trouble with a dot of their own, at most.
 const MARKS_MOST: usize = 300;
 
@@ -90,19 +92,20 @@ pub(super) fn map(dots: &[Dot], ties: &[Tie], label: &str) -> Markup {
     let Some(frame) = Frame::around(dots.iter().map(|dot| dot.place)) else {
         return html! {};
     };
-    let mut calm = String::new();
+    let (mut calm, mut unknown) = (String::new(), String::new());
     let mut taken = BTreeSet::new();
     for dot in dots.iter().filter(|dot| !is_marked(dot.state)) {
+        let is_unknown = dot.state == ShownState::Unknown;
         let (x, y) = frame.at(dot.place);
         #[allow(
             clippy::cast_possible_truncation,
             reason = "some hundreds, and `as` saturates"
         )]
         let cell = ((x / GRID).round() as i32, (y / GRID).round() as i32);
-        if taken.insert(cell) {
+        if taken.insert((cell, is_unknown)) {
             // Writing to a string does not fail.
             write!(
-                calm,
+                if is_unknown { &mut unknown } else { &mut calm },
                 "M{} {}h0",
                 f64::from(cell.0) * GRID,
                 f64::from(cell.1) * GRID
@@ -121,7 +124,9 @@ pub(super) fn map(dots: &[Dot], ties: &[Tie], label: &str) -> Markup {
     }
     html! {
         svg class="map" role="group" aria-label=(label) viewBox={ "0 0 " (width) " " (height) } {
-            path class="calm" d=(calm) {}
+            @for (class, path) in [("unknown", unknown), ("calm", calm)] {
+                @if !path.is_empty() { path class={ (class) @if taken.len() < FEW { " few" } } d=(path) {} }
+            }
             @if !lines.is_empty() { path class="tie" d=(lines) {} }
             @for dot in marked.into_iter().skip(left) {
                 @let (x, y) = frame.at(dot.place);
@@ -154,10 +159,12 @@ mod tests {
             dot((-6.1, 106.15), ShownState::Down),
             // As good as the same.
             dot((5.501, 95.301), ShownState::Up),
+            dot((5.501, 95.301), ShownState::Unknown),
         ];
         let PreEscaped(svg) = map(&dots, &[], "x");
         assert!(svg.contains("viewBox=\"0 0 960 317\""), "{svg}");
-        assert_eq!(svg.matches("h0").count(), 2, "{svg}");
+        assert_eq!(svg.matches("h0").count(), 3, "{svg}");
+        assert!(svg.contains("class=\"unknown few\""), "{svg}");
         assert_eq!(svg.matches("<circle").count(), 1);
         assert!(svg.contains("&lt;Serang&gt;"));
     }

@@ -1,8 +1,10 @@
 //! What people look at. Every page is written on the server and needs no script; small modules keep it live, and read plots.
 
 mod docs;
+mod errors;
 mod incidents;
 mod login;
+mod machines;
 mod map;
 mod office;
 mod oidc;
@@ -112,7 +114,12 @@ pub(crate) fn routes(document: &serde_json::Value) -> Router<Arc<Shared>> {
             "/pengaturan/pengguna/{name}/hapus",
             post(settings::remove_user),
         )
-        .route("/pengaturan/undangan", post(settings::invite))
+        .route("/pengaturan/undangan", post(machines::invite))
+        .route(
+            "/pengaturan/undangan/{name}/hapus",
+            post(machines::withdraw),
+        )
+        .route("/pengaturan/mesin/{agent}/cabut", post(machines::revoke))
         .route("/pengaturan/token", post(settings::add_token))
         .route(
             "/pengaturan/token/{name}/hapus",
@@ -188,6 +195,7 @@ mod tests {
         include_str!("reader.rs"),
         include_str!("register.rs"),
         include_str!("reports.rs"),
+        include_str!("machines.rs"),
         include_str!("settings.rs"),
         include_str!("smoke.rs"),
         include_str!("way.rs"),
@@ -242,6 +250,8 @@ mod tests {
         wanted.extend(evidence.map(|v| format!("evidence.{v}")));
         let steps = ["acknowledge", "withdraw", "note", "assign", "assign_nobody"];
         wanted.extend(steps.map(|v| format!("step.{v}")));
+        let told = ["firing", "acknowledged", "resolved"];
+        wanted.extend(told.map(|v| format!("told.{v}")));
         wanted.extend(P::ALL.map(|v| format!("pattern.{}", v.as_str())));
         let identities = [
             Identity::Mac([0; 6]),

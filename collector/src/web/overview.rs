@@ -310,6 +310,7 @@ fn legend(words: Words) -> Markup {
             @for state in [ShownState::Down, ShownState::Unobserved, ShownState::Suspect] {
                 span class="key" { span class={ "dot " (state.as_str()) } {} " " (words.office_state(state)) } " "
             }
+            span class="key" { span class="dot unknown" {} " " (words.office_state(ShownState::Unknown)) } " "
             span class="key" { span class="dot calm" {} " " (words.say("overview.calm")) }
         }
     }

@@ -238,13 +238,14 @@ impl Paper {
         for (column, cell) in columns.iter().zip(cells) {
             // What is bold is a tenth wider.
             let most = (column.width - GAP) / if weight == Weight::Bold { 1.1 } else { 1.0 };
-            let text = cut(cell, BODY, most);
-            let from = if column.is_number {
-                x + column.width - GAP - width(&text, BODY)
+            if column.is_number {
+                // A figure is smaller rather than cut.
+                let size = BODY.min(BODY * most / width(cell, BODY).max(1.0));
+                let from = x + column.width - GAP - width(cell, size);
+                self.text(from, cell, size, weight);
             } else {
-                x
-            };
-            self.text(from, &text, BODY, weight);
+                self.text(x, &cut(cell, BODY, most), BODY, weight);
+            }
             x += column.width;
         }
     }

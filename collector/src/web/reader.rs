@@ -2,7 +2,7 @@
 
 use super::login::to_login;
 use super::text::{Language, head, language_of};
-use super::words::Words;
+use super::words::{Exact, Words};
 use crate::access::{Caller, Regions, Scope};
 use crate::api::{Problem, Shared, pairs};
 use crate::query::ShownState;
@@ -12,6 +12,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use denyut_detect::calendar::Zone;
 use denyut_proto::{Invalid, UnixMillis};
 use maud::{DOCTYPE, Markup, html};
 use std::collections::BTreeMap;
@@ -235,6 +236,7 @@ impl Reader {
                         @if is_live { noscript { p class="soft" { (words.say("live.none")) } } }
                         @if self.catches_up { p class="warning" role="status" { (words.say("catches_up")) } }
                         (body)
+                        p class="printed" { (words.fill("printed", &[("time", &words.time(self.now, UnixMillis(0), Zone::Wib, Exact::Minute))])) }
                     }
                 }
             }
@@ -341,7 +343,7 @@ pub(super) async fn problems(request: Request, next: Next) -> Response {
                 main {
                     h1 { img src="/icon.svg" alt="" width="28" height="28"; " denyut" }
                     h2 { (title) }
-                    p class="problem" { (problem["detail"].as_str().unwrap_or_default()) }
+                    p class="problem" { (words.problem(problem["detail"].as_str().unwrap_or_default())) }
                     p { a href="/" { (words.say("tab.overview")) } }
                 }
             }

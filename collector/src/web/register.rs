@@ -91,7 +91,7 @@ fn form(
     Ok(html! {
         p class="trail" { a href="/pengaturan#offices" { (words.say("tab.settings")) } @if shared.query.registry.has(code) { " › " a href={ "/kantor/" (code) } { (code) } } }
         h1 { (words.say("register.title")) " " (code) }
-        @if let Some(problem) = &problem { p class="outcome problem" role="alert" { (problem.detail()) } }
+        @if let Some(problem) = &problem { p class="outcome problem" role="alert" { (words.problem(problem.detail())) } }
         @if is_fixed { p class="warning" { (words.say("register.fixed")) } }
         @else {
             form method="post" action={ "/pengaturan/kantor/" (code) } class="fields" {

@@ -1,5 +1,6 @@
 //! Settings: who is told, who may come in, programs' tokens, machines that may join, and announced work.
 
+use super::machines;
 use super::reader::{Live, Reader, Said, Tab};
 use super::words::{Exact, Words};
 use crate::access::{
@@ -21,11 +22,13 @@ const ROLES: [(Role, &str); 3] = [
     (Role::Operator, "operator"),
     (Role::Admin, "admin"),
 ];
+/// Offices that are listed; the others are found by their code.
+const SHOWN: usize = 50;
 /// How long a token is good by the form; others by the API.
 const GOOD_FOR: [(&str, i64); 3] = [("90days", 90), ("365days", 365), ("1825days", 1_825)];
 
 /// What came of a form, told above the settings.
-enum Outcome {
+pub(super) enum Outcome {
     Nothing,
     /// It was done, and this is to be kept by whoever asked: it is shown once.
     Secret {
@@ -42,6 +45,12 @@ enum Outcome {
     Imported {
         done: Registered,
         rehearsal: bool,
+        csv: String,
+    },
+    /// A table of offices was not right.
+    Unimported {
+        problem: Problem,
+        csv: String,
     },
     Problem(Problem),
 }
@@ -51,26 +60,40 @@ pub(super) async fn show(State(shared): State<Arc<Shared>>, reader: Reader) -> R
 }
 
 fn page(shared: &Shared, reader: &Reader, outcome: &Outcome) -> Response {
+    let written = tokio::task::block_in_place(|| write(shared, reader, outcome));
+    written.unwrap_or_else(|error| Problem::from(error).into_response())
+}
+
+/// The page. Blocks.
+fn write(shared: &Shared, reader: &Reader, outcome: &Outcome) -> anyhow::Result<Response> {
     let words = reader.words;
+    let machines = if reader.caller.may(Scope::Admin) {
+        machines::section(reader, shared)?
+    } else {
+        html! {}
+    };
     let body = html! {
         h1 { (words.say("tab.settings")) }
         (told(words, outcome))
-        @if reader.caller.may(Scope::Admin) { (offices(reader)) }
+        @if reader.caller.may(Scope::Admin) { (offices(reader, shared, outcome)) }
         (receivers(reader, shared))
         (works(reader, shared))
-        @if reader.caller.may(Scope::Admin) { (users(reader, shared)) (machines(reader, shared)) }
+        @if reader.caller.may(Scope::Admin) { (users(reader, shared)) }
+        (machines)
         (tokens(reader, shared))
     };
     let title = words.say("tab.settings");
     let mut response = match outcome {
-        Outcome::Problem(problem) => reader.refused(problem.status(), Tab::Settings, &title, &body),
+        Outcome::Problem(problem) | Outcome::Unimported { problem, .. } => {
+            reader.refused(problem.status(), Tab::Settings, &title, &body)
+        }
         _ => reader.page(Tab::Settings, &title, Live::Still, &body),
     };
     if let Outcome::Secret { .. } = outcome {
         let never = HeaderValue::from_static("no-store");
         response.headers_mut().insert(header::CACHE_CONTROL, never);
     }
-    response
+    Ok(response)
 }
 
 fn told(words: Words, outcome: &Outcome) -> Markup {
@@ -95,7 +118,9 @@ fn told(words: Words, outcome: &Outcome) -> Markup {
         } => html! {
             p class="outcome problem" role="alert" { (words.fill("receiver.not_taken", &[("name", receiver), ("error", error)])) }
         },
-        Outcome::Imported { done, rehearsal } => {
+        Outcome::Imported {
+            done, rehearsal, ..
+        } => {
             let counts = [done.added, done.changed, done.same].map(|count| count.to_string());
             let [added, changed, same] = &counts;
             let key = if *rehearsal {
@@ -110,8 +135,8 @@ fn told(words: Words, outcome: &Outcome) -> Markup {
             ];
             html! { p class="outcome" role="status" { (words.fill(key, &gaps)) } }
         }
-        Outcome::Problem(problem) => {
-            html! { p class="outcome problem" role="alert" { (problem.detail()) } }
+        Outcome::Problem(problem) | Outcome::Unimported { problem, .. } => {
+            html! { p class="outcome problem" role="alert" { (words.problem(problem.detail())) } }
         }
     }
 }
@@ -217,6 +242,9 @@ fn role_field(words: Words, chosen: Role) -> Markup {
 fn users(reader: &Reader, shared: &Shared) -> Markup {
     let words = reader.words;
     let all = shared.book.users(&reader.caller.regions, reader.now);
+    // Whoever sees everything says what others see: nothing is easier given than noticed.
+    let own = Some(&reader.caller.regions).filter(|regions| !regions.is_everywhere());
+    let own_regions = regions_field(own);
     html! {
         section aria-labelledby="users" {
             h2 id="users" { (words.say("users")) }
@@ -227,7 +255,7 @@ fn users(reader: &Reader, shared: &Shared) -> Markup {
                     label { span { (words.say("login.name")) } input name="name" required maxlength="40" autocapitalize="none" autocomplete="off" spellcheck="false"; }
                     label { span { (words.say("user.full_name")) } input name="full_name" maxlength="100" autocomplete="off"; }
                     (role_field(words, Role::Viewer))
-                    label { span { (words.say("regions")) } input name="regions" required placeholder="11.01" value=(regions_field(Some(&reader.caller.regions))) autocomplete="off"; }
+                    label { span { (words.say("regions")) } input name="regions" required placeholder="11.01" value=(own_regions) autocomplete="off"; }
                     button { (words.say("user.add")) }
                 }
             }
@@ -266,20 +294,40 @@ fn user_card(reader: &Reader, user: &UserView) -> Markup {
     }
 }
 
-fn offices(reader: &Reader) -> Markup {
+fn offices(reader: &Reader, shared: &Shared, outcome: &Outcome) -> Markup {
     let words = reader.words;
+    let registry = shared.query.registry.offices();
+    let seen: Vec<_> = registry
+        .iter()
+        .filter(|(code, _)| reader.caller.regions.has(code))
+        .collect();
+    // What was not done yet can be sent again as it is.
+    let csv = match outcome {
+        Outcome::Imported {
+            rehearsal: true,
+            csv,
+            ..
+        }
+        | Outcome::Unimported { csv, .. } => csv.as_str(),
+        _ => "",
+    };
     html! {
         section aria-labelledby="offices" {
             h2 id="offices" { (words.say("offices")) }
             p class="soft" { (words.say("register.about")) }
+            details {
+                summary { (words.fill("offices.count", &[("count", &seen.len().to_string())])) }
+                ul class="plain" { @for (code, office) in seen.iter().take(SHOWN) { li { a href={ "/pengaturan/kantor?code=" (code) } { (code) " " (office.name) } } } }
+                @if seen.len() > SHOWN { p class="soft" { (words.fill("offices.more", &[("count", &(seen.len() - SHOWN).to_string())])) } }
+            }
             form method="get" action="/pengaturan/kantor" class="fields" {
                 label { span { (words.say("office_code")) } input name="code" required placeholder="11.01.01" inputmode="decimal" autocomplete="off"; }
                 button { (words.say("register.open")) }
             }
-            details {
+            details open[!csv.is_empty()] {
                 summary { (words.say("register.import")) }
                 form method="post" action="/pengaturan/kantor/impor" class="fields" {
-                    label class="wide" { span { (words.say("register.csv")) } textarea name="csv" rows="6" required placeholder="code,name,regency,isp,pop,pool,latitude,longitude,hours" {} }
+                    label class="wide" { span { (words.say("register.csv")) } textarea name="csv" rows="6" required placeholder="code,name,regency,isp,pop,pool,latitude,longitude,hours" { "\n" (csv) } }
                     div class="deeds" {
                         button name="deed" value="rehearse" { (words.say("register.rehearse")) }
                         button name="deed" value="import" { (words.say("register.do")) }
@@ -321,7 +369,7 @@ pub(super) async fn import_offices(
             ))
         })?;
         if let Some((line, office)) = offices.iter().find(|(_, office)| !office.agents.is_empty()) {
-            let field = format!("csv: line {line}: agents");
+            let field = format!("line {line}.agents");
             let fix = "leave the column out: machines are let in by an invitation";
             return Err(
                 Invalid::new(field, office.agents.join(" "), "not of this import", fix).into(),
@@ -335,10 +383,18 @@ pub(super) async fn import_offices(
         let caller = reader.caller.clone();
         let Json(done) =
             api::registrations::put_all(Arc::clone(&shared), caller, offices, rehearsal).await?;
-        Ok(Outcome::Imported { done, rehearsal })
+        Ok((done, rehearsal))
     };
-    let told = import.await;
-    Ok(outcome(&shared, &reader, told))
+    let csv = said.get("csv").unwrap_or_default().to_owned();
+    let told = match import.await {
+        Ok((done, rehearsal)) => Outcome::Imported {
+            done,
+            rehearsal,
+            csv,
+        },
+        Err(problem) => Outcome::Unimported { problem, csv },
+    };
+    Ok(outcome(&shared, &reader, Ok(told)))
 }
 
 /// What cannot be taken back is asked for twice.
@@ -347,23 +403,6 @@ pub(super) fn sure(action: &str, what: &str, really: &str) -> Markup {
         details class="sure" {
             summary { (what) }
             form method="post" action=(action) { button class="small danger" { (really) } }
-        }
-    }
-}
-
-fn machines(reader: &Reader, shared: &Shared) -> Markup {
-    let words = reader.words;
-    if shared.query.members.is_none() {
-        return html! {};
-    }
-    html! {
-        section aria-labelledby="machines" {
-            h2 id="machines" { (words.say("machines")) }
-            p class="soft" { (words.say("machines.about")) }
-            form method="post" action="/pengaturan/undangan" class="fields" {
-                label { span { (words.say("office_code")) } input name="office" required placeholder="11.01.01" inputmode="decimal" autocomplete="off"; }
-                button { (words.say("machines.invite")) }
-            }
         }
     }
 }
@@ -413,7 +452,12 @@ fn token_row(reader: &Reader, token: &TokenView) -> Markup {
 }
 
 /// Shows what was wrong above the settings, or goes back to them.
-fn done(shared: &Shared, reader: &Reader, what: Result<(), Problem>, to: &str) -> Response {
+pub(super) fn done(
+    shared: &Shared,
+    reader: &Reader,
+    what: Result<(), Problem>,
+    to: &str,
+) -> Response {
     match what {
         Ok(()) => Redirect::to(&format!("/pengaturan#{to}")).into_response(),
         Err(problem) => page(shared, reader, &Outcome::Problem(problem)),
@@ -421,7 +465,11 @@ fn done(shared: &Shared, reader: &Reader, what: Result<(), Problem>, to: &str) -
 }
 
 /// Shows what came of it.
-fn outcome(shared: &Shared, reader: &Reader, what: Result<Outcome, Problem>) -> Response {
+pub(super) fn outcome(
+    shared: &Shared,
+    reader: &Reader,
+    what: Result<Outcome, Problem>,
+) -> Response {
     page(shared, reader, &what.unwrap_or_else(Outcome::Problem))
 }
 
@@ -598,27 +646,4 @@ pub(super) async fn remove_token(
     let removed =
         api::users::remove_token(State(Arc::clone(&shared)), caller, api::Path(name)).await;
     Ok(done(&shared, &reader, removed.map(|_| ()), "tokens"))
-}
-
-/// Invites a machine.
-pub(super) async fn invite(
-    State(shared): State<Arc<Shared>>,
-    reader: Reader,
-    said: Said,
-) -> Result<Response, Problem> {
-    reader.must(Scope::Admin)?;
-    let invite = async {
-        let office = said.need("office")?;
-        let wish = api::machines::Invite::of(office.clone());
-        let caller = reader.caller.clone();
-        let (_, _, Json(made)) =
-            api::machines::invite(State(Arc::clone(&shared)), caller, api::Body(wish)).await?;
-        Ok(Outcome::Secret {
-            key: "machines.invited",
-            what: office,
-            secret: format!("denyut-agent join '{}'", made.invitation()),
-        })
-    };
-    let made = invite.await;
-    Ok(outcome(&shared, &reader, made))
 }

@@ -45,6 +45,11 @@ impl Words {
         self.fill(key, &[])
     }
 
+    /// What the API says is wrong.
+    pub(super) fn problem(self, detail: &str) -> String {
+        super::errors::told(self.language, detail)
+    }
+
     /// A text of the catalogue, with its gaps filled.
     pub(super) fn fill(self, key: &str, gaps: &[(&str, &str)]) -> String {
         texts(self.language).say(key, gaps)

@@ -676,7 +676,7 @@ fn try_out(at: &Place<'_>, gateway: &Gateway) -> anyhow::Result<()> {
             text: "baris satu\nbaris \"dua\"".to_owned(),
             firing,
             critical,
-            link: linked.then(|| "https://denyut.example/#incident-1".to_owned()),
+            link: linked.then(|| "https://denyut.example/insiden/1".to_owned()),
             ..Notice::default()
         });
         let tried = gateway.request(&sample).with_context(|| field("http"))?;
