@@ -280,7 +280,7 @@ fn one(
                         }
                     }
                     @if !facts.evidence.is_empty() {
-                        ul class="evidence" { @for one in &facts.evidence { li { (words.evidence(one)) } } }
+                        ul class="evidence" { @for one in words.evidence_of(incident) { li { (one) } } }
                     }
                     @if facts.provisional { p { (words.say("incident.provisional")) } }
                     @else if facts.confidence > 0 { p class="soft" { (words.fill("incident.confidence", &[("percent", &facts.confidence.to_string())])) } }

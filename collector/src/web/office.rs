@@ -143,7 +143,7 @@ fn verdict(
                     " " a href={ "/insiden/" (view.incident.number) } { "#" (view.incident.number) }
                 }
                 @if !facts.evidence.is_empty() {
-                    ul class="evidence" { @for one in &facts.evidence { li { (words.evidence(one)) } } }
+                    ul class="evidence" { @for one in words.evidence_of(&view.incident) { li { (one) } } }
                 }
                 @if facts.provisional { p { (words.say("incident.provisional")) } }
                 @else if facts.confidence > 0 { p class="soft" { (words.fill("incident.confidence", &[("percent", &facts.confidence.to_string())])) } }

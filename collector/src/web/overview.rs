@@ -137,7 +137,11 @@ pub(super) async fn show(
         }
         dots.extend(office.place.map(|place| Dot {
             place,
-            state: standing.state,
+            // Nobody looks there now, but something was wrong when somebody did.
+            state: match standing.incident {
+                Some(_) if standing.state <= ShownState::Closed => ShownState::Unobserved,
+                _ => standing.state,
+            },
             to: format!("/kantor/{code}"),
             name: format!("{}: {}", office.name, words.office_state(standing.state)),
         }));

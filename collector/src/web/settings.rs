@@ -439,7 +439,8 @@ fn tokens(reader: &Reader, shared: &Shared) -> Markup {
 
 fn token_row(reader: &Reader, token: &TokenView) -> Markup {
     let words = reader.words;
-    let scopes = token.scopes.iter().map(|scope| scope.as_str());
+    let scopes = token.scopes.iter();
+    let scopes = scopes.map(|scope| words.of("scope_name", scope.as_str()));
     html! {
         tr {
             th scope="row" { (token.name) @if let Some(user) = &token.user { " " small { (user) } } }

@@ -205,7 +205,42 @@ impl Words {
     }
 
     /// One reason for a cause.
-    pub(super) fn evidence(self, one: &Evidence) -> String {
+    /// The evidence of an incident, each piece once: of two targets of one role by their names; what has ended while the rest goes on last, and as that.
+    pub(super) fn evidence_of(self, incident: &Incident) -> Vec<String> {
+        let all = &incident.facts.evidence;
+        let mut lines: Vec<(bool, String)> = Vec::new();
+        for one in all {
+            let mut text = self.evidence(one);
+            let mut is_over = false;
+            if let Evidence::Failed {
+                agent,
+                target,
+                role,
+                ..
+            } = one
+            {
+                let is_other = |other: &Evidence| matches!(other, Evidence::Failed { target: name, role: of, .. } if of == role && name != target);
+                if role.is_some() && all.iter().any(is_other) {
+                    text = format!("{text} ({target})");
+                }
+                let troubles = incident.facts.troubles.iter().filter(|trouble| {
+                    trouble.agent == *agent && trouble.target.as_ref() == Some(target)
+                });
+                let last = troubles.max_by_key(|trouble| trouble.since_ms);
+                is_over = incident.is_open() && last.is_some_and(|last| last.until_ms.is_some());
+                if is_over {
+                    text = self.fill("evidence.over", &[("text", &text)]);
+                }
+            }
+            if !lines.iter().any(|(_, known)| *known == text) {
+                lines.push((is_over, text));
+            }
+        }
+        lines.sort_by_key(|(is_over, _)| *is_over);
+        lines.into_iter().map(|(_, text)| text).collect()
+    }
+
+    fn evidence(self, one: &Evidence) -> String {
         match one {
             Evidence::Failed {
                 target,
@@ -395,6 +430,8 @@ pub(super) fn region_text(code: &str, registry: &Registry, sees: &Regions) -> St
 #[cfg(test)]
 mod tests {
     use super::*;
+    use denyut_detect::incident::{Trouble, TroubleKind};
+    use denyut_proto::{AgentId, TargetName};
 
     const ID: Words = Words {
         language: Language::Id,
@@ -420,6 +457,48 @@ mod tests {
             "26 Nov 2025 20:33 WIB"
         );
         assert_eq!(ID.day(now, Zone::Wib), "26 Nov 2026");
+    }
+
+    #[test]
+    fn evidence_is_told_once_and_what_is_over_last() {
+        let samples = crate::alert::samples(UnixMillis(1_795_700_000_000));
+        let mut incident = samples[0][0].incident.clone();
+        incident.facts.resolved_ms = None;
+        let failed = |target: &str, role: Role, until_ms: Option<UnixMillis>| {
+            let (agent, target): (AgentId, TargetName) =
+                ("a".parse().expect("an id"), target.parse().expect("a name"));
+            let trouble = Trouble {
+                kind: TroubleKind::default(),
+                agent: agent.clone(),
+                target: Some(target.clone()),
+                role: Some(role),
+                failure: None,
+                since_ms: incident.facts.opened_ms,
+                until_ms,
+            };
+            let evidence = Evidence::Failed {
+                agent,
+                target,
+                role: Some(role),
+                failure: Some("refused".to_owned()),
+            };
+            (evidence, trouble)
+        };
+        let all = [
+            failed("dns", Role::Dns, Some(UnixMillis(1_795_700_000_000))),
+            failed("server", Role::Server, None),
+            failed("api", Role::Server, None),
+            failed("api", Role::Server, None),
+        ];
+        (incident.facts.evidence, incident.facts.troubles) = all.into_iter().unzip();
+        assert_eq!(
+            ID.evidence_of(&incident),
+            [
+                "Server perekaman gagal (ditolak) (server)",
+                "Server perekaman gagal (ditolak) (api)",
+                "DNS gagal (ditolak) — sudah pulih"
+            ]
+        );
     }
 
     #[test]
