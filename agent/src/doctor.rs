@@ -225,7 +225,8 @@ async fn look_at_service(report: &mut Report, config: &Config) -> Option<Status>
             Some(document)
         }
         Err(error) => {
-            let error = format!("{error:#}");
+            // The system's own words; ours are in the catalogue.
+            let error = error.root_cause().to_string();
             report.wrong(
                 "service",
                 "service.not",

@@ -236,7 +236,7 @@ async fn a_message_arrives_once_whoever_is_killed_on_the_way() {
     let told = eventually("both tellings are kept", WITHIN, told).await;
     assert_eq!(told, [r#""dinas" "firing""#, r#""dinas" "acknowledged""#]);
     let shown = said(&collector.ctl(&["incident", "show", "1"]));
-    assert!(shown.contains("dinas was told: firing"), "{shown}");
+    assert!(shown.contains("dinas was told: it began"), "{shown}");
     // Killed again and again it tells nothing twice.
     for _ in 0..3 {
         collector.kill();

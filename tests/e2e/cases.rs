@@ -295,8 +295,7 @@ async fn operators_do_it_on_the_command_line() {
     assert!(line.trim_end().ends_with("Budi"), "{line}");
     let shown = run(&["show", &number]);
     for text in [
-        "link_down",
-        "a-1/port",
+        "a-1/port: down",
         "Siti knows of it until",
         ": sudah dilaporkan",
         "Budi notes: Tiket ISP 1234",

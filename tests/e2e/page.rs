@@ -9,7 +9,7 @@ use denyut_tests::peer::{Peer, entry, uptime_at};
 use denyut_tests::{Agent, Collector, eventually, now_ms};
 use prost::Message;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const REGISTRY: &str = "[[office]]\ncode = \"36.73.02\"\nname = \"Cipocok Jaya\"\nagents = [\"a-1\"]\n\
      [[office]]\ncode = \"36.73.03\"\nname = \"Kasemen\"\nagents = [\"b-1\"]\n\
@@ -142,19 +142,16 @@ fn agent_config(collector: &Collector) -> String {
 }
 
 pub(crate) async fn shows(browser: &Browser, texts: &[&str]) {
-    let look = || async {
+    let give_up = Instant::now() + Duration::from_secs(40);
+    loop {
         let text = browser.text().await;
-        texts
-            .iter()
-            .all(|wanted| text.contains(wanted))
-            .then_some(())
-    };
-    eventually(
-        &format!("the page shows {texts:?}"),
-        Duration::from_secs(20),
-        look,
-    )
-    .await;
+        let lacks: Vec<_> = texts.iter().filter(|one| !text.contains(**one)).collect();
+        if lacks.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < give_up, "no {lacks:?} in\n{text}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 pub(crate) fn picture(name: &str) -> PathBuf {

@@ -7,7 +7,7 @@ use crate::arguments::{
 use crate::client::{Client, part, path_of};
 use crate::plot;
 use crate::show::{Column, Kind, Show, length, line, now, plain, region, time};
-use crate::watch;
+use crate::{watch, words};
 use anyhow::{Context, bail};
 use jiff::Timestamp;
 use reqwest::Method;
@@ -346,7 +346,12 @@ async fn status(client: &Client, show: &Show) -> anyhow::Result<()> {
         .map(|(state, count)| show.state(state, &format!("{count} {state}")))
         .collect();
     if !show.is_csv() {
-        line(&format!("{} offices: {}", offices.len(), texts.join(", ")))?;
+        let noun = if offices.len() == 1 {
+            "office"
+        } else {
+            "offices"
+        };
+        line(&format!("{} {noun}: {}", offices.len(), texts.join(", ")))?;
     }
     // The worst first: what hit many, then what lasts longest.
     let mut open = located(open);
@@ -668,6 +673,14 @@ fn incident_in_words(show: &Show, view: &Value) -> anyhow::Result<()> {
     if show.is_csv() {
         return Ok(());
     }
+    line("")?;
+    line(&show.strong(&words::cause(&view["cause"])))?;
+    for one in rows(view["evidence"].clone()) {
+        line(&format!("- {}", words::evidence(&one)))?;
+    }
+    if let Some(percent) = view["confidence"].as_u64().filter(|percent| *percent > 0) {
+        line(&format!("Certainty: {percent} %"))?;
+    }
     if let Some(at) = view["paged_ms"].as_i64() {
         line(&format!(
             "Somebody is to be called since {}.",
@@ -679,19 +692,20 @@ fn incident_in_words(show: &Show, view: &Value) -> anyhow::Result<()> {
             line(&format!("It {what} #{number}."))?;
         }
     }
+    line("")?;
     // What happened, what people did and who was told, in the order of time.
     let mut lines: Vec<(i64, String)> = Vec::new();
     for revision in rows(view["revisions"].clone()) {
-        let subject: Vec<&str> = ["agent", "target"]
-            .iter()
-            .filter_map(|name| revision[name].as_str())
-            .collect();
-        let text = format!(
-            "{}  {}",
-            revision["reason"].as_str().unwrap_or_default(),
-            subject.join("/")
-        );
-        lines.push((revision["at_ms"].as_i64().unwrap_or(0), text));
+        // What is thought of it changes when something is learned, whenever that happened.
+        let at = if revision["kind"] == "reclassify" {
+            "recorded_ms"
+        } else {
+            "at_ms"
+        };
+        lines.push((
+            revision[at].as_i64().unwrap_or(0),
+            words::revision(&revision),
+        ));
     }
     for step in rows(view["steps"].clone()) {
         let by = plain(step["by"].as_str().unwrap_or_default());
@@ -701,12 +715,7 @@ fn incident_in_words(show: &Show, view: &Value) -> anyhow::Result<()> {
         ));
     }
     for told in rows(view["told"].clone()) {
-        let receiver = told["receiver"].as_str().unwrap_or_default();
-        let state = told["state"].as_str().unwrap_or_default();
-        lines.push((
-            told["at_ms"].as_i64().unwrap_or(0),
-            format!("{receiver} was told: {state}"),
-        ));
+        lines.push((told["at_ms"].as_i64().unwrap_or(0), words::told(&told)));
     }
     lines.sort_by_key(|(at, _)| *at);
     for (at, text) in lines {

@@ -7,6 +7,7 @@ mod commands;
 mod plot;
 mod show;
 mod watch;
+mod words;
 
 use arguments::{Arguments, Command};
 use clap::{CommandFactory, Parser};

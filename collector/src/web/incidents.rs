@@ -14,6 +14,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use denyut_detect::Cause;
 use denyut_detect::calendar::Zone;
+use denyut_detect::incident::RevisionKind;
 use denyut_proto::{Invalid, OfficeCode, UnixMillis};
 use maud::{Markup, html};
 use std::sync::Arc;
@@ -321,6 +322,11 @@ fn story(reader: &Reader, view: &IncidentView) -> Vec<Markup> {
     let mut all: Vec<(UnixMillis, &str, String)> = Vec::new();
     for revision in &incident.revisions {
         let mut text = words.revision(incident, revision);
+        // What is thought of it changes when something is learned, whenever that happened.
+        if revision.kind == RevisionKind::Reclassify {
+            all.push((revision.recorded_ms, "seen", text));
+            continue;
+        }
         if revision.recorded_ms.0 - revision.at_ms.0 > LATE_MS {
             let late = words.fill("revision.late", &[("time", &time(revision.recorded_ms))]);
             text = format!("{text} — {late}");
