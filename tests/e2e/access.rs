@@ -67,7 +67,7 @@ fn config() -> String {
     };
     let detection =
         "[detection]\nrecovery_answers = 2\nrecovery_time = \"1s\"\ncommon_wait = \"0s\"\n";
-    of_side(&BANTEN) + &of_side(&JAKARTA) + detection
+    of_side(&BANTEN) + of_side(&JAKARTA).as_str() + detection
 }
 
 fn agent(collector: &Collector, side: &Side) -> Agent {
@@ -819,7 +819,7 @@ async fn what_is_done_is_written_down_and_what_is_secret_is_not() {
             body.len()
         );
         let mut stream = std::net::TcpStream::connect(collector.api).expect("connects");
-        std::io::Write::write_all(&mut stream, (head + &body).as_bytes()).expect("writes");
+        std::io::Write::write_all(&mut stream, [head, body].concat().as_bytes()).expect("writes");
         std::thread::sleep(Duration::from_micros(n * 150));
         drop(stream);
     }

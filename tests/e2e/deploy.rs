@@ -372,7 +372,7 @@ async fn the_page_is_behind_caddy() {
         ],
     );
     let options = "{\n\tadmin off\n\tauto_https disable_redirects\n\tskip_install_trust\n\tgrace_period 1s\n}\n";
-    fs::write(path("Caddyfile"), options.to_owned() + &site).expect("writes");
+    fs::write(path("Caddyfile"), [options, site.as_str()].concat()).expect("writes");
     let caddy = Command::new("caddy")
         .args([
             "run",

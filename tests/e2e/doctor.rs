@@ -25,7 +25,7 @@ fn wrong(output: &Output) -> Vec<(String, String)> {
         .map(|one| {
             (
                 text(one, "step"),
-                text(one, "text") + "; " + &text(one, "fix"),
+                text(one, "text") + "; " + text(one, "fix").as_str(),
             )
         })
         .collect();

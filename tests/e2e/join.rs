@@ -85,7 +85,7 @@ async fn a_machine_joins_by_one_line_and_stays_who_it_is() {
     assert_eq!(office["agents"][0]["agent"], id);
     let secret = invitation.to_string();
     let secret = secret.rsplit('.').next().expect("the last part");
-    let logs = collector.log() + &agent.log();
+    let logs = [collector.log(), agent.log()].concat();
     assert!(logs.contains(&id) && !logs.contains(secret));
     let state = std::fs::read(collector.dir.path().join("data/state/db")).expect("reads");
     let raw = &invitation.secret.0[..];

@@ -240,7 +240,7 @@ fn updates_itself(debian: &Debian) {
     let publisher = Publisher::start();
     let config = debian.machine.path("/etc/denyut/agent.toml");
     let text = fs::read_to_string(&config).expect("is there");
-    fs::write(&config, text + &publisher.section("30s")).expect("writes");
+    fs::write(&config, text + publisher.section("30s").as_str()).expect("writes");
     debian.machine.on(&["systemctl", "restart", "denyut-agent"]);
     let process = debian.shown("denyut-agent", "MainPID");
     let installed = debian.machine.path("/usr/bin/denyut-agent");

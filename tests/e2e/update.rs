@@ -301,7 +301,7 @@ async fn a_windows_service_is_brought_up_to_date() {
     let wine = Wine::start();
     let folder = wine.c("ProgramData/denyut");
     fs::create_dir_all(&folder).expect("makes");
-    let config = elsewhere::config(&collector, "") + &publisher.section("30s");
+    let config = elsewhere::config(&collector, "") + publisher.section("30s").as_str();
     fs::write(folder.join("agent.toml"), config).expect("writes");
     let invitation = collector.invite(&[]).to_string();
     let install = ["service", "install", "--join", &invitation];

@@ -1,5 +1,6 @@
 //! A real Chromium, driven over WebDriver.
 
+use base64::prelude::{BASE64_STANDARD, Engine};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
@@ -7,12 +8,13 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
+use thirtyfour::{Capabilities, WebDriver};
 
 /// One browser window.
 #[derive(Debug)]
 pub struct Browser {
     driver: Child,
-    session: String,
+    session: WebDriver,
     /// Points across.
     width: u64,
     _profile: TempDir,
@@ -69,48 +71,39 @@ impl Browser {
             let metrics = json!({"width": 390, "height": 844, "pixelRatio": 3.0, "touch": true});
             options["mobileEmulation"] = json!({"deviceMetrics": metrics});
         }
-        let capabilities = json!({"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}});
-        let base = format!("http://127.0.0.1:{port}");
-        let mut browser = Self {
+        let mut capabilities = Capabilities::new();
+        for (name, value) in [
+            ("browserName", json!("chrome")),
+            ("goog:chromeOptions", options),
+            ("goog:loggingPrefs", json!({"browser": "ALL"})),
+        ] {
+            capabilities.set(name, value).expect("JSON");
+        }
+        let session = WebDriver::new(format!("http://127.0.0.1:{port}"), capabilities)
+            .await
+            .expect("chromedriver opens a window");
+        Self {
             driver,
-            session: base,
+            session,
             width: if matches!(screen, Screen::Phone) {
                 390
             } else {
                 1366
             },
             _profile: profile,
-        };
-        let made = browser
-            .call(
-                "/session",
-                json!({"capabilities": {"alwaysMatch": capabilities}}),
-            )
-            .await;
-        let id = made["sessionId"].as_str().expect("a session");
-        browser.session = format!("{}/session/{id}", browser.session);
-        browser
+        }
     }
 
-    async fn call(&self, path: &str, body: Value) -> Value {
-        let request = reqwest::Client::new()
-            .post(format!("{}{path}", self.session))
-            .json(&body);
-        let answer: Value = request
-            .send()
-            .await
-            .expect("chromedriver answers")
-            .json()
-            .await
-            .expect("JSON");
-        let value = answer["value"].clone();
-        assert!(value["error"].is_null(), "{path}: {value:#}");
-        value
+    /// Asks what WebDriver has no words for (Chrome DevTools Protocol).
+    async fn devtools(&self, command: &str, parameters: Value) -> Value {
+        let answer = self.session.cdp().send_raw(command, parameters).await;
+        answer.unwrap_or_else(|error| panic!("{command}: {error}"))
     }
 
     /// Loads a page.
     pub async fn visit(&self, url: &str) {
-        self.call("/url", json!({"url": url})).await;
+        let loaded = self.session.goto(url).await;
+        loaded.unwrap_or_else(|error| panic!("{url}: {error}"));
     }
 
     /// Lets a user in who may do everything, and chooses the password as one does who was sent the link.
@@ -153,25 +146,27 @@ impl Browser {
 
     /// Runs a script in the page; its `return` value.
     pub async fn run(&self, script: &str) -> Value {
-        self.call("/execute/sync", json!({"script": script, "args": []}))
-            .await
+        let done = self.session.execute(script, Vec::new()).await;
+        let done = done.unwrap_or_else(|error| panic!("{script}: {error}"));
+        done.json().clone()
     }
 
     /// Lets pages run scripts from now on, or not.
     pub async fn scripts(&self, run: bool) {
-        let body =
-            json!({"cmd": "Emulation.setScriptExecutionDisabled", "params": {"value": !run}});
-        self.call("/goog/cdp/execute", body).await;
+        self.devtools(
+            "Emulation.setScriptExecutionDisabled",
+            json!({"value": !run}),
+        )
+        .await;
     }
 
     /// Where the device is, and that pages may know it.
     pub async fn place(&self, latitude: f64, longitude: f64) {
-        let grant =
-            json!({"cmd": "Browser.grantPermissions", "params": {"permissions": ["geolocation"]}});
-        self.call("/goog/cdp/execute", grant).await;
-        let params = json!({"latitude": latitude, "longitude": longitude, "accuracy": 10});
-        let body = json!({"cmd": "Emulation.setGeolocationOverride", "params": params});
-        self.call("/goog/cdp/execute", body).await;
+        let grant = json!({"permissions": ["geolocation"]});
+        self.devtools("Browser.grantPermissions", grant).await;
+        let place = json!({"latitude": latitude, "longitude": longitude, "accuracy": 10});
+        self.devtools("Emulation.setGeolocationOverride", place)
+            .await;
     }
 
     /// The text of the page as a reader sees it.
@@ -191,12 +186,11 @@ impl Browser {
 
     /// What the page wrote to the console as errors or warnings.
     pub async fn complaints(&self) -> Vec<String> {
-        let log = self.call("/se/log", json!({"type": "browser"})).await;
-        let entries = log.as_array().cloned().unwrap_or_default();
-        entries
-            .iter()
-            .filter(|entry| entry["level"] != "INFO")
-            .map(ToString::to_string)
+        let log = self.session.browser_log().await;
+        log.expect("chromedriver keeps a log")
+            .into_iter()
+            .filter(|entry| entry.level != "INFO")
+            .map(|entry| format!("{}: {}", entry.level, entry.message))
             .collect()
     }
 
@@ -218,10 +212,9 @@ impl Browser {
             axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa'] }).then( \
               (found) => done(found.violations.flatMap((flaw) => flaw.nodes.map((node) => `${flaw.id}: ${node.html} ${node.failureSummary}`))), \
               (error) => done([String(error)]))";
-        let found = self
-            .call("/execute/async", json!({"script": script, "args": []}))
-            .await;
-        let found = found.as_array().cloned().unwrap_or_default();
+        let found = self.session.execute_async(script, Vec::new()).await;
+        let found = found.expect("axe-core runs");
+        let found = found.json().as_array().cloned().unwrap_or_default();
         Some(found.iter().map(ToString::to_string).collect())
     }
 
@@ -229,8 +222,8 @@ impl Browser {
     pub async fn dark(&self, dark: bool) {
         let value = if dark { "dark" } else { "light" };
         let feature = json!({"name": "prefers-color-scheme", "value": value});
-        let body = json!({"cmd": "Emulation.setEmulatedMedia", "params": {"features": [feature]}});
-        self.call("/goog/cdp/execute", body).await;
+        let features = json!({"features": [feature]});
+        self.devtools("Emulation.setEmulatedMedia", features).await;
     }
 
     /// Saves a picture of the whole page.
@@ -245,37 +238,19 @@ impl Browser {
 
     async fn capture(&self, path: &Path, whole: bool) {
         self.run("scrollTo(0, 0)").await;
-        let body =
-            json!({"cmd": "Page.captureScreenshot", "params": {"captureBeyondViewport": whole}});
-        let taken = self.call("/goog/cdp/execute", body).await;
+        let how = json!({"captureBeyondViewport": whole});
+        let taken = self.devtools("Page.captureScreenshot", how).await;
         let text = taken["data"].as_str().expect("a picture");
-        std::fs::write(path, base64(text)).expect("writes");
+        let picture = BASE64_STANDARD.decode(text).expect("base64");
+        std::fs::write(path, picture).expect("writes");
     }
 }
 
 impl Drop for Browser {
     fn drop(&mut self) {
+        // It ends with its driver.
+        self.session.clone().leak().ok();
         kill_process_group(Pid::from_child(&self.driver), Signal::KILL).ok();
         self.driver.wait().ok();
     }
-}
-
-/// Decodes standard base64 as WebDriver sends it.
-fn base64(text: &str) -> Vec<u8> {
-    let digit = |c: u8| match c {
-        b'A'..=b'Z' => c - b'A',
-        b'a'..=b'z' => c - b'a' + 26,
-        b'0'..=b'9' => c - b'0' + 52,
-        b'+' => 62,
-        _ => 63,
-    };
-    let digits: Vec<u8> = text.bytes().filter(|c| *c != b'=').map(digit).collect();
-    let group = |chunk: &[u8]| {
-        let bits = chunk
-            .iter()
-            .fold(0u32, |bits, digit| bits << 6 | u32::from(*digit))
-            << (6 * (4 - chunk.len()));
-        bits.to_be_bytes()[1..chunk.len()].to_vec()
-    };
-    digits.chunks(4).flat_map(group).collect()
 }

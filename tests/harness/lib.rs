@@ -41,7 +41,7 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(
 /// What a program wrote, both ways.
 pub fn said(output: &std::process::Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    text(&output.stdout) + &text(&output.stderr)
+    format!("{}{}", text(&output.stdout), text(&output.stderr))
 }
 
 /// The agent as `deploy/build --profile dev` built it for another kind of machine; see [`made`].
