@@ -296,8 +296,8 @@ fn gaps(reader: &Reader, shared: &Shared, report: &Report) -> Markup {
                         @let zone = Zone::of(&gap.office);
                         tr {
                             th scope="row" { a href={ "/kantor/" (gap.office) } { (office_name(&gap.office, registry)) } }
-                            td { (words.time(gap.from_ms, reader.now, zone, Exact::Minute)) }
-                            td { (words.time(gap.to_ms, reader.now, zone, Exact::Minute)) }
+                            td { (words.time(gap.from_ms, UnixMillis(0), zone, Exact::Minute)) }
+                            td { (words.time(gap.to_ms, UnixMillis(0), zone, Exact::Minute)) }
                             td class="number" { (words.hours(gap.counted_ms)) }
                         }
                     } }
