@@ -1,5 +1,5 @@
-//! What stands before every request: who asks, whether they may, whether a foreign page made their browser ask, how often they ask, and what was
-//! done.
+//! What stands before every request: who asks, whether they may, whether a foreign page made their browser ask, how often they ask, how much they
+//! send, and what was done.
 
 use super::Shared;
 use super::cookie::Cookie;
@@ -265,6 +265,10 @@ const BODIES: [(usize, Duration); 3] = [
 
 /// Reads the body before anybody looks at it: nobody holds more of the memory, or for longer, than who they are lets them.
 async fn read_body(request: Request, caller: Option<&Caller>) -> Result<Request, Problem> {
+    // Most requests have none.
+    if request.body().is_end_stream() {
+        return Ok(request);
+    }
     let (most, within) = match caller {
         Some(caller) if caller.may(Scope::Admin) => BODIES[0],
         Some(_) => BODIES[1],
